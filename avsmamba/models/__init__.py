@@ -1,0 +1,25 @@
+"""The model and its parts; importing this registers them."""
+
+from avsmamba.models import audio, backbones
+from avsmamba.models.cip import ContextualIntegrationPyramid
+from avsmamba.models.data_preprocessor import AVSDataPreprocessor
+from avsmamba.models.head import AudioQueryHead
+from avsmamba.models.losses import BCELoss, DiceLoss
+from avsmamba.models.mad import ModalityAggregationDecoder
+from avsmamba.models.mte import MultiScaleTemporalEncoder
+from avsmamba.models.projection import Projection
+from avsmamba.models.segmentor import AVSSegmentor
+
+__all__ = [
+    "AVSDataPreprocessor",
+    "AVSSegmentor",
+    "AudioQueryHead",
+    "BCELoss",
+    "ContextualIntegrationPyramid",
+    "DiceLoss",
+    "ModalityAggregationDecoder",
+    "MultiScaleTemporalEncoder",
+    "Projection",
+    "audio",
+    "backbones",
+]

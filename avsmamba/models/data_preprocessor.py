@@ -1,0 +1,65 @@
+"""From a list of uint8 clips to a padded, normalised batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from avsmamba.registry import MODELS
+
+
+@MODELS.register_module()
+class AVSDataPreprocessor(BaseDataPreprocessor):
+    """Stack, normalise and pad clips; move them to the model's device.
+
+    Args:
+        mean: RGB means in [0, 255].
+        std: RGB standard deviations in [0, 255].
+        size_divisor: heights and widths are padded at the bottom and right to a multiple of this (pixels).
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        size_divisor: int = 32,
+    ):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.size_divisor = size_divisor
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Prepare a batch.
+
+        Args:
+            data: `frames` (list of `(T, 3, H, W)` uint8), `log_mel` (list of `(T, 1, 96, 64)`), `data_samples`.
+            training: unused; part of mmengine's interface.
+
+        Returns:
+            The same keys, with `frames` `(B, T, 3, H', W')` float32 and `log_mel` `(B, T, 1, 96, 64)`.
+
+        Raises:
+            ValueError: if the clips of a batch differ in their number of frames.
+        """
+        data = self.cast_data(data)
+        counts = {len(clip) for clip in data["frames"]}
+        if len(counts) != 1:
+            raise ValueError(f"frames: clips of one batch must have the same number of frames, got {sorted(counts)}")
+        height, width = self.padded_size(data["frames"])
+        frames = torch.stack([self.prepare(clip, height, width) for clip in data["frames"]])
+        return {**data, "frames": frames, "log_mel": torch.stack(list(data["log_mel"]))}
+
+    def padded_size(self, clips: Sequence[Tensor]) -> tuple[int, int]:
+        """The smallest multiple of `size_divisor` that holds every clip."""
+        d = self.size_divisor
+        height, width = max(c.shape[-2] for c in clips), max(c.shape[-1] for c in clips)
+        return -(-height // d) * d, -(-width // d) * d
+
+    def prepare(self, clip: Tensor, height: int, width: int) -> Tensor:
+        """Normalise one `(T, 3, H, W)` clip and pad it with zeros (the mean colour)."""
+        normal = (clip.float() - self.mean) / self.std
+        return F.pad(normal, (0, width - clip.shape[-1], 0, height - clip.shape[-2]))

@@ -1,0 +1,49 @@
+"""Segmentation head (end of Sec. IV-D): audio query x mask features -> intermediate mask -> MLP -> N_class logits."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avsmamba.registry import MODELS
+
+
+class HeadOutput(NamedTuple):
+    """`logits` `(B, T, N_class, h, w)` and the intermediate mask `(B, T, 1, h, w)`, both at the features' size."""
+
+    logits: Tensor
+    intermediate: Tensor
+
+
+@MODELS.register_module()
+class AudioQueryHead(nn.Module):
+    """Masks from one audio query a frame.
+
+    Args:
+        embed_dims: channels C.
+        num_classes: N_class; 1 for S4 and MS3.
+        residual: add the mask features to what the MLP makes of the intermediate mask, as AVSegFormer's head does.
+            Without it all that reaches the last layer has passed through one channel, which cannot tell classes apart.
+    """
+
+    def __init__(self, embed_dims: int = 256, num_classes: int = 1, residual: bool = True):
+        super().__init__()
+        self.residual = residual
+        self.scale = embed_dims**-0.5
+        self.mlp_in = nn.Linear(1, embed_dims)
+        self.mlp_out = nn.Linear(embed_dims, embed_dims)
+        self.classifier = nn.Linear(embed_dims, num_classes)
+
+    def forward(self, query: Tensor, mask_features: Tensor) -> HeadOutput:
+        """Predict.
+
+        Args:
+            query: `(B, T, 1, C)`.
+            mask_features: `(B, T, h, w, C)`.
+        """
+        intermediate = torch.einsum("btqc,bthwc->bthwq", query, mask_features) * self.scale
+        y = self.mlp_out(F.relu(self.mlp_in(intermediate)))
+        if self.residual:
+            y = y + mask_features
+        return HeadOutput(self.classifier(y).movedim(-1, 2), intermediate.movedim(-1, 2))

@@ -1,0 +1,7 @@
+"""Blocks that the parts of the model are made of."""
+
+from avsmamba.models.layers.fusion import A2VFusionBlock, V2AFusionBlock
+from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
+from avsmamba.models.layers.visual_mamba import TemporalMambaBlock, VSSBlock
+
+__all__ = ["A2VFusionBlock", "MultiDirectionalSSM", "SSMOptions", "TemporalMambaBlock", "V2AFusionBlock", "VSSBlock"]

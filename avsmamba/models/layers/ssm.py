@@ -1,0 +1,88 @@
+"""The parameters of a multi-directional selective scan (Eq. 4), one state space model for each direction.
+
+Each direction k has its own projection of the tokens to (delta, B, C), its own A, D and delta weights, initialised as
+in Mamba and VMamba: A = -(1 … N), D = 1, and delta's bias such that softplus(bias) is log-uniform in [0.001, 0.1].
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avsmamba.ops import multi_directional_scan
+
+
+@dataclass(frozen=True)
+class SSMOptions:
+    """What all blocks share: VMamba's settings by default (Sec. V-B).
+
+    Attributes:
+        d_state: size N of the state of each channel.
+        expand: inner channels E over model channels C.
+        dt_rank: rank R of delta's projection, or 'auto' for ceil(C / 16).
+        conv_act: SiLU after the depthwise convolutions, as in VMamba (Eq. 11 and 12 do not print it).
+        drop_path: probability of dropping a block's residual branch for a sample in training.
+    """
+
+    d_state: int = 16
+    expand: float = 2.0
+    dt_rank: int | str = "auto"
+    conv_act: bool = True
+    drop_path: float = 0.0
+
+    def inner(self, channels: int) -> int:
+        """Inner channels E of a block with C model channels."""
+        return int(self.expand * channels)
+
+    def rank(self, channels: int) -> int:
+        """Rank R of delta's projection for C model channels."""
+        if isinstance(self.dt_rank, int):
+            return self.dt_rank
+        if self.dt_rank != "auto":
+            raise ValueError(f"dt_rank: expected an integer or 'auto', got {self.dt_rank!r}")
+        return math.ceil(channels / 16)
+
+
+def initial_dt_bias(shape: tuple[int, ...], dt_min: float = 1e-3, dt_max: float = 0.1) -> Tensor:
+    """Biases whose softplus is log-uniform in [dt_min, dt_max]."""
+    dt = torch.exp(torch.rand(shape) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+class MultiDirectionalSSM(nn.Module):
+    """K state space models over the same tokens, each in its own order, summed.
+
+    Args:
+        channels: model channels C, from which E and R follow.
+        num_directions: K, the rows of the order tables that `forward` gets.
+        options: d_state, expand, dt_rank.
+    """
+
+    def __init__(self, channels: int, num_directions: int, options: SSMOptions):
+        super().__init__()
+        inner, rank, n = options.inner(channels), options.rank(channels), options.d_state
+        self.num_directions, self.dt_rank, self.d_state = num_directions, rank, n
+        bound = inner**-0.5
+        self.x_proj_weight = nn.Parameter(torch.empty(num_directions, rank + 2 * n, inner).uniform_(-bound, bound))
+        self.dt_weight = nn.Parameter(torch.empty(num_directions, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        self.dt_bias = nn.Parameter(initial_dt_bias((num_directions, inner)))
+        self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(num_directions, inner, 1))
+        self.D = nn.Parameter(torch.ones(num_directions, inner))
+
+    def forward(self, x: Tensor, order: Tensor, out: tuple[int, int] | None = None) -> Tensor:
+        """Scan.
+
+        Args:
+            x: `(b, L, E)` tokens in their natural order.
+            order: `(K, L)` int32, the token that direction k visits at step i.
+            out: (start, length) of the tokens whose output is wanted; all by default.
+
+        Returns:
+            `(b, L, E)`, or `(b, length, E)` with `out`: the sum over the directions, in natural order.
+        """
+        projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.num_directions, -1))
+        dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        a = -torch.exp(self.A_log.float())
+        return multi_directional_scan(x, dt, b, c, a, self.D, self.dt_weight, self.dt_bias, order, out)

@@ -1,0 +1,99 @@
+"""The two visual blocks of the paper: VSS block (Eq. 5-7) and Temporal Mamba block (Fig. 3, Eq. 8-10).
+
+Both are VMamba's block: Norm -> Linear to (x, z) -> depthwise convolution -> scan -> Norm -> times SiLU(z) -> Linear,
+plus the input. They differ in the convolution (2D in a frame, 3D in the clip) and in what one sequence is: the tokens
+of all scales of one frame, or of all scales of the whole clip. Weights are shared over the scales; the convolution
+runs on each scale's own map.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from avsmamba.models.layers.conv import depthwise_conv
+from avsmamba.models.layers.scales import Sizes, flatten_clip, flatten_frames, map_sizes, split_clip, split_frames
+from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
+from avsmamba.ops import cross_scan_2d, cross_scan_3d
+
+
+class SequenceLayout(NamedTuple):
+    """What one sequence is: how maps become tokens `(..., L, C)`, how they come back, and the orders of the scan."""
+
+    flatten: Callable[[list[Tensor]], Tensor]
+    split: Callable[[Tensor, int, Sizes], list[Tensor]]
+    order: Callable[[int, Sizes, int, torch.device], Tensor]
+
+
+FRAME = SequenceLayout(
+    flatten_frames,
+    lambda tokens, num_frames, sizes: split_frames(tokens, sizes),
+    lambda num_frames, sizes, num_orders, device: cross_scan_2d(sizes, device=device),
+)
+CLIP = SequenceLayout(
+    flatten_clip,
+    split_clip,
+    lambda num_frames, sizes, num_orders, device: cross_scan_3d(num_frames, sizes, num_orders, device=device),
+)
+
+
+class VisualMambaBlock(nn.Module):
+    """What the two blocks share; `layout` says what one sequence is."""
+
+    def __init__(self, channels: int, num_directions: int, conv: str, layout: SequenceLayout, options: SSMOptions):
+        super().__init__()
+        inner = options.inner(channels)
+        self.layout = layout
+        self.norm = nn.LayerNorm(channels)
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv = depthwise_conv(conv, inner)
+        self.conv_act = options.conv_act
+        self.ssm = MultiDirectionalSSM(channels, num_directions, options)
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.drop_path = DropPath(options.drop_path)
+
+    def local(self, x: Tensor) -> Tensor:
+        """Depthwise convolution and activation of one scale's `(B, T, h, w, E)` map."""
+        x = self.conv(x)
+        return F.silu(x) if self.conv_act else x
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map a list of `(B, T, h_i, w_i, C)` maps, one a scale, to maps of the same shapes."""
+        num_frames, sizes = maps[0].shape[1], map_sizes(maps)
+        tokens = self.layout.flatten(maps)
+        x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
+        x = self.layout.flatten([self.local(m) for m in self.layout.split(x, num_frames, sizes)])
+        order = self.layout.order(num_frames, sizes, self.ssm.num_directions, x.device)
+        y = self.ssm(x.flatten(0, -3), order).view_as(x)
+        y = self.out_proj(self.out_norm(y) * F.silu(gate))
+        return self.layout.split(tokens + self.drop_path(y), num_frames, sizes)
+
+
+class VSSBlock(VisualMambaBlock):
+    """Cross-scan over all scales of one frame, four directions: HW, WH and their reverses (Eq. 5-7).
+
+    Args:
+        channels: model channels C.
+        options: what all blocks share.
+    """
+
+    def __init__(self, channels: int, options: SSMOptions | None = None):
+        super().__init__(channels, 4, "2d", FRAME, options or SSMOptions())
+
+
+class TemporalMambaBlock(VisualMambaBlock):
+    """3D selective scan over all scales and frames of a clip (Fig. 3, Eq. 8-10).
+
+    Args:
+        channels: model channels C.
+        num_orders: scan directions, 2 to 12 as in Table VII.
+        conv: '3d' (Fig. 3, the default) or '2d' (the words of Sec. IV-D).
+        options: what all blocks share.
+    """
+
+    def __init__(self, channels: int, num_orders: int = 8, conv: str = "3d", options: SSMOptions | None = None):
+        super().__init__(channels, num_orders, conv, CLIP, options or SSMOptions())

@@ -1,0 +1,73 @@
+"""Modality Aggregation Decoder (Sec. IV-C, Fig. 2 and 4): audio tokens become queries by gathering vision."""
+
+from torch import Tensor, nn
+
+from avsmamba.models.layers import SSMOptions, V2AFusionBlock
+from avsmamba.registry import MODELS
+
+
+@MODELS.register_module()
+class ModalityAggregationDecoder(nn.Module):
+    """`num_layers` times frame-level (Eq. 11-16), then temporal-level (Eq. 17) fusion, over `scales` one by one.
+
+    Args:
+        embed_dims: channels C.
+        num_layers: layers; two in the paper.
+        scales: maps 1 to 4 that the audio gathers from, in this order.
+        frame_level: with frame-level fusion (Table V).
+        temporal_level: with temporal-level fusion (Table V).
+        share_scales: one block for all scales instead of one for each.
+        audio_conv_kernel: taps of the causal convolution over the audio tokens.
+        d_state: state size N.
+        expand: inner channels over C.
+        dt_rank: rank of delta, or 'auto' for ceil(C / 16).
+        conv_act: SiLU after the convolutions.
+        drop_path: drop rate of residual branches.
+
+    Raises:
+        ValueError: if both levels are off (write `decoder: null` instead) or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_layers: int = 2,
+        scales: tuple[int, ...] = (2, 3, 4),
+        frame_level: bool = True,
+        temporal_level: bool = True,
+        share_scales: bool = False,
+        audio_conv_kernel: int = 4,
+        d_state: int = 16,
+        expand: float = 2.0,
+        dt_rank: int | str = "auto",
+        conv_act: bool = True,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if not (frame_level or temporal_level):
+            raise ValueError("frame_level and temporal_level are both off: write `decoder: null` for none")
+        options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path)
+        self.scales = tuple(scales)
+        levels = [name for name, on in (("frame", frame_level), ("temporal", temporal_level)) if on]
+
+        def stage(level: str) -> nn.ModuleList:
+            count = 1 if share_scales else len(self.scales)
+            return nn.ModuleList(V2AFusionBlock(embed_dims, level, audio_conv_kernel, options) for _ in range(count))
+
+        self.stages = nn.ModuleList(stage(level) for _ in range(num_layers) for level in levels)
+
+    def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
+        """Make the queries.
+
+        Args:
+            maps: four `(B, T, h_i, w_i, C)` maps, finest first.
+            audio: `(B, T, C)`.
+
+        Returns:
+            `(B, T, 1, C)`, one query a frame.
+        """
+        for stage in self.stages:
+            for i, scale in enumerate(self.scales):
+                block = stage[i % len(stage)]
+                audio = block(maps[scale - 1], audio)
+        return audio.unsqueeze(2)

@@ -1,0 +1,165 @@
+"""The whole model (Fig. 2): backbone -> projection -> encoder -> decoder and pyramid -> head, from registered parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from avsmamba.models.head import HeadOutput
+from avsmamba.models.losses import labelled_frames
+from avsmamba.registry import MODELS
+from avsmamba.structures import AVSDataSample
+
+Config = dict[str, Any]
+
+
+@MODELS.register_module()
+class AVSSegmentor(BaseModel):
+    """Frames and sound in, masks of what sounds out.
+
+    `loss`: extract -> head -> resize to the frames' size -> losses on labelled frames.
+    `predict`: extract -> head -> resize to the frames' size -> cut the padding -> resize to the labels' size.
+
+    Args:
+        backbone: frames `(N, 3, H, W)` to four maps; has `out_channels`.
+        audio_encoder: log-mel `(B, T, 1, 96, 64)` to `(B, T, C_a)`; has `out_channels`.
+        projection: maps and audio to C channels.
+        head: query and mask features to logits.
+        losses: on the logits.
+        encoder: maps to maps, or None: as they are.
+        decoder: maps and audio to queries `(B, T, 1, C)`, or None: the audio is the query.
+        pyramid: maps and audio to mask features, or None: the finest map.
+        aux_losses: on the intermediate mask; none by default.
+        embed_dims: C, handed to every part of the neck and to the head.
+        data_preprocessor: config of the data preprocessor.
+    """
+
+    def __init__(
+        self,
+        backbone: Config,
+        audio_encoder: Config,
+        projection: Config,
+        head: Config,
+        losses: Sequence[Config],
+        encoder: Config | None = None,
+        decoder: Config | None = None,
+        pyramid: Config | None = None,
+        aux_losses: Sequence[Config] | None = None,
+        embed_dims: int = 256,
+        data_preprocessor: Config | None = None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor or {"type": "AVSDataPreprocessor"})
+        dims = {"embed_dims": embed_dims}
+
+        def part(config: Config | None, **known: Any) -> nn.Module | None:
+            return None if config is None else MODELS.build(config, default_args=dims | known)
+
+        self.backbone = MODELS.build(backbone)
+        self.audio_encoder = MODELS.build(audio_encoder)
+        channels = {"in_channels": self.backbone.out_channels, "audio_channels": self.audio_encoder.out_channels}
+        self.projection = part(projection, **channels)
+        self.encoder, self.decoder, self.pyramid = part(encoder), part(decoder), part(pyramid)
+        self.head = part(head)
+        self.losses = nn.ModuleList(MODELS.build(c) for c in losses)
+        self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())
+
+    def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Everything before the head.
+
+        Args:
+            frames: `(B, T, 3, H, W)` normalised.
+            log_mel: `(B, T, 1, 96, 64)`.
+
+        Returns:
+            queries `(B, T, 1, C)` and mask features `(B, T, h, w, C)`.
+        """
+        maps, audio = self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
+        if self.encoder is not None:
+            maps = self.encoder(maps)
+        query = audio.unsqueeze(2) if self.decoder is None else self.decoder(maps, audio)
+        return query, maps[0] if self.pyramid is None else self.pyramid(maps, audio)
+
+    def forward(
+        self,
+        frames: Tensor,
+        log_mel: Tensor,
+        data_samples: list[AVSDataSample] | None = None,
+        mode: str = "tensor",
+    ) -> Tensor | dict[str, Tensor] | list[AVSDataSample]:
+        """Run.
+
+        Args:
+            frames: `(B, T, 3, H, W)` normalised, H and W multiples of 32.
+            log_mel: `(B, T, 1, 96, 64)`.
+            data_samples: B samples; needed by 'loss', which reads their masks and flags.
+            mode: 'tensor' gives logits `(B, T, N_class, H / 4, W / 4)`, 'loss' a dict of losses, 'predict' the samples
+                with `pred_logits` `(T, N_class, h, w)` at the labels' size.
+
+        Raises:
+            ValueError: if `mode` is unknown, the shapes do not fit, or 'loss' gets no samples.
+        """
+        check_inputs(frames, log_mel)
+        output = self.head(*self.extract(frames, log_mel))
+        if mode == "tensor":
+            return output.logits
+        if mode == "loss":
+            return self.loss(output, frames.shape[-2:], data_samples)
+        if mode == "predict":
+            return self.predict(output.logits, frames.shape[-2:], data_samples)
+        raise ValueError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+
+    def loss(
+        self, output: HeadOutput, size: Sequence[int], data_samples: list[AVSDataSample] | None
+    ) -> dict[str, Tensor]:
+        """Losses by name; auxiliary ones are prefixed with `aux_`."""
+        if not data_samples:
+            raise ValueError("data_samples: mode 'loss' needs the labels")
+        masks = [s.gt_masks for s in data_samples]
+        flags = [s.gt_temporal_mask_flag for s in data_samples]
+        losses: dict[str, Tensor] = {}
+        for prefix, modules, logits in (
+            ("loss_", self.losses, output.logits),
+            ("aux_loss_", self.aux_losses, output.intermediate),
+        ):
+            if not len(modules):
+                continue
+            pairs = labelled_frames(resize(logits, size), masks, flags)
+            frames = max(1, sum(len(p) for p, _ in pairs))
+            for module in modules:
+                name = prefix + type(module).__name__.removesuffix("Loss").lower()
+                losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
+        return losses
+
+    @torch.no_grad()
+    def predict(
+        self, logits: Tensor, size: Sequence[int], data_samples: list[AVSDataSample] | None
+    ) -> list[AVSDataSample]:
+        """Put `pred_logits` on each sample, at `ori_shape` where it is known, else at the frames' size."""
+        samples = data_samples or [AVSDataSample() for _ in logits]
+        for clip, sample in zip(resize(logits, size), samples, strict=True):
+            height, width = sample.get("img_shape", size)
+            clip = clip[..., :height, :width]
+            sample.pred_logits = resize(clip, sample.get("ori_shape", (height, width))).float()
+        return samples
+
+
+def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of the last two axes; leading axes are kept."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    flat = logits.flatten(0, -4) if logits.ndim > 4 else logits
+    return F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False).unflatten(0, logits.shape[:-3])
+
+
+def check_inputs(frames: Tensor, log_mel: Tensor) -> None:
+    """Raise a ValueError that names the argument whose shape does not fit."""
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames: expected (B, T, 3, H, W), got {tuple(frames.shape)}")
+    if frames.shape[-2] % 32 or frames.shape[-1] % 32:
+        raise ValueError(f"frames: H and W must be multiples of 32, got {tuple(frames.shape[-2:])}")
+    expected = (*frames.shape[:2], 1, 96, 64)
+    if tuple(log_mel.shape) != expected:
+        raise ValueError(f"log_mel: expected {expected} to go with the frames, got {tuple(log_mel.shape)}")
