@@ -101,9 +101,7 @@ class A2VFusionBlock(FusionBlock):
         options: what all blocks share.
     """
 
-    def __init__(
-        self, channels: int, conv: str = "2d", audio_conv_kernel: int = 4, options: SSMOptions | None = None
-    ):
+    def __init__(self, channels: int, conv: str = "2d", audio_conv_kernel: int = 4, options: SSMOptions | None = None):
         super().__init__(channels, "visual", conv, audio_conv_kernel, options or SSMOptions())
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:

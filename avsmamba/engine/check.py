@@ -1,0 +1,353 @@
+"""Check a config against the registries before anything is built: unknown names and keys, with the nearest known."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from mmengine import registry as root
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from avsmamba import registry as own
+from avsmamba.utils import UserError
+
+# What Runner reads from the config itself rather than as an argument.
+_RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
+_RUNNER_KEYS |= {"efficient_conv_bn_eval"}
+_PARAMWISE = (
+    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "dcn_offset_lr_mult"),
+    *("flat_decay_mult", "bypass_duplicate"),
+)
+_ENVIRONMENT = ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit")
+_LOADER_EXTRA = ("dataset", "sampler", "batch_sampler", "worker_init_fn", "collate_fn")
+# What AVSSegmentor hands to its parts.
+_MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What may stand at one place of a config.
+
+    Attributes:
+        registry: where `type` is looked up.
+        default: the type where none is written.
+        given: arguments that the builder adds.
+        extra: keys that the builder takes away before it builds.
+        children: slots of nested configs by key; others are looked up in this registry, then in any.
+        complete: whether missing arguments are reported.
+    """
+
+    registry: Registry
+    default: str | None = None
+    given: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    children: Mapping[str, "Slot"] = field(default_factory=dict)
+    complete: bool = True
+
+
+_ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
+_TRANSFORM = Slot(own.TRANSFORMS)
+_DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
+_FUNCTION = Slot(own.FUNCTIONS, complete=False)
+_SAMPLER = Slot(root.DATA_SAMPLERS, given=("dataset", "seed"))
+_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, given=("sampler", "batch_size"))
+_METRIC = Slot(own.METRICS)
+_HOOK = Slot(own.HOOKS, extra=("priority",))
+_EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
+_LOOP_GIVEN = ("runner", "dataloader", "evaluator")
+
+_SLOTS: dict[str, Slot] = {
+    "model": Slot(own.MODELS),
+    "data_preprocessor": Slot(own.MODELS),
+    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", given=("module",)),
+    "optim_wrapper": Slot(
+        own.OPTIM_WRAPPERS,
+        "OptimWrapper",
+        extra=("constructor", "paramwise_cfg"),
+        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",))},
+    ),
+    "param_scheduler": Slot(
+        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length")
+    ),
+    "custom_hooks": _HOOK,
+    "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
+    "visualizer": Slot(root.VISUALIZERS, given=("name",), children={"vis_backends": Slot(root.VISBACKENDS)}),
+    "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
+    "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
+    "val_evaluator": _METRIC,
+    "test_evaluator": _METRIC,
+}
+
+
+def check_config(cfg: Mapping[str, Any]) -> None:
+    """Compare every key and every `type` of a config with what the registered classes take; nothing is built.
+
+    Args:
+        cfg: a config as `load_config` gives it, or a dict of the same form.
+
+    Raises:
+        UserError: one line with the path of the first faulty key, what is wrong and the nearest known names.
+    """
+    values = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
+    check_top_level(values)
+    faults = list(_faults(values))
+    if faults:
+        more = f" (and {len(faults) - 1} more faults in the config)" if len(faults) > 1 else ""
+        raise UserError(faults[0] + more)
+
+
+def check_top_level(values: Mapping[str, Any]) -> None:
+    """Raise a UserError for a top-level key that the Runner would silently ignore."""
+    known = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_KEYS
+    for key in values:
+        if key not in known:
+            raise UserError(f"{key}: no such key at the top level of a config{near(key, known)}")
+
+
+def near(word: str, known: Iterable[str], listing: bool = False) -> str:
+    """`; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
+    pool = sorted(known)
+    by_lower = {name.lower(): name for name in pool}
+    matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
+    if matches:
+        return f"; did you mean {' or '.join(map(repr, matches))}?"
+    return f"; it takes {', '.join(pool)}" if listing and pool else ""
+
+
+def _faults(values: dict[str, Any]) -> Iterator[str]:
+    if not isinstance(values.get("model"), dict):
+        yield "model: expected a mapping with a type"
+    for mode in ("train", "val", "test"):
+        yield from _check_group(values, mode)
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key.endswith("_dataloader"):
+            yield from _check_loader(value, key)
+        elif key == "train_cfg":
+            yield from _check_train_loop(value)
+        elif key == "default_hooks":
+            yield from _check_hooks(value)
+        elif key == "env_cfg":
+            yield from _check_keys(value, _ENVIRONMENT, key)
+        elif key == "randomness":
+            yield from _check_keys(value, _parameters(Runner.set_randomness), key)
+            if isinstance(value, dict) and "seed" not in value:
+                yield "randomness: needs 'seed' (a number or null)"
+        elif key == "auto_scale_lr":
+            yield from _check_keys(value, ("enable", "base_batch_size"), key)
+        elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
+            yield from _check(value, key, _EVALUATOR)
+        elif key in _SLOTS:
+            yield from _check(value, key, _SLOTS[key])
+    yield from _check_optimizer(values.get("optim_wrapper") or {})
+
+
+def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
+    last = "optim_wrapper" if mode == "train" else f"{mode}_evaluator"
+    keys = [f"{mode}_dataloader", f"{mode}_cfg", last]
+    absent = [k for k in keys if values.get(k) is None]
+    if absent and len(absent) < 3:
+        yield f"{absent[0]}: missing; {', '.join(keys)} are needed together, or null together"
+
+
+def _check_loader(config: Any, path: str) -> Iterator[str]:
+    if not isinstance(config, dict):
+        yield f"{path}: expected a mapping, got {config!r}"
+        return
+    known = (*(k for k in _parameters(DataLoader)), *_LOADER_EXTRA)
+    yield from _check_keys(config, known, path, "DataLoader")
+    slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
+    slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
+    for key, slot in slots.items():
+        if config.get(key) is not None:
+            yield from _check(config[key], f"{path}.{key}", slot)
+        elif key in ("dataset", "sampler"):
+            yield f"{path}: needs {key!r}"
+
+
+def _check_train_loop(config: Any) -> Iterator[str]:
+    if not isinstance(config, dict):
+        yield f"train_cfg: expected a mapping, got {config!r}"
+        return
+    if ("type" in config) == ("by_epoch" in config):
+        yield "train_cfg: needs either 'type' or 'by_epoch'"
+        return
+    default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
+    loop = {k: v for k, v in config.items() if k != "by_epoch"}
+    yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
+
+
+def _check_hooks(config: Any) -> Iterator[str]:
+    if not isinstance(config, dict):
+        yield f"default_hooks: expected a mapping, got {config!r}"
+        return
+    for name, hook in config.items():
+        if hook is not None:
+            yield from _check(hook, f"default_hooks.{name}", _HOOK)
+
+
+def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
+    """The parts of `optim_wrapper` that are no modules: each is read far from where it is written."""
+    if not isinstance(config, dict):
+        return
+    constructor = config.get("constructor", "DefaultOptimWrapperConstructor")
+    if find(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor) is None:
+        yield _unknown(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor, "optim_wrapper.constructor")
+    elif constructor == "DefaultOptimWrapperConstructor" and config.get("paramwise_cfg") is not None:
+        yield from _check_keys(config["paramwise_cfg"], _PARAMWISE, "optim_wrapper.paramwise_cfg")
+    clip = config.get("clip_grad")
+    if clip is not None:
+        by_norm = not isinstance(clip, dict) or clip.get("type", "norm") == "norm"
+        function = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
+        known = {"type", *_parameters(function)} - {"parameters"}
+        yield from _check_keys(clip, known, "optim_wrapper.clip_grad", function.__name__)
+
+
+def _check_keys(config: Any, known: Iterable[str], path: str, name: str = "it") -> Iterator[str]:
+    known = list(known)
+    if not isinstance(config, dict):
+        yield f"{path}: expected a mapping, got {config!r}"
+        return
+    for key in config:
+        if key not in known:
+            yield f"{path}.{key}: {name} takes no {key!r}{near(key, known, listing=True)}"
+
+
+def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
+    """Faults of one module's config, or of a list of them, and of all that is nested in it."""
+    if isinstance(config, (list, tuple)):
+        for i, item in enumerate(config):
+            yield from _check(item, f"{path}.{i}", slot)
+        return
+    if not isinstance(config, dict):
+        yield f"{path}: expected a mapping with a type, got {config!r}"
+        return
+    name = config.get("type", slot.default)
+    if name is None:
+        yield f"{path}: needs a 'type'"
+        return
+    target = find(slot.registry, name)
+    if target is None:
+        yield _unknown(slot.registry, name, f"{path}.type")
+    else:
+        yield from _check_arguments(config, path, slot, target)
+    for key, value in config.items():
+        yield from _check_nested(value, f"{path}.{key}", slot, key)
+
+
+def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Callable[..., Any]) -> Iterator[str]:
+    name = config.get("type", slot.default)
+    known, required, is_open = arguments(target)
+    usable = (known - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & known)
+    for key in config:
+        if key in ("type", "_scope_") or key in known or key in slot.extra:
+            continue
+        hint = near(key, usable, listing=True)
+        if not is_open or hint.startswith("; did you mean"):
+            yield f"{path}.{key}: {name} takes no {key!r}{hint}"
+    if slot.complete:
+        missing = sorted(required - set(config) - set(slot.given))
+        if missing:
+            yield f"{path}: {name} needs {', '.join(map(repr, missing))}"
+
+
+def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
+    """Configs inside a module's arguments; every mapping with a `type` must name something registered."""
+    if key in slot.children:
+        if value is not None:
+            yield from _check(value, path, slot.children[key])
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _check_nested(item, f"{path}.{i}", slot, "")
+    elif isinstance(value, dict):
+        if isinstance(value.get("type"), str):
+            yield from _check(value, path, _nested_slot(slot, value["type"]))
+        else:
+            for k, v in value.items():
+                yield from _check_nested(v, f"{path}.{k}", slot, k)
+
+
+def _nested_slot(slot: Slot, name: str) -> Slot:
+    if slot.registry is own.MODELS:
+        return Slot(own.MODELS, given=_MODEL_GIVEN) if slot is _SLOTS["model"] else _ANY_MODEL
+    if find(slot.registry, name) is None:
+        for registry in _registries():
+            if find(registry, name) is not None:
+                return Slot(registry, complete=False)
+    return Slot(slot.registry, children=slot.children, complete=False)
+
+
+def _unknown(registry: Registry, name: Any, path: str) -> str:
+    known = set(registry.module_dict) | (set(registry.parent.module_dict) if registry.parent else set())
+    kind = registry.name.replace("_", " ")
+    return f"{path}: no {kind} {name!r} is registered{near(str(name).rpartition('.')[2], known)}"
+
+
+@cache
+def _import_mmengine() -> None:
+    """mmengine's own registries know nothing before the modules are imported."""
+    for name in ("dataset", "evaluator", "hooks", "model", "optim", "runner", "visualization"):
+        import_module(f"mmengine.{name}")
+
+
+def _registries() -> list[Registry]:
+    ours = [own.MODELS, own.DATASETS, own.TRANSFORMS, own.METRICS, own.HOOKS, own.OPTIM_WRAPPERS, own.LOG_PROCESSORS]
+    return [*ours, own.FUNCTIONS, root.DATA_SAMPLERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS]
+
+
+def find(registry: Registry, name: Any) -> Callable[..., Any] | None:
+    """What a registry or its parent holds under a name: `X`, `scope.X` or the dotted path of a registered class.
+
+    Unlike `Registry.get` it never imports what the name says, since `type: os.system` would be found and called.
+    """
+    _import_mmengine()
+    registry.import_from_location()
+    prefix, _, key = str(name).rpartition(".")
+    node: Registry | None = registry
+    while node is not None:
+        target = node.module_dict.get(key)
+        if target is not None:
+            module = getattr(target, "__module__", "")
+            if not prefix or prefix == node.scope or module == prefix or module.startswith(f"{prefix}."):
+                return target
+        node = node.parent
+    return None
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+
+
+@cache
+def arguments(target: Callable[..., Any]) -> tuple[set[str], set[str], bool]:
+    """Names a class or function takes, those it needs, and whether it takes any others as well.
+
+    `**kwargs` is followed through the base classes' `__init__`.
+    """
+    if not inspect.isclass(target):
+        functions = [target]
+    else:
+        functions = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__ and c is not object]
+    known: set[str] = set()
+    required: set[str] = set()
+    is_open = False
+    for i, function in enumerate(functions):
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):
+            return known, set(), True
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+        known |= {p.name for p in named}
+        required |= {p.name for p in named if p.default is p.empty} if i == 0 else set()
+        is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if not is_open:
+            break
+    return known, required, is_open

@@ -1,0 +1,176 @@
+"""From a YAML file, its bases and the command line to one mmengine Config."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from avsmamba.engine import yaml_io
+from avsmamba.registry import SCOPE
+from avsmamba.utils import UserError
+
+BASE, DELETE = "_base_", "_delete_"
+ROOT_VARIABLE = "AVSBENCH_ROOT"
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data_root: str | None = None) -> Config:
+    """Read a YAML config with its bases and check it against the registries.
+
+    A child mapping is merged into its base's; `_delete_: true` replaces it instead; lists are replaced whole. Bases
+    must not share a top-level key. Nothing in a config is executed, imported or substituted.
+
+    Args:
+        path: the config, `.yaml` or `.yml`.
+        options: values by dotted key (`model.head.num_classes`, `param_scheduler.0.end`), see `parse_options`.
+        data_root: folder that holds `Single-source/` and `Multi-sources/`, for every data set of the config; the
+            environment variable AVSBENCH_ROOT does the same where it is None.
+
+    Raises:
+        UserError: naming the file (and line) or the key that is at fault.
+    """
+    path = Path(path).expanduser()
+    values = _without_marker(_read_with_bases(path, ()))
+    for key, value in sorted((options or {}).items(), key=lambda item: not item[0].endswith(DELETE)):
+        _set(values, key, value)
+    values = _without_marker(values)
+    values.setdefault("default_scope", SCOPE)
+    from avsmamba.engine.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
+
+    check_config(values)
+    set_data_root(values, data_root)
+    return Config(values, filename=str(path))
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words of `--cfg-options` as a dict; values are YAML, as in the files: `[1, 2]`, `{type: X}`, `null`.
+
+    Raises:
+        UserError: for a word without a key or a value that is no YAML.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"--cfg-options: expected key=value, got {pair!r}")
+        if key in options:
+            raise UserError(f"--cfg-options: {key!r} is given twice")
+        options[key] = yaml_io.parse(value, f"--cfg-options {key}")
+    return options
+
+
+def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
+    """Point every data set at `data_root`, or at AVSBENCH_ROOT; without either nothing changes.
+
+    Raises:
+        UserError: if the folder does not exist.
+    """
+    source = "--data-root" if data_root else ROOT_VARIABLE
+    folder = data_root or os.environ.get(ROOT_VARIABLE)
+    if not folder:
+        return
+    if not Path(folder).expanduser().is_dir():
+        raise UserError(f"{source}: no such folder: {folder}")
+    for loader in LOADERS:
+        for dataset in _data_sets((values.get(loader) or {}).get("dataset")):
+            dataset["data_root"] = str(Path(folder).expanduser())
+
+
+def _data_sets(config: Any) -> Iterator[dict[str, Any]]:
+    """The innermost data sets of a config that may nest them (`dataset`, `datasets`)."""
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            yield from _data_sets(item)
+    elif isinstance(config, dict):
+        inner = [config[key] for key in ("dataset", "datasets") if key in config]
+        if inner:
+            yield from _data_sets(inner)
+        else:
+            yield config
+
+
+def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path}: a config is a .yaml file")
+    if path.resolve() in chain:
+        raise UserError(f"{path}: is a base of itself")
+    values = yaml_io.read(path)
+    names = values.pop(BASE, [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{path}: {BASE} must be a file name or a list of them")
+    base: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name in names:
+        base_path = path.parent / Path(name).expanduser()
+        if not base_path.is_file():
+            raise UserError(f"{path}: {BASE}: no such file: {base_path}")
+        for key, value in _read_with_bases(base_path, (*chain, path.resolve())).items():
+            if key in origin:
+                raise UserError(f"{path}: two bases set {key!r}: {origin[key]} and {name}")
+            base[key], origin[key] = value, name
+    return merge(base, values, str(path))
+
+
+def merge(base: dict[str, Any], child: dict[str, Any], source: str, where: str = "") -> dict[str, Any]:
+    """`child` over `base`, neither of them changed; mappings are merged, all else is replaced.
+
+    Raises:
+        UserError: if a mapping meets a list or a number, naming `source` and the key.
+    """
+    merged = dict(base)
+    for key, value in child.items():
+        old, path = base.get(key), f"{where}{key}"
+        if isinstance(value, dict) and not value.get(DELETE) and old is not None:
+            if not isinstance(old, dict):
+                raise UserError(f"{source}: {path} is a mapping here but a {type(old).__name__} in its base; {_HINT}")
+            merged[key] = merge(old, value, source, f"{path}.")
+        elif isinstance(old, dict) and value is not None and not isinstance(value, (dict, list)):
+            raise UserError(f"{source}: {path} is {value!r} here but a mapping in its base; write null to drop it")
+        else:
+            merged[key] = value
+    return merged
+
+
+_HINT = f"{DELETE}: true replaces it"
+
+
+def _without_marker(value: Any) -> Any:
+    """A copy without `_delete_`, which may stand where the base has nothing to delete."""
+    if isinstance(value, dict):
+        return {k: _without_marker(v) for k, v in value.items() if k != DELETE}
+    return [_without_marker(v) for v in value] if isinstance(value, list) else value
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key; a number indexes a list, a missing mapping is made."""
+    name = f"--cfg-options {key}"
+    *parents, last = key.split(".")
+    node: Any = values
+    for part in parents:
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+        node = node[_index(node, part, name)]
+    if not isinstance(node, (dict, list)):
+        raise UserError(f"{name}: {'.'.join(parents)} is {node!r}, not a mapping")
+    if isinstance(node, list):
+        node[_index(node, last, name)] = value
+    elif last == DELETE:
+        if value:
+            node.clear()
+    else:
+        node.update(
+            merge({last: node[last]} if last in node else {}, {last: value}, "--cfg-options", key[: -len(last)])
+        )
+
+
+def _index(node: Any, part: str, name: str) -> Any:
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise UserError(f"{name}: {part!r} is asked of {node!r}, which has no keys")
+    if not part.isdigit() or int(part) >= len(node):
+        raise UserError(f"{name}: {part!r} is no index of a list of {len(node)}")
+    return int(part)

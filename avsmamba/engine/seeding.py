@@ -1,0 +1,136 @@
+"""Random numbers that depend on the place in the training alone, so that a resumed run repeats an unbroken one.
+
+Each draw of a training sample is seeded by (seed, epoch, draw, rank): augmentation is the same with any number of
+workers, persistent or not, differs between ranks and epochs, and a resumed run need not replay what it skips.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from avsmamba.registry import DATASETS, FUNCTIONS
+
+
+def mix(*numbers: int) -> int:
+    """One well-spread 32-bit seed from several non-negative numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python's, numpy's and torch's generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class SeededDataset(Dataset):
+    """A data set asked by (index, seed): all its random numbers come from that seed."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, seed = key
+        seed_everything(seed)
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class SeededSampler(Sampler):
+    """Gives (index, seed) for each index of a sampler.
+
+    Args:
+        build: makes the sampler; called anew for each pass, since mmengine's InfiniteSampler can be read only once.
+        seed: the run's seed.
+    """
+
+    def __init__(self, build: Callable[[], Any], seed: int):
+        self.build, self.seed = build, seed
+        self.epoch = self.start = 0
+        self.length = len(build())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this one's."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        sampler = self.build()
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.epoch)
+        start, self.start = self.start, 0
+        for draw, index in enumerate(itertools.islice(sampler, start, None), start):
+            yield index, mix(self.seed, self.epoch, draw, get_rank())
+
+
+def seeded_parts(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A dataloader's config with its data set and sampler built and wrapped as above; the rest is left."""
+    dataset = DATASETS.build(config["dataset"])
+    if hasattr(dataset, "full_init"):
+        dataset.full_init()
+
+    def build() -> Any:
+        return DATA_SAMPLERS.build(config["sampler"], default_args={"dataset": dataset, "seed": seed})
+
+    return {**config, "dataset": SeededDataset(dataset), "sampler": SeededSampler(build, seed)}
+
+
+def with_functions(config: dict[str, Any]) -> dict[str, Any]:
+    """The same config with `worker_init_fn` and `collate_fn` found: mmengine looks for them in its root registry only."""
+    config = dict(config)
+    for key in ("worker_init_fn", "collate_fn"):
+        value = config.get(key)
+        if isinstance(value, dict) and isinstance(value.get("type"), str):
+            config[key] = {**value, "type": FUNCTIONS.get(value["type"])}
+        elif value is None:
+            config.pop(key, None)
+    return config
+
+
+class SkippingIterator:
+    """For mmengine's iteration loop, which draws `skip` batches again when it resumes: they are given as None.
+
+    Args:
+        loader: the training dataloader, its sampler a SeededSampler.
+        skip: iterations that are done.
+        restart: makes the loop's own iterator over `loader`.
+    """
+
+    def __init__(self, loader: DataLoader, skip: int, restart: Callable[[DataLoader], Any]):
+        self.left = skip
+        passes, batches = 0, skip
+        if not _is_endless(loader.sampler):
+            passes, batches = divmod(skip, len(loader))
+        loader.sampler.set_epoch(passes)
+        loader.sampler.start = batches * loader.batch_sampler.batch_size
+        self.inner = restart(loader)
+        self.inner._epoch = passes
+
+    def __iter__(self) -> "SkippingIterator":
+        return self
+
+    def __next__(self) -> Any:
+        if self.left:
+            self.left -= 1
+            return None
+        return next(self.inner)
+
+
+def _is_endless(sampler: SeededSampler) -> bool:
+    return "Infinite" in type(sampler.build()).__name__

@@ -1,0 +1,17 @@
+// The float kernels, built for avx2. The standard headers stand before the target, so that no code of theirs is built for it.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "scan.h"
+#pragma GCC target("avx2,fma")
+#define NS avx2
+#define REAL float
+#define INT int32_t
+#define LANES 8
+#define REAL_IS_FLOAT 1
+#include "scan_kernel.inl"
+
+avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward}; }
+#endif

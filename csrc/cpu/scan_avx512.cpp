@@ -1,0 +1,17 @@
+// The float kernels, built for avx512. The standard headers stand before the target, so that no code of theirs is built for it.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "scan.h"
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#define NS avx512
+#define REAL float
+#define INT int32_t
+#define LANES 16
+#define REAL_IS_FLOAT 1
+#include "scan_kernel.inl"
+
+avsmamba::Kernels<float> avsmamba::kernels_avx512() { return {avx512::forward, avx512::backward}; }
+#endif

@@ -1,0 +1,9 @@
+// The kernels in double precision: for gradient checks and whoever needs the accuracy.
+#define NS real64
+#define REAL double
+#define INT int64_t
+#define LANES 4
+#define REAL_IS_FLOAT 0
+#include "scan_kernel.inl"
+
+avsmamba::Kernels<double> avsmamba::kernels_double() { return {real64::forward, real64::backward}; }
