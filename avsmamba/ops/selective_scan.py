@@ -1,4 +1,4 @@
-"""`multi_directional_scan`: the one operator behind every scan of the paper (Eq. 3 and 4), and the paper's names for it.
+"""`multi_directional_scan`: the one operator behind every scan of the paper (Eq. 3 and 4), and its names there.
 
     delta_k = softplus(dt_k @ dt_weight_k^T + dt_bias_k)
     h = exp(delta_k A_k) h + delta_k B_k x,      y_k = C_k h + D_k x,      y = sum over k, in natural token order
@@ -177,7 +177,7 @@ def selective_scan_a2v(
     height: int,
     width: int,
 ) -> Tensor:
-    """Audio-to-vision scan, K = 4: `(b, T + T h w, E)`, audio first, to the `(b, T h w, E)` visual outputs (Eq. 18-19)."""
+    """Audio-to-vision scan, K = 4 (Eq. 18-19): `(b, T + T h w, E)`, audio first, to `(b, T h w, E)` visual outputs."""
     order = scan_order.a2v(num_frames, height, width, x.device)
     out = (num_frames, num_frames * height * width)
     return multi_directional_scan(x, dt, B, C, A, D, dt_weight, dt_bias, order, out)

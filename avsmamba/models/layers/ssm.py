@@ -84,5 +84,5 @@ class MultiDirectionalSSM(nn.Module):
         """
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.num_directions, -1))
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        a = -torch.exp(self.A_log.float())
+        a = -torch.exp(self.A_log)
         return multi_directional_scan(x, dt, b, c, a, self.D, self.dt_weight, self.dt_bias, order, out)
