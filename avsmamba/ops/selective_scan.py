@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avsmamba.ops import scan_order
-from avsmamba.ops.reference import reference_scan
+from avsmamba.ops.reference import reference_scan, reference_scan_backward
 
 try:
     import avsmamba._cpu  # noqa: F401
@@ -81,7 +81,7 @@ def multi_directional_scan(
         ValueError: if a shape, dtype, device, the order or the range does not fit; the message names the argument.
         RuntimeError: if the compiled kernel is asked for and there is none.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
         x, dt, B, C = x.to(low), dt.to(low), B.to(low), C.to(low)
     start, length = _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out)
@@ -243,10 +243,7 @@ def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, 
 
 
 def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in (x, dt, B, C, A, D, dt_weight, dt_bias)]
-        y = reference_scan(*inputs, order, (out_start, out_length))
-    grads = torch.autograd.grad(y, inputs, dy, allow_unused=True, materialize_grads=True)
+    grads = reference_scan_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, (out_start, out_length))
     return tuple(g.contiguous() for g in grads)
 
 
