@@ -1,0 +1,7 @@
+"""What the tools call."""
+
+from avsmamba.apis.command import run_tool
+from avsmamba.apis.test import test
+from avsmamba.apis.train import train
+
+__all__ = ["run_tool", "test", "train"]

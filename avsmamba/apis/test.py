@@ -1,0 +1,123 @@
+"""Testing a checkpoint: what tools/test.py calls."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from avsmamba.apis.train import default_work_dir
+from avsmamba.engine.config import load_config, parse_options
+from avsmamba.engine.distributed import process_group
+from avsmamba.engine.runner import AVSRunner
+from avsmamba.utils import UserError, atomic_write
+
+SOUNDS = ("real", "silence", "noise", "shuffle")
+_TRAINING_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
+_VALIDATION_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
+
+
+def test(
+    config: str | Path,
+    checkpoint: str | Path,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    audio: str = "real",
+    launcher: str = "none",
+    options: Sequence[str] = (),
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint on a config's test set, print both protocols and write `metrics.json`.
+
+    Args:
+        config: YAML file.
+        checkpoint: weights; all of the model's must be in it.
+        work_dir: for `metrics.json` and the log; else the config's, else `work_dirs/` and the config's name.
+        out: folder for the predicted masks in AVSBench's layout.
+        show_dir: folder for pictures.
+        audio: 'real', or what replaces the sound: 'silence', 'noise', 'shuffle' (another clip's).
+        launcher: 'none', 'pytorch' or 'slurm'.
+        options: `key=value` words that override the config.
+        data_root: folder with `Single-source/` and `Multi-sources/`.
+
+    Returns:
+        What stands in `metrics.json`.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    cfg = load_config(config, parse_options(options), data_root)
+    if not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    if cfg.get("test_cfg") is None:
+        raise UserError(f"{config}: has no test_cfg: nothing to test")
+    if audio not in SOUNDS:
+        raise UserError(f"--audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
+    cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
+    prepare_test(cfg, str(checkpoint), audio, out, show_dir)
+    with process_group(cfg, launcher):
+        metrics = report(AVSRunner.from_cfg(cfg).test(), audio)
+        if is_main_process():
+            with atomic_write(Path(cfg.work_dir) / "metrics.json") as path:
+                path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            print(table(metrics))
+            print(f"written to {Path(cfg.work_dir) / 'metrics.json'}")
+    return metrics
+
+
+def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show_dir: str | None) -> None:
+    """Turn a config into one for testing alone."""
+    for key in (*_TRAINING_KEYS, *_VALIDATION_KEYS):
+        cfg[key] = None
+    cfg.load_from, cfg.resume = checkpoint, False
+    if audio != "real":
+        cfg.test_dataloader.dataset.audio = audio
+    if out or show_dir:
+        hook = {"type": "VisualizationHook", "show_dir": show_dir, "out_dir": out}
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
+    _drop_pretrained(cfg.model)
+
+
+def _drop_pretrained(config: Any) -> None:
+    """The checkpoint holds every weight, so the files that parts were once pretrained from need not be there."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "checkpoint":
+                config[key] = None
+            else:
+                _drop_pretrained(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            _drop_pretrained(value)
+
+
+def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
+    """The content of `metrics.json` from what AVSMetric gives.
+
+    Raises:
+        UserError: if the evaluator is another one.
+    """
+    try:
+        return {
+            "audio": audio,
+            "clips": int(scores["clips"]),
+            "frames": int(scores["frames"]),
+            "frame": {name: float(scores[name]) for name in ("M_J", "M_F")},
+            "avsbench": {
+                **{name: float(scores[f"avsbench/{name}"]) for name in ("M_J", "M_F")},
+                "batch_size": int(scores["avsbench/batch_size"]),
+            },
+        }
+    except KeyError as error:
+        raise UserError(f"test_evaluator: gives no {error}; metrics.json needs AVSMetric") from None
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """Both protocols' scores, for the terminal."""
+    head = f"{metrics['clips']} clips, {metrics['frames']} frames, sound: {metrics['audio']}"
+    names = {"frame": "frame", "avsbench": f"avsbench (batch {metrics['avsbench']['batch_size']})"}
+    rows = [f"{title:<22}{metrics[key]['M_J']:>8.4f}{metrics[key]['M_F']:>8.4f}" for key, title in names.items()]
+    return "\n".join([head, f"{'protocol':<22}{'M_J':>8}{'M_F':>8}", *rows])

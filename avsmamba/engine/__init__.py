@@ -1,0 +1,23 @@
+"""Configs, training and testing; importing this registers the hooks and what else configs name."""
+
+from avsmamba.engine import config
+from avsmamba.engine.check import check_config
+from avsmamba.engine.config import load_config, parse_options
+from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
+from avsmamba.engine.log import ShortLog
+from avsmamba.engine.optim import AutocastOptimWrapper
+from avsmamba.engine.runner import AVSRunner
+
+__all__ = [
+    "AVSRunner",
+    "AutocastOptimWrapper",
+    "ExactResume",
+    "NaNGuard",
+    "PlainCheckpoint",
+    "ShortHistory",
+    "ShortLog",
+    "check_config",
+    "config",
+    "load_config",
+    "parse_options",
+]

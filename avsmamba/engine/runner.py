@@ -1,0 +1,268 @@
+"""mmengine's Runner with a quiet start, checked configs, exact resume and errors that name the config's key."""
+
+import os
+import platform
+import subprocess
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from avsmamba import __version__
+from avsmamba.engine.check import check_config
+from avsmamba.engine.checkpoint import find_latest, load_weights, read_checkpoint
+from avsmamba.engine.log import ShortFormat, is_wanted
+from avsmamba.engine.seeding import seeded_parts, with_functions
+from avsmamba.registry import SCOPE
+from avsmamba.utils import UserError, atomic_write
+
+_PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
+_BUILD_ERRORS = (TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError)
+
+
+def fill_from_train_loop(cfg: Config) -> None:
+    """Write down in a config what follows from the rest of it.
+
+    Checkpoints and scores are counted in epochs or iterations as the training is; a checkpoint is written before each
+    validation unless `interval` says otherwise. Keys of a dataloader that need workers go where there are none.
+    """
+    loop = cfg.get("train_cfg")
+    if loop:
+        by_epoch = loop.get("by_epoch", loop.get("type") == "EpochBasedTrainLoop")
+        hooks = cfg.setdefault("default_hooks", {})
+        checkpoint = hooks.setdefault("checkpoint", {"type": "CheckpointHook"})
+        if checkpoint is not None:
+            checkpoint.setdefault("by_epoch", by_epoch)
+            checkpoint.setdefault("interval", loop.get("val_interval", 1 if by_epoch else 1000))
+        logger = hooks.setdefault("logger", {"type": "LoggerHook"})
+        if logger is not None:
+            logger.setdefault("log_metric_by_epoch", by_epoch)
+        cfg.setdefault("log_processor", {"type": "ShortLog"}).setdefault("by_epoch", by_epoch)
+        schedulers = cfg.get("param_scheduler")
+        if isinstance(schedulers, (list, tuple)) and not by_epoch:
+            # One that begins after the last iteration (a run cut short by hand) would be refused, not ignored.
+            last = loop.get("max_iters", 0)
+            cfg.param_scheduler = [s for s in schedulers if s.get("by_epoch", True) or s.get("begin", 0) < last]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(key)
+        if not loader:
+            continue
+        # More workers than cores only wait for each other, and torch warns; random numbers do not depend on them.
+        if isinstance(loader.get("num_workers"), int):
+            loader["num_workers"] = min(loader["num_workers"], max(1, cores))
+        if not loader.get("num_workers"):
+            loader.pop("persistent_workers", None)
+            loader.pop("prefetch_factor", None)
+        if not torch.cuda.is_available():
+            loader.pop("pin_memory", None)
+
+
+class AVSRunner(Runner):
+    """Built by `AVSRunner.from_cfg(cfg)`; see the module's docstring for what differs from mmengine's Runner."""
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> "AVSRunner":
+        """Check a config and build the runner.
+
+        Raises:
+            UserError: naming the key of the config that is at fault.
+        """
+        cfg = Config(cfg.to_dict(), filename=cfg.filename)
+        check_config(cfg)
+        fill_from_train_loop(cfg)
+        # Two runs of one process and second would share their log, scores and writers under one name.
+        stem = Path(cfg.filename).stem if cfg.filename else "run"
+        cfg.experiment_name = f"{cfg.get('experiment_name') or stem}_{uuid.uuid4().hex[:8]}"
+        cfg.setdefault("default_scope", SCOPE)
+        return super().from_cfg(cfg)
+
+    # A quiet start
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            handler.setFormatter(ShortFormat())
+            handler.addFilter(is_wanted)
+        return logger
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        # Gradients are gathered over iterations, and the schedule counts iterations: torch's advice does not apply.
+        warnings.filterwarnings("ignore", message="Detected call of `(lr_)?scheduler.step")
+        info = environment(self)
+        self.logger.info(
+            f"{self.experiment_name} | avsmamba {info['avsmamba']}, torch {info['torch']} | {info['device']} "
+            f"| {info['processes']} process(es) of {info['threads']} threads | seed {self.seed}"
+        )
+        if is_main_process():
+            with atomic_write(self._record_dir() / "env.json") as path:
+                mmengine.dump(info, str(path), indent=2)
+
+    def get_hooks_info(self) -> str:
+        """Nothing: mmengine would print a table of 100 lines."""
+        return ""
+
+    def dump_config(self) -> None:
+        """Write the resolved config: a training's into the work dir, a test's beside its log."""
+        if is_main_process():
+            name = Path(self.cfg.filename).name if self.cfg.filename else "config.yaml"
+            with atomic_write(self._record_dir() / name) as path:
+                self.cfg.dump(str(path))
+
+    def _record_dir(self) -> Path:
+        return Path(self.log_dir if self._train_loop is None else self.work_dir)
+
+    # Building, with errors that name the place in the config
+
+    def build_model(self, model: Any) -> nn.Module:
+        with _naming("model"):
+            built = super().build_model(model)
+        count = sum(p.numel() for p in built.parameters())
+        trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
+        self.logger.info(f"{type(built).__name__}: {count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained")
+        return built
+
+    def build_train_loop(self, loop: Any) -> Any:
+        if isinstance(self._train_dataloader, dict):
+            # One seed for all ranks: their samplers must share an order to split it.
+            seed = self.seed - (self.rank if self._randomness_cfg.get("diff_rank_seed") else 0)
+            with _naming("train_dataloader"):
+                config = seeded_parts(self._train_dataloader, seed)
+                self._train_dataloader = self.build_dataloader(config, seed=seed)
+        with _naming("train_cfg"):
+            return super().build_train_loop(loop)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """mmengine's, with functions found in avsmamba's registry as well."""
+        if isinstance(dataloader, Mapping):
+            dataloader = with_functions(dict(dataloader))
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        with _naming("val_dataloader, val_evaluator or val_cfg"):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        with _naming("test_dataloader, test_evaluator or test_cfg"):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        with _naming("optim_wrapper"):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        with _naming("param_scheduler"):
+            return super().build_param_scheduler(scheduler)
+
+    # Checkpoints
+
+    def load_or_resume(self) -> None:
+        if self._resume and self._load_from is None and not self._has_loaded:
+            latest = find_latest(self.work_dir)
+            if latest is None:
+                self.logger.warning(f"Nothing to resume in {self.work_dir}: training starts from the beginning")
+                self._resume = False
+            else:
+                self._load_from = str(latest)
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        super().resume(filename, *args, **kwargs)
+        loop = self.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(loop.dataloader):
+            self.logger.warning(
+                f"{filename} is of iteration {loop.iter}, which is not the end of epoch {loop.epoch} as this config "
+                "counts them: training goes on with a whole epoch and ends at another iteration"
+            )
+        if loop.iter >= loop.max_iters:
+            self.logger.info(f"{filename} is of the last iteration already: there is nothing left to train")
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ()
+    ) -> dict[str, Any]:
+        """Read a checkpoint and put its weights into the model.
+
+        Raises:
+            UserError: if its shapes are not the model's; for a test or `--resume` also if weights are missing.
+        """
+        checkpoint = read_checkpoint(filename, map_location)
+        if self._resume and not {"optimizer", "meta", "message_hub"} <= checkpoint.keys():
+            raise UserError(
+                f"{filename}: has no optimizer state (a best_*.pth?), so training cannot go on from it; resume from an "
+                "epoch_*.pth or iter_*.pth, or start anew from its weights by --cfg-options load_from=FILE"
+            )
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        exact = strict or self._resume or self._train_loop is None
+        load_weights(model, checkpoint, filename, exact, self.logger.warning)
+        self._has_loaded = True
+        self.logger.info(f"{'Resumed from' if self._resume else 'Weights of'} {filename}")
+        return checkpoint
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """mmengine's, but a run that is killed while it writes leaves the file before whole."""
+        if is_main_process():
+            with atomic_write(Path(out_dir) / filename) as path:
+                super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Turn what a constructor says of its arguments into one line that names the place in the config."""
+    try:
+        yield
+    except _BUILD_ERRORS as error:
+        if os.environ.get("AVSMAMBA_TRACEBACK"):
+            raise
+        raise UserError(f"{place}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def environment(runner: Runner) -> dict[str, Any]:
+    """What a run rests on: versions, commit, seed, device, processes and the command."""
+    device = get_device()
+    return {
+        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "seed": runner.seed,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "processes": runner.world_size,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "avsmamba": __version__,
+        "commit": _commit(),
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit of the source tree, with a + where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        run = subprocess.run([*git, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None if run.returncode == 0 else None

@@ -1,0 +1,49 @@
+"""Score a checkpoint: python tools/test.py CONFIG CHECKPOINT [--audio silence] [--out DIR] [--show-dir DIR] [...]."""
+
+import argparse
+import os
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score a checkpoint on the test set of a YAML config.")
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--work-dir", help="for metrics.json and the log; default: work_dirs/ and the config's name")
+    parser.add_argument("--out", metavar="DIR", help="write the predicted masks in AVSBench's layout")
+    parser.add_argument("--show-dir", metavar="DIR", help="write pictures: frames, sound, ground truth, prediction")
+    parser.add_argument(
+        "--audio",
+        choices=["real", "silence", "noise", "shuffle"],
+        default="real",
+        help="what the model hears; a model that listens scores lower with anything but the real sound",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--data-root", help="folder with Single-source/ and Multi-sources/ (also: AVSBENCH_ROOT)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    from avsmamba.apis import run_tool, test
+
+    run_tool(
+        lambda: test(
+            args.config,
+            args.checkpoint,
+            work_dir=args.work_dir,
+            out=args.out,
+            show_dir=args.show_dir,
+            audio=args.audio,
+            launcher=args.launcher,
+            options=args.cfg_options,
+            data_root=args.data_root,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
