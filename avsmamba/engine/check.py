@@ -77,7 +77,9 @@ _SLOTS: dict[str, Slot] = {
     ),
     "custom_hooks": _HOOK,
     "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
-    "visualizer": Slot(root.VISUALIZERS, given=("name",), children={"vis_backends": Slot(root.VISBACKENDS)}),
+    "visualizer": Slot(
+        root.VISUALIZERS, given=("name",), children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",))}
+    ),
     "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
     "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
     "val_evaluator": _METRIC,

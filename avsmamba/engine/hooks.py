@@ -94,7 +94,9 @@ class ExactResume(Hook):
         if "optimizer" not in checkpoint or not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
             return
         if runner.world_size > 1:
-            runner.logger.warning("This checkpoint lies between two optimizer steps: on resume their gradients are lost")
+            runner.logger.warning(
+                "This checkpoint lies between two optimizer steps: on resume their gradients are lost"
+            )
             return
         gradients = {n: p.grad for n, p in _module(runner).named_parameters() if p.grad is not None}
         checkpoint["gradients"] = {n: g.detach().cpu().clone() for n, g in gradients.items()}
@@ -112,7 +114,7 @@ class NaNGuard(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        values = {k: float(v) for k, v in (outputs or {}).items() if not isinstance(v, torch.Tensor) or v.numel() == 1}
+        values = {k: float(torch.as_tensor(v).detach().sum()) for k, v in (outputs or {}).items()}
         norm = runner.message_hub.log_scalars.get("train/grad_norm")
         # A loss scaler meets infinite gradients on purpose and skips that step.
         if norm is not None and not hasattr(runner.optim_wrapper, "loss_scaler"):

@@ -53,7 +53,7 @@ class ShortLog(LogProcessor):
     ) -> tuple[dict[str, Any], str]:
         """The scores of a validation or a test."""
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
-        scores = [f"{k} {v:.{self.num_digits}f}" for k, v in tag.items() if isinstance(v, float) and "time" not in k]
+        scores = [f"{k} {v:.{self.num_digits}f}" for k, v in tag.items() if "M_" in k or "loss" in k]
         return tag, " ".join([mode, *scores, f"({tag.get('time', 0):.3f} s/it)"])
 
     def _place(self, runner: Runner, batch_idx: int, mode: str) -> str:
@@ -90,9 +90,11 @@ _DROPPED = (
     "Resumed iteration number is not divisible by",
     "The previous best checkpoint",
     "Saving checkpoint at",
+    "Failed to search registry with scope",
 )
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
     """Filter of the run's log."""
-    return not record.getMessage().startswith(_DROPPED)
+    message = record.getMessage()
+    return not message.startswith(_DROPPED) and "has no metainfo" not in message

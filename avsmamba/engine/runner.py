@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from avsmamba import __version__
+from avsmamba.engine import yaml_io
 from avsmamba.engine.check import check_config
 from avsmamba.engine.checkpoint import find_latest, load_weights, read_checkpoint
 from avsmamba.engine.log import ShortFormat, is_wanted
@@ -119,9 +120,13 @@ class AVSRunner(Runner):
     def dump_config(self) -> None:
         """Write the resolved config: a training's into the work dir, a test's beside its log."""
         if is_main_process():
-            name = Path(self.cfg.filename).name if self.cfg.filename else "config.yaml"
-            with atomic_write(self._record_dir() / name) as path:
-                self.cfg.dump(str(path))
+            file = Path(self.cfg.filename or "config.yaml")
+            values = self.cfg.to_dict()
+            name = values.pop("experiment_name", "").rpartition("_")[0]
+            if name not in ("", "run", file.stem):
+                values["experiment_name"] = name
+            with atomic_write(self._record_dir() / file.name) as path:
+                path.write_text(yaml_io.dump(values), encoding="utf-8")
 
     def _record_dir(self) -> Path:
         return Path(self.log_dir if self._train_loop is None else self.work_dir)
@@ -133,7 +138,9 @@ class AVSRunner(Runner):
             built = super().build_model(model)
         count = sum(p.numel() for p in built.parameters())
         trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
-        self.logger.info(f"{type(built).__name__}: {count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained")
+        self.logger.info(
+            f"{type(built).__name__}: {count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
+        )
         return built
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -147,9 +154,7 @@ class AVSRunner(Runner):
             return super().build_train_loop(loop)
 
     @staticmethod
-    def build_dataloader(
-        dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
-    ) -> DataLoader:
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
         """mmengine's, with functions found in avsmamba's registry as well."""
         if isinstance(dataloader, Mapping):
             dataloader = with_functions(dict(dataloader))
@@ -262,7 +267,12 @@ def _commit() -> str | None:
     """The git commit of the source tree, with a + where files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        run = subprocess.run([*git, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, timeout=10)
+        run = subprocess.run(
+            [*git, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return run.stdout.strip() or None if run.returncode == 0 else None

@@ -25,10 +25,22 @@ typedef INT I __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(R
 AI V load(const REAL* p) { return *(const V*)p; }
 AI void store(REAL* p, V v) { *(V*)p = v; }
 AI V splat(REAL x) { return x - V{}; }
+// Sum of a vector's values, halving it.
 AI REAL sum(V v) {
-  REAL r = 0;
-  for (int i = 0; i < LANES; ++i) r += v[i];
-  return r;
+  typedef REAL V4 __attribute__((vector_size(4 * sizeof(REAL))));
+#if LANES == 16
+  typedef REAL V8 __attribute__((vector_size(8 * sizeof(REAL))));
+  const V8 e = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif LANES == 8
+  const V e = v;
+#endif
+#if LANES >= 8
+  const V4 q = __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+#else
+  const V4 q = v;
+#endif
+  return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 #if REAL_IS_FLOAT
