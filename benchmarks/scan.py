@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json", help="file to write the rows to")
     args = parser.parse_args()
     print(f"backend {ops.available_backends()[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'scan':28} {'L':>6} {'K':>2} {'b':>2} {'forward ms':>16} {'G updates/s':>12} {'backward ms':>12} {'x torch':>8}")
+    print(f"{'scan':28} {'L':>6}  K  b       forward ms  G updates/s  backward ms  x torch")
     rows = []
     for case in cases(args.size):
         row = measure(*case, args.repeats)
