@@ -1,0 +1,61 @@
+"""A small audio encoder for training from scratch; not from the paper."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from avsmamba.models.audio.patches import per_second
+from avsmamba.models.backbones.small_conv import ConvNorm
+from avsmamba.registry import MODELS
+
+# Of a log-mel value: log(x + 0.01) of silence, and about half of the range that sounds take above it.
+SILENCE, SPREAD = math.log(0.01), 3.0
+
+
+@MODELS.register_module()
+class AudioCNN(nn.Module):
+    """Strided convolutions over each second's patch, the mean and the maximum over time, one linear layer.
+
+    Only time is pooled: which bands sound, not merely how the spectrum is textured, tells one source from another.
+    Each second is encoded alone.
+
+    Args:
+        channels: output channels of the convolutions, each of stride 2; at most five.
+        out_channels: features of a second.
+        norm: 'BN', or 'GN', which takes part of the loudness away.
+
+    Attributes:
+        out_channels: features of a second.
+
+    Raises:
+        ValueError: if the number of convolutions or `norm` does not fit.
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64), out_channels: int = 128, norm: str = "BN"):
+        super().__init__()
+        if not 1 <= len(channels) <= 5:
+            raise ValueError(f"channels: expected one to five numbers, got {list(channels)}")
+        self.out_channels = out_channels
+        layers: list[nn.Module] = []
+        for c_in, c_out in zip([1, *channels], channels, strict=False):
+            layers += [ConvNorm(c_in, c_out, 2, norm), nn.ReLU(inplace=True)]
+        self.convs = nn.Sequential(*layers)
+        self.fc = nn.Linear(2 * channels[-1] * (64 >> len(channels)), out_channels)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            log_mel: `(B, T, 1, 96, 64)`, one patch a second.
+
+        Returns:
+            `(B, T, out_channels)`.
+
+        Raises:
+            ValueError: if `log_mel` has another shape.
+        """
+        maps = self.convs((per_second(log_mel) - SILENCE) / SPREAD)
+        pooled = torch.cat([maps.mean(dim=2), maps.amax(dim=2)], dim=1).flatten(1)
+        return self.fc(pooled).unflatten(0, log_mel.shape[:2])

@@ -1,0 +1,186 @@
+"""Any timm model as a backbone, with pretrained weights from a local file."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from avsmamba.models.checkpoint import load_checkpoint_file, load_into, name_some, raise_unless_fits
+from avsmamba.registry import MODELS
+
+STRIDES = [4, 8, 16, 32]
+# torchvision's detectors, then its segmenters and OpenMMLab's models.
+PREFIXES = ("backbone.body.", "backbone.")
+# Classifiers of foreign files, where timm's model has none or calls it otherwise.
+HEADS = ("head", "fc", "classifier", "aux_classifier")
+
+
+@MODELS.register_module()
+class TimmBackbone(nn.Module):
+    """Four maps of a timm model (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
+
+    Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model
+    that is tested or resumed does not need the file. It may hold timm's own names, those of the original release where
+    timm knows them (PVT-v2, Swin, ConvNeXt, …), torchvision's ResNets, or torchvision's COCO models on a ResNet
+    (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken.
+
+    Args:
+        model_name: as in `timm.list_models()`.
+        checkpoint: local file with pretrained weights; None: random weights.
+        out_indices: which of timm's feature maps to use; None: the last four.
+        frozen: no gradients, and always in eval mode.
+        norm_eval: batch normalisations keep their statistics (their weights are still trained).
+        drop_path_rate: stochastic depth; None: timm's default for the model.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        model_args: further arguments of `timm.create_model`, such as `{img_size: 512}` for Swin.
+
+    Attributes:
+        out_channels: channels of the four maps.
+        strides: `[4, 8, 16, 32]`.
+
+    Raises:
+        ValueError: if timm has no such model, or it does not give maps at strides 4, 8, 16 and 32, or does not take
+            one of the arguments.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        checkpoint: str | None = None,
+        out_indices: Sequence[int] | None = None,
+        frozen: bool = False,
+        norm_eval: bool = False,
+        drop_path_rate: float | None = None,
+        grad_checkpointing: bool = False,
+        model_args: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if not timm.is_model(model_name):
+            near = difflib.get_close_matches(model_name, timm.list_models(), n=4, cutoff=0.5)
+            raise ValueError(
+                f"model_name: timm has no {model_name!r}" + (f"; nearest: {', '.join(near)}" if near else "")
+            )
+        self.model_name, self.checkpoint = model_name, checkpoint
+        self.frozen, self.norm_eval = frozen, norm_eval
+        self._model_args = {"drop_path_rate": drop_path_rate} | dict(model_args or {})
+        indices = (-4, -3, -2, -1) if out_indices is None else tuple(out_indices)
+        self.net = _create(model_name, features_only=True, out_indices=indices, **self._model_args)
+        self.strides = list(self.net.feature_info.reduction())
+        self.out_channels: list[int] = list(self.net.feature_info.channels())
+        if self.strides != STRIDES:
+            which = "its last four" if out_indices is None else f"out_indices {indices}"
+            advice = "use another model" if out_indices is None else "leave out_indices out for the last four"
+            raise ValueError(
+                f"{model_name}: expected maps at strides 4, 8, 16 and 32, got {self.strides} ({which}); {advice}"
+            )
+        self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
+        if grad_checkpointing:
+            _checkpoint_gradients(self.net)
+        if frozen:
+            self.net.requires_grad_(False)
+        self.train()
+
+    def init_weights(self) -> None:
+        """Load `checkpoint`, if one is named.
+
+        Raises:
+            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
+        """
+        if self.checkpoint is None:
+            return
+        # timm translates names for its whole models, not for the cut ones; the meta device makes one for its shapes.
+        with torch.device("meta"):
+            whole = _create(self.model_name, **self._model_args)
+        state = load_checkpoint_file(self.checkpoint, strip=PREFIXES)
+        load_features(self.net, whole, _filter_of(self.model_name), state, self.checkpoint)
+        print_log(f"{self.model_name}: pretrained weights from {self.checkpoint}", logger="current")
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """As in `nn.Module`; parts that are frozen stay in eval mode."""
+        super().train(mode and not self.frozen)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Extract.
+
+        Args:
+            x: `(N, 3, H, W)` normalised frames, H and W multiples of 32.
+
+        Returns:
+            four maps `(N, C_i, H / s_i, W / s_i)`, finest first.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.net(x)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
+
+
+def load_features(
+    net: nn.Module,
+    whole: nn.Module,
+    translate: Callable[..., dict[str, Tensor]] | None,
+    state: dict[str, Tensor],
+    file: str | Path,
+) -> None:
+    """Load the weights of a whole timm model into its cut form (`features_only`).
+
+    timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or put `model.`
+    before them; so names are compared with all dots turned to underscores.
+
+    Args:
+        net: the cut model.
+        whole: the same model with its classifier; only names and shapes are used.
+        translate: timm's `checkpoint_filter_fn` for the model, from foreign names to those of `whole`.
+        state: tensors by name.
+        file: named in errors and in the log.
+
+    Raises:
+        UserError: if the tensors do not fit.
+    """
+    if translate is not None:
+        try:
+            state = translate(dict(state), whole)
+        except (KeyError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+            raise_unless_fits(file, type(whole).__name__, [f"as timm reads it: {error}"], [], [])
+    known = {k.replace(".", "_"): k for k in whole.state_dict()}
+    own = {k: known.get(k.removeprefix("model.").replace(".", "_"), k) for k in net.state_dict()}
+    needed = set(own.values())
+    unused = [k for k in state if k not in needed and (k in known.values() or k.split(".")[0] in HEADS)]
+    fitting = {k: state[source] for k, source in own.items() if source in state}
+    unexpected = {k: v for k, v in state.items() if k not in needed and k not in unused}
+    load_into(net, fitting | unexpected, file=file)
+    if unused:
+        print_log(f"{file}: not part of the backbone, not used: {name_some(unused)}", logger="current")
+
+
+def _create(model_name: str, **arguments: Any) -> nn.Module:
+    given = {k: v for k, v in arguments.items() if v is not None}
+    try:
+        return timm.create_model(model_name, pretrained=False, **given)
+    except (TypeError, ValueError, AssertionError, RuntimeError, IndexError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{model_name}: timm cannot make it with {given}: {reason}") from error
+
+
+def _filter_of(model_name: str) -> Callable[..., dict[str, Tensor]] | None:
+    module = importlib.import_module(timm.models.model_entrypoint(model_name).__module__)
+    return getattr(module, "checkpoint_filter_fn", None)
+
+
+def _checkpoint_gradients(net: nn.Module) -> None:
+    """Block by block where the model's stages can, else stage by stage."""
+    stages = [m for m in net.modules() if m is not net and hasattr(m, "grad_checkpointing")]
+    if not stages:
+        net.set_grad_checkpointing(True)
+    for stage in stages:
+        stage.grad_checkpointing = True
