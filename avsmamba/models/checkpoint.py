@@ -33,6 +33,8 @@ def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[st
     Raises:
         UserError: if the file is missing, damaged, holds more than plain values, or no named tensors.
     """
+    if "://" in str(path):
+        raise UserError(f"{path}: expected a local file; download the checkpoint first")
     path = Path(path)
     content = _read(path)
     while isinstance(content, Mapping):
@@ -114,8 +116,6 @@ def name_some(names: Iterable[str], most: int = 4) -> str:
 
 
 def _read(path: Path) -> Any:
-    if "://" in str(path):
-        raise UserError(f"{path}: expected a local file; download the checkpoint first")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:

@@ -38,7 +38,8 @@ class TimmBackbone(nn.Module):
         frozen: no gradients, and always in eval mode.
         norm_eval: batch normalisations keep their statistics (their weights are still trained).
         drop_path_rate: stochastic depth; None: timm's default for the model.
-        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them (batch
+            normalisations then count each batch twice in their statistics, unless `norm_eval`).
         model_args: further arguments of `timm.create_model`, such as `{img_size: 512}` for Swin.
 
     Attributes:
