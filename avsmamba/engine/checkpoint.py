@@ -67,9 +67,7 @@ def load_weights(
         raise UserError(f"{path}: {len(missing)} of the model's {len(own)} tensors are not in it: {_names(missing)}")
     model.load_state_dict(weights, strict=False)
     if missing:
-        warn(
-            f"{path}: {len(missing)} of the model's {len(own)} tensors are not in it and stay as they were made: {_names(missing)}"
-        )
+        warn(f"{path}: {len(missing)} of the model's {len(own)} tensors are not in it, left as made: {_names(missing)}")
     if extra:
         warn(f"{path}: {len(extra)} tensors in it are not used: {_names(extra)}")
 

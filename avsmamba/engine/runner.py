@@ -76,6 +76,12 @@ def fill_from_train_loop(cfg: Config) -> None:
 class AVSRunner(Runner):
     """Built by `AVSRunner.from_cfg(cfg)`; see the module's docstring for what differs from mmengine's Runner."""
 
+    # mmengine sets these in its __init__ without a type.
+    _train_dataloader: Any
+    _load_from: Any
+    _resume: Any
+    _has_loaded: bool
+
     @classmethod
     def from_cfg(cls, cfg: Config) -> "AVSRunner":
         """Check a config and build the runner.

@@ -92,7 +92,7 @@ def seeded_parts(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def with_functions(config: dict[str, Any]) -> dict[str, Any]:
-    """The same config with `worker_init_fn` and `collate_fn` found: mmengine looks for them in its root registry only."""
+    """The same config with `worker_init_fn` and `collate_fn` found; mmengine looks into its root registry only."""
     config = dict(config)
     for key in ("worker_init_fn", "collate_fn"):
         value = config.get(key)
@@ -113,14 +113,8 @@ class SkippingIterator:
     """
 
     def __init__(self, loader: DataLoader, skip: int, restart: Callable[[DataLoader], Any]):
-        self.left = skip
-        passes, batches = 0, skip
-        if not _is_endless(loader.sampler):
-            passes, batches = divmod(skip, len(loader))
-        loader.sampler.set_epoch(passes)
-        loader.sampler.start = batches * loader.batch_sampler.batch_size
-        self.inner = restart(loader)
-        self.inner._epoch = passes
+        self.loader, self.skip, self.left, self.restart = loader, skip, skip, restart
+        self.inner: Any = None
 
     def __iter__(self) -> "SkippingIterator":
         return self
@@ -129,7 +123,18 @@ class SkippingIterator:
         if self.left:
             self.left -= 1
             return None
+        if self.inner is None:
+            self.inner = self._after_skip()
         return next(self.inner)
+
+    def _after_skip(self) -> Any:
+        sampler = self.loader.sampler
+        passes, batches = (0, self.skip) if _is_endless(sampler) else divmod(self.skip, len(self.loader))
+        sampler.set_epoch(passes)
+        sampler.start = batches * self.loader.batch_sampler.batch_size
+        inner = self.restart(self.loader)
+        inner._epoch = passes
+        return inner
 
 
 def _is_endless(sampler: SeededSampler) -> bool:

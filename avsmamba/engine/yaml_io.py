@@ -28,6 +28,9 @@ _RESOLVERS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+_MOST = 100_000
+
+
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the number rules above, unique keys and keys that are strings."""
 
@@ -87,7 +90,7 @@ def parse(text: str, name: str) -> Any:
         UserError: naming `name` and the line.
     """
     try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506
+        value = yaml.load(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}, line {mark.line + 1}" if mark else name
@@ -97,6 +100,21 @@ def parse(text: str, name: str) -> Any:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{name}: not readable as YAML ({error})") from None
+    if _size(value, 0, 0) > _MOST:
+        raise UserError(f"{name}: an anchor holds itself, or aliases expand to more than {_MOST} values")
+    return value
+
+
+def _size(value: Any, count: int, depth: int) -> int:
+    """`count` and the values in a tree; it stops soon after the most that are allowed, or 100 levels down."""
+    if depth > 100:
+        return _MOST + 1
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if count > _MOST:
+                break
+            count = _size(item, count + 1, depth + 1)
+    return count
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,14 @@
+"""tools/train.py and tools/test.py with the stand-ins registered: `python -m tests.engine.drive train CONFIG ...`."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+import tests.engine.standins  # noqa: F401
+
+torch.set_num_threads(1)
+tool = sys.argv.pop(1)
+sys.argv[0] = str(Path(__file__).parents[2] / "tools" / f"{tool}.py")
+runpy.run_path(sys.argv[0], run_name="__main__")
