@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -74,30 +75,46 @@ static T* writable(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Steps of each direction up to its last wanted token: what comes after changes no output.
-static std::vector<int64_t> needed_steps(const Inputs& in, int64_t K, int64_t L) {
+// Steps of each direction up to its last wanted token: what comes after changes no output. An order that would lead
+// out of memory is refused here, whoever calls.
+static std::vector<int64_t> needed_steps(const Inputs& in) {
+  STD_TORCH_CHECK(in.order.dim() == 2 && in.order.is_contiguous() && in.order.scalar_type() == ScalarType::Int,
+                  "order: expected (K, L), int32 and contiguous");
+  const int64_t K = in.order.size(0), L = in.order.size(1);
+  STD_TORCH_CHECK(in.out_start >= 0 && in.out_length >= 0 && in.out_start + in.out_length <= L,
+                  "out: expected (start, length) inside 0 … ", L, ", got (", in.out_start, ", ", in.out_length, ")");
   std::vector<int64_t> steps(K, 0);
   const int32_t* order = pointer<int32_t>(in.order);
   for (int64_t k = 0; k < K; ++k)
-    for (int64_t i = L - 1; i >= 0 && !steps[k]; --i)
-      if ((uint64_t)(order[k * L + i] - in.out_start) < (uint64_t)in.out_length) steps[k] = i + 1;
+    for (int64_t i = 0; i < L; ++i) {
+      const int64_t token = order[k * L + i];
+      STD_TORCH_CHECK(token >= 0 && token < L, "order: expected tokens of 0 … ", L - 1, ", got ", token);
+      if ((uint64_t)(token - in.out_start) < (uint64_t)in.out_length) steps[k] = i + 1;
+    }
   return steps;
+}
+
+static Input input_type(ScalarType type) {
+  return type == ScalarType::BFloat16 ? Input::bfloat16 : type == ScalarType::Half ? Input::float16 : Input::same;
 }
 
 template <typename T>
 static ScanArgs<T> arguments(const Inputs& in, const std::vector<int64_t>& steps) {
-  const ScalarType type = in.x.scalar_type();
+  const ScalarType type = in.x.scalar_type(), state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(in.x.dim() == 3 && in.dt.dim() == 4 && in.B.dim() == 4,
+                  "expected x (b, L, E), dt (b, L, K, R) and B (b, L, K, N)");
   const int64_t b = in.x.size(0), L = in.x.size(1), E = in.x.size(2);
   const int64_t K = in.order.size(0), R = in.dt.size(3), N = in.B.size(3);
   check(in.x, "x", {b, L, E}, type), check(in.dt, "dt", {b, L, K, R}, type), check(in.B, "B", {b, L, K, N}, type);
-  check(in.C, "C", {b, L, K, N}, type), check(in.A, "A", {K, E, N}, type), check(in.D, "D", {K, E}, type);
-  check(in.dt_weight, "dt_weight", {K, E, R}, type), check(in.dt_bias, "dt_bias", {K, E}, type);
+  check(in.C, "C", {b, L, K, N}, type), check(in.A, "A", {K, E, N}, state), check(in.D, "D", {K, E}, state);
+  check(in.dt_weight, "dt_weight", {K, E, R}, state), check(in.dt_bias, "dt_bias", {K, E}, state);
   check(in.order, "order", {K, L}, ScalarType::Int);
-  for (const Tensor* t : {&in.A, &in.D, &in.dt_weight, &in.dt_bias, &in.order})
-    STD_TORCH_CHECK(t->is_contiguous(), "A, D, dt_weight, dt_bias and order must be contiguous");
+  for (const Tensor* t : {&in.A, &in.D, &in.dt_weight, &in.dt_bias})
+    STD_TORCH_CHECK(t->is_contiguous(), "A, D, dt_weight and dt_bias must be contiguous");
   ScanArgs<T> a{};
   a.batch = b, a.length = L, a.channels = E, a.directions = K, a.states = N, a.rank = R;
-  a.x = pointer<T>(in.x), a.dt = pointer<T>(in.dt), a.B = pointer<T>(in.B), a.C = pointer<T>(in.C);
+  a.input = input_type(type);
+  a.x = in.x.const_data_ptr(), a.dt = in.dt.const_data_ptr(), a.B = in.B.const_data_ptr(), a.C = in.C.const_data_ptr();
   for (int d = 0; d < 2; ++d) a.x_stride[d] = in.x.stride(d);
   for (int d = 0; d < 3; ++d)
     a.dt_stride[d] = in.dt.stride(d), a.B_stride[d] = in.B.stride(d), a.C_stride[d] = in.C.stride(d);
@@ -125,28 +142,30 @@ struct Partition {
     ranges = std::max<int64_t>(1, std::min(threads, jobs));
   }
 
+  int64_t first_job(int64_t range) const { return range * jobs / ranges; }
+  int64_t range_of(int64_t index) const { return ((index + 1) * ranges - 1) / jobs; }
+  int64_t first_direction(int64_t group) const { return group * directions / groups; }
+
   // Groups slowest, then batch, then tiles: a range touches few batch entries.
-  ScanJob job(int64_t index, int64_t* group) const {
+  ScanJob job(int64_t index, int64_t* group, void* scratch) const {
     ScanJob j;
-    const int64_t tile = index % tiles;
     *group = index / tiles / batch;
     j.b = index / tiles % batch;
-    j.e0 = tile * width;
+    j.e0 = index % tiles * width;
     j.lanes = (int)std::min<int64_t>(width, channels - j.e0);
     j.width = width;
-    j.k0 = *group * directions / groups, j.k1 = (*group + 1) * directions / groups;
+    j.k0 = first_direction(*group), j.k1 = first_direction(*group + 1);
+    j.scratch = scratch;
     return j;
   }
 
-  template <typename F>
-  void run(const F& f) const {
+  // f(range, scratch) for each range, on one thread each; scratch holds `size` values of T.
+  template <typename T, typename F>
+  void run(int64_t size, const F& f) const {
     torch::stable::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        for (int64_t i = r * jobs / ranges; i < (r + 1) * jobs / ranges; ++i) {
-          int64_t group;
-          const ScanJob j = job(i, &group);
-          f(r, group, j);
-        }
+      const std::unique_ptr<T[]> memory(new T[size + 64 / sizeof(T)]);
+      void* scratch = (void*)(((uintptr_t)memory.get() + 63) / 64 * 64);
+      for (int64_t r = begin; r < end; ++r) f(r, scratch);
     });
   }
 };
@@ -158,11 +177,11 @@ struct Shared {
   int64_t size, copies;
   std::vector<T> rest;
 
-  Shared(T* own, int64_t size, int64_t copies) : own(own), size(size), copies(copies) {
+  Shared(const Tensor& t, int64_t copies) : own(writable<T>(t)), size(t.numel()), copies(copies) {
     std::fill(own, own + size, T(0));
     rest.assign((copies - 1) * size, T(0));
   }
-  T* copy(int64_t c) { return c ? rest.data() + (c - 1) * size : own; }
+  T* copy(int64_t c) { return c % copies ? rest.data() + (c % copies - 1) * size : own; }
   void gather() {
     if (copies < 2) return;
     torch::stable::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
@@ -174,43 +193,118 @@ struct Shared {
   }
 };
 
+// The gradients of dt, B and C are sums over channels, to which every channel tile adds. Each range of jobs has rows of
+// its own, in scan order, for the batch entries that it works on and for a few directions at a time: all directions
+// at once would need more memory than the forbidden K x L x E tensor where there are many threads.
+template <typename T>
+struct RowSums {
+  const ScanArgs<T>& a;
+  const Partition& p;
+  int64_t pitch, at_once, passes;
+  std::vector<std::unique_ptr<T[]>> rows;
+
+  RowSums(const ScanArgs<T>& a, const Partition& p) : a(a), p(p), pitch(a.rank + 2 * a.states), rows(p.ranges) {
+    int64_t entries = 1, longest = (a.directions + p.groups - 1) / p.groups;
+    for (int64_t r = 0; r < p.ranges; ++r) entries = std::max(entries, last(r) - first(r) + 1);
+    constexpr int64_t budget = 1 << 17;  // values a range: small scans then take one pass
+    at_once = std::min(longest, std::max<int64_t>(1, budget / std::max<int64_t>(1, entries * a.length * pitch)));
+    passes = (longest + at_once - 1) / at_once;
+    for (int64_t r = 0; r < p.ranges; ++r) rows[r].reset(new T[entry_size() * (last(r) - first(r) + 1)]);
+  }
+
+  int64_t entry_size() const { return at_once * a.length * pitch; }
+  // (group, batch entry) pairs that a range works on, as one number.
+  int64_t first(int64_t range) const { return p.first_job(range) / p.tiles; }
+  int64_t last(int64_t range) const { return (p.first_job(range + 1) - 1) / p.tiles; }
+  void clear(int64_t range) const {
+    std::fill_n(rows[range].get(), entry_size() * (last(range) - first(range) + 1), T(0));
+  }
+  T* of(int64_t range, int64_t entry) const { return rows[range].get() + (entry - first(range)) * entry_size(); }
+
+  // Add up the ranges' rows of one pass, in order, and put them where their tokens are.
+  void gather(int64_t pass, T* ddt, T* dB, T* dC) const {
+    const int64_t L = a.length, R = a.rank, N = a.states, K = a.directions;
+    torch::stable::parallel_for(0, p.groups * p.batch * at_once * L, 1024, [&](int64_t begin, int64_t end) {
+      std::vector<T> sum(pitch);
+      for (int64_t index = begin; index < end; ++index) {
+        const int64_t t = index % L, local = index / L % at_once, entry = index / L / at_once;
+        const int64_t group = entry / p.batch, k = p.first_direction(group) + pass * at_once + local;
+        if (k >= p.first_direction(group + 1)) continue;
+        std::fill(sum.begin(), sum.end(), T(0));
+        for (int64_t r = p.range_of(entry * p.tiles); r <= p.range_of((entry + 1) * p.tiles - 1); ++r) {
+          const T* row = of(r, entry) + (local * L + t) * pitch;
+          for (int64_t i = 0; i < pitch; ++i) sum[i] += row[i];
+        }
+        const int64_t to = (entry % p.batch * L + a.order[k * L + t]) * K + k;
+        std::copy_n(sum.data(), R, ddt + to * R);
+        std::copy_n(sum.data() + R, N, dB + to * N);
+        std::copy_n(sum.data() + R + N, N, dC + to * N);
+      }
+    });
+  }
+};
+
 template <typename T>
 static void run_forward(const Inputs& in, const Tensor& y) {
-  const std::vector<int64_t> steps = needed_steps(in, in.order.size(0), in.x.size(1));
+  const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
-  check(y, "y", {a.batch, a.out_length, a.channels}, in.x.scalar_type());
+  check(y, "y", {a.batch, a.out_length, a.channels}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
   const Partition p(a);
-  Shared<T> sums(writable<T>(y), y.numel(), p.groups);
+  Shared<T> sums(y, p.groups);
   if (!p.jobs) return;
-  const ForwardFn<T> kernel = kernels<T>().forward;
-  p.run([&](int64_t, int64_t group, const ScanJob& j) { kernel(a, j, sums.copy(group)); });
+  const Kernels<T> kernel = kernels<T>();
+  p.run<T>(kernel.scratch(a, p.width, false), [&](int64_t r, void* scratch) {
+    for (int64_t i = p.first_job(r); i < p.first_job(r + 1); ++i) {
+      int64_t group;
+      const ScanJob j = p.job(i, &group, scratch);
+      kernel.forward(a, j, sums.copy(group));
+    }
+  });
   sums.gather();
 }
 
 template <typename T>
 static void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>& grads) {
-  const std::vector<int64_t> steps = needed_steps(in, in.order.size(0), in.x.size(1));
+  const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
-  check(dy, "dy", {a.batch, a.out_length, a.channels}, in.x.scalar_type());
+  const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  check(dy, "dy", {a.batch, a.out_length, a.channels}, state);
   STD_TORCH_CHECK(dy.is_contiguous(), "dy must be contiguous");
+  for (const Tensor& grad : grads)
+    STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state, "gradients: expected contiguous, of the state's dtype");
   const Partition p(a);
-  std::vector<Shared<T>> sums;
-  sums.reserve(grads.size());
-  for (size_t i = 0; i < grads.size(); ++i)
-    sums.emplace_back(writable<T>(grads[i]), grads[i].numel(), i == 0 ? p.groups : p.ranges);
+  Shared<T> dx(grads[0], p.groups);
+  if (!p.jobs)
+    for (int i : {1, 2, 3}) std::fill_n(writable<T>(grads[i]), grads[i].numel(), T(0));
+  // With one batch entry each parameter belongs to one job.
+  std::vector<Shared<T>> parameters;
+  for (int i : {4, 5, 6, 7}) parameters.emplace_back(grads[i], a.batch > 1 ? p.ranges : 1);
   if (!p.jobs) return;
-  const BackwardFn<T> kernel = kernels<T>().backward;
-  p.run([&](int64_t r, int64_t group, const ScanJob& j) {
-    const ScanGrads<T> out{sums[0].copy(group), sums[1].copy(r), sums[2].copy(r), sums[3].copy(r),
-                           sums[4].copy(r),     sums[5].copy(r), sums[6].copy(r), sums[7].copy(r)};
-    kernel(a, j, pointer<T>(dy), out);
-  });
-  for (auto& s : sums) s.gather();
+  const RowSums<T> rows(a, p);
+  const Kernels<T> kernel = kernels<T>();
+  for (int64_t pass = 0; pass < rows.passes; ++pass) {
+    p.run<T>(kernel.scratch(a, p.width, true), [&](int64_t r, void* scratch) {
+      rows.clear(r);
+      for (int64_t i = p.first_job(r); i < p.first_job(r + 1); ++i) {
+        int64_t group;
+        ScanJob j = p.job(i, &group, scratch);
+        j.k0 += pass * rows.at_once;
+        j.k1 = std::min(j.k1, j.k0 + rows.at_once);
+        const ScanGrads<T> out{dx.copy(group), rows.of(r, i / p.tiles), a.length * rows.pitch, parameters[0].copy(r),
+                               parameters[1].copy(r), parameters[2].copy(r), parameters[3].copy(r)};
+        kernel.backward(a, j, pointer<T>(dy), out);
+      }
+    });
+    rows.gather(pass, writable<T>(grads[1]), writable<T>(grads[2]), writable<T>(grads[3]));
+  }
+  dx.gather();
+  for (auto& s : parameters) s.gather();
 }
 
 static bool is_double(const Tensor& x) {
   const ScalarType type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "x: expected float32 or float64");
+  STD_TORCH_CHECK(type == ScalarType::Double || type == ScalarType::Float || input_type(type) != Input::same,
+                  "x: expected float32, float64, bfloat16 or float16");
   return type == ScalarType::Double;
 }
 

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
-#include <vector>
+#include <initializer_list>
 
 #include "scan.h"
 #pragma GCC target("avx2,fma")
@@ -13,5 +13,5 @@
 #define REAL_IS_FLOAT 1
 #include "scan_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward}; }
+avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward, avx2::scratch}; }
 #endif

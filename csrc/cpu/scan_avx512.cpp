@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
-#include <vector>
+#include <initializer_list>
 
 #include "scan.h"
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
@@ -13,5 +13,5 @@
 #define REAL_IS_FLOAT 1
 #include "scan_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_avx512() { return {avx512::forward, avx512::backward}; }
+avsmamba::Kernels<float> avsmamba::kernels_avx512() { return {avx512::forward, avx512::backward, avx512::scratch}; }
 #endif

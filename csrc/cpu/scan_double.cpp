@@ -6,4 +6,4 @@
 #define REAL_IS_FLOAT 0
 #include "scan_kernel.inl"
 
-avsmamba::Kernels<double> avsmamba::kernels_double() { return {real64::forward, real64::backward}; }
+avsmamba::Kernels<double> avsmamba::kernels_double() { return {real64::forward, real64::backward, real64::scratch}; }

@@ -1,7 +1,6 @@
 // The float kernels, built for portable. The standard headers stand before the target, so that no code of theirs is built for it.
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "scan.h"
 #define NS portable
@@ -11,4 +10,4 @@
 #define REAL_IS_FLOAT 1
 #include "scan_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward}; }
+avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward, portable::scratch}; }

@@ -1,0 +1,173 @@
+// The backward of a job; part of scan_kernel.inl.
+
+// Gradients of S states from n0 on over T packed tokens, from `border`, the states before the first of them. Each
+// token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart.
+template <int WIDTH, int S>
+AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int64_t n0, int T) {
+  constexpr int NV = WIDTH / LANES;
+  for (int v = 0; v < WIDTH; v += LANES) {
+    V h[S], a2[S];
+    for (int s = 0; s < S; ++s) {
+      h[s] = load(border + (n0 + s) * WIDTH + v), a2[s] = load(w.A2 + (n0 + s) * WIDTH + v);
+      store(w.H + s * WIDTH + v, h[s]);
+    }
+    for (int t = 0; t < T; ++t) {
+      const V d = load(w.delta + t * WIDTH + v), u = d * load(w.x + t * WIDTH + v);
+#pragma GCC unroll 2
+      for (int s = 0; s < S; ++s) {
+        const V e = exp2v(d * a2[s]);
+        h[s] = e * h[s] + u * w.B[t * N + n0 + s];
+        store(w.decay + (t * S + s) * WIDTH + v, e);
+        store(w.H + ((t + 1) * S + s) * WIDTH + v, h[s]);
+      }
+    }
+  }
+  V g[S][NV], gA[S][NV];
+  for (int s = 0; s < S; ++s)
+    for (int v = 0; v < NV; ++v) {
+      g[s][v] = load(w.g + (n0 + s) * WIDTH + v * LANES);
+      gA[s][v] = load(w.gA + (n0 + s) * WIDTH + v * LANES);
+    }
+  for (int t = T - 1; t >= 0; --t) {
+    const REAL *b = w.B + t * N + n0, *c = w.C + t * N + n0;
+    V dB[2], dC[2];
+    for (int s = 0; s < 2; ++s) dB[s] = dC[s] = V{};
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const int o = t * WIDTH + v * LANES;
+      const V d = load(w.delta + o), u = d * load(w.x + o), dy = load(w.dy + o);
+      V d_delta = load(w.d_delta + o), d_xb = load(w.d_xb + o);
+#pragma GCC unroll 2
+      for (int s = 0; s < S; ++s) {
+        const V grad = dy * c[s] + g[s][v];
+        const V carried = load(w.decay + (t * S + s) * WIDTH + v * LANES) * grad;
+        const V q = carried * load(w.H + (t * S + s) * WIDTH + v * LANES);
+        d_delta = load(w.A2 + (n0 + s) * WIDTH + v * LANES) * q + d_delta;
+        gA[s][v] = d * q + gA[s][v];
+        d_xb = grad * b[s] + d_xb;
+        dB[s] = grad * u + dB[s];
+        dC[s] = dy * load(w.H + ((t + 1) * S + s) * WIDTH + v * LANES) + dC[s];
+        g[s][v] = carried;
+      }
+      store(w.d_delta + o, d_delta);
+      store(w.d_xb + o, d_xb);
+    }
+    const V4 sums = sum4(dB[0], dB[1], dC[0], dC[1]);
+    REAL* row = rows + t * pitch + n0;
+    for (int s = 0; s < S; ++s) row[s] += sums[s], row[N + s] += sums[2 + s];
+  }
+  for (int s = 0; s < S; ++s)
+    for (int v = 0; v < NV; ++v) {
+      store(w.g + (n0 + s) * WIDTH + v * LANES, g[s][v]);
+      store(w.gA + (n0 + s) * WIDTH + v * LANES, gA[s][v]);
+    }
+}
+
+// The gradient of delta before its softplus, in place of d_delta, and what it adds to BLOCK columns of the weights.
+template <int WIDTH, int BLOCK>
+AI void add_weights(Workspace<WIDTH>& w, int64_t R, int64_t r, int T) {
+  constexpr int NB = WIDTH / LANES < 2 ? 1 : 2;
+  for (int v = 0; v < WIDTH; v += NB * LANES) {
+    V acc[BLOCK][NB];
+    for (int q = 0; q < BLOCK; ++q)
+      for (int u = 0; u < NB; ++u) acc[q][u] = load(w.gW + (r + q) * WIDTH + v + u * LANES);
+    for (int t = 0; t < T; ++t)
+      for (int u = 0; u < NB; ++u) {
+        const V raw = load(w.d_delta + t * WIDTH + v + u * LANES);
+        for (int q = 0; q < BLOCK; ++q) acc[q][u] = w.low[t * R + r + q] * raw + acc[q][u];
+      }
+    for (int q = 0; q < BLOCK; ++q)
+      for (int u = 0; u < NB; ++u) store(w.gW + (r + q) * WIDTH + v + u * LANES, acc[q][u]);
+  }
+}
+
+// From the gradients of delta and of delta x B to those of x, dt and delta's weights.
+template <int WIDTH>
+AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob& j, REAL* dx, REAL* rows,
+                    int64_t pitch, const int32_t* tokens, int T) {
+  constexpr int NV = WIDTH / LANES;
+  const int64_t R = a.rank;
+  for (int t = 0; t < T; ++t) {
+    V raw[NV];
+    REAL row[WIDTH];
+    for (int v = 0; v < NV; ++v) {
+      const int o = t * WIDTH + v * LANES;
+      const V x = load(w.x + o), d_xb = load(w.d_xb + o);
+      raw[v] = (load(w.d_delta + o) * kLn2 + x * d_xb) * load(w.sigmoid + o);
+      store(w.d_delta + o, raw[v]);
+      store(row + v * LANES, load(w.delta + o) * d_xb + load(w.D + v * LANES) * load(w.dy + o));
+      store(w.gbias + v * LANES, load(w.gbias + v * LANES) + raw[v]);
+    }
+    add_channels<WIDTH>(dx + (j.b * a.length + tokens[t]) * a.channels + j.e0, row, j.lanes);
+    for (int64_t r = 0; r < R; r += 4) {
+      V acc[4];
+      for (int64_t q = 0; q < 4; ++q) {
+        acc[q] = V{};
+        if (r + q >= R) continue;
+        for (int v = 0; v < NV; ++v) acc[q] = raw[v] * load(w.W + (r + q) * WIDTH + v * LANES) + acc[q];
+      }
+      const V4 sums = sum4(acc[0], acc[1], acc[2], acc[3]);
+      REAL* d_low = rows + t * pitch + r;
+      if (r + 4 <= R) *(V4*)d_low = *(V4*)d_low + sums;
+      else
+        for (int q = 0; r + q < R; ++q) d_low[q] += sums[q];
+    }
+  }
+  int64_t r = 0;
+  for (; r + 4 <= R; r += 4) add_weights<WIDTH, 4>(w, R, r, T);
+  for (; r < R; ++r) add_weights<WIDTH, 1>(w, R, r, T);
+}
+
+template <int WIDTH>
+void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const REAL* dy, const ScanGrads<REAL>& out) {
+  const int64_t N = a.states, R = a.rank, pitch = R + 2 * N;
+  Workspace<WIDTH> w((REAL*)j.scratch, N, R, (a.length + kTile - 1) / kTile);
+  for (int64_t k = j.k0; k < j.k1; ++k) {
+    pack_direction(a, j, k, w);
+    const int32_t* order = a.order + k * a.length;
+    const int64_t steps = a.steps[k];
+    for (int64_t start = 0, c = 0; start < steps; start += kTile, ++c) {
+      std::memcpy(w.borders + c * N * WIDTH, w.h, sizeof(REAL) * N * WIDTH);
+      if (start + kTile >= steps) break;
+      const int32_t* next = order + start + kTile;
+      pack_tile<WIDTH, false>(a, j, k, order + start, kTile, next, shorter(steps - start - kTile, kTile), w);
+      advance_all<WIDTH, false>(w, N, kTile);
+    }
+    for (REAL* p : {w.g, w.gA}) std::memset(p, 0, sizeof(REAL) * N * WIDTH);
+    std::memset(w.gW, 0, sizeof(REAL) * R * WIDTH);
+    for (REAL* p : {w.gbias, w.gD}) std::memset(p, 0, sizeof(REAL) * WIDTH);
+    for (int64_t c = (steps + kTile - 1) / kTile - 1; c >= 0; --c) {
+      const int32_t* tokens = order + c * kTile;
+      const int T = shorter(steps - c * kTile, kTile);
+      pack_tile<WIDTH, true>(a, j, k, tokens, T, c ? tokens - kTile : tokens, c ? T : 0, w);
+      for (int t = 0; t < T; ++t) {
+        const int64_t i = tokens[t];
+        REAL* packed = w.dy + t * WIDTH;
+        prefetch(out.dx + (j.b * a.length + i) * a.channels + j.e0, WIDTH * sizeof(REAL));
+        if (wanted(a, i)) {
+          const int64_t at = (j.b * a.out_length + i - a.out_start) * a.channels + j.e0;
+          read_channels<WIDTH>(packed, dy, at, j.lanes, Input::same);
+        } else {
+          std::memset(packed, 0, sizeof(REAL) * WIDTH);
+        }
+        for (int v = 0; v < WIDTH; v += LANES)
+          store(w.gD + v, load(w.gD + v) + load(packed + v) * load(w.x + t * WIDTH + v));
+      }
+      std::memset(w.d_delta, 0, sizeof(REAL) * kTile * WIDTH);
+      std::memset(w.d_xb, 0, sizeof(REAL) * kTile * WIDTH);
+      const REAL* border = w.borders + c * N * WIDTH;
+      REAL* rows = out.rows + (k - j.k0) * out.row_stride + c * kTile * pitch;
+      int64_t n = 0;
+      for (; n + 2 <= N; n += 2) retreat<WIDTH, 2>(w, rows + R, pitch, border, N, n, T);
+      for (; n < N; ++n) retreat<WIDTH, 1>(w, rows + R, pitch, border, N, n, T);
+      finish_tile(w, a, j, out.dx, rows, pitch, tokens, T);
+    }
+    for (int c = 0; c < j.lanes; ++c) {
+      const int64_t e = k * a.channels + j.e0 + c;
+      for (int64_t n = 0; n < N; ++n) out.dA[e * N + n] += w.gA[n * WIDTH + c];
+      for (int64_t r = 0; r < R; ++r) out.ddt_weight[e * R + r] += w.gW[r * WIDTH + c];
+      out.ddt_bias[e] += w.gbias[c];
+      out.dD[e] += w.gD[c];
+    }
+  }
+}

@@ -1,0 +1,119 @@
+// Vectors of LANES values, their sums, exponentials and softplus; part of scan_kernel.inl, with the same macros.
+typedef REAL V __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
+typedef INT I __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
+typedef REAL V4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL))));
+#define AI static inline __attribute__((always_inline))
+
+AI V load(const REAL* p) { return *(const V*)p; }
+AI void store(REAL* p, V v) { *(V*)p = v; }
+AI V splat(REAL x) { return x - V{}; }
+
+// GCC before 12 has no __builtin_shufflevector, Clang has no __builtin_shuffle.
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
+#endif
+
+// The sums of four vectors' values, all four on the way together: a transposition within each quarter, then the
+// quarters added up.
+AI V4 sum4(V a, V b, V c, V d) {
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define FIRST 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define SECOND 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define FIRST 0, 1, 8, 9, 4, 5, 12, 13
+#define SECOND 2, 3, 10, 11, 6, 7, 14, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#define FIRST 0, 1, 4, 5
+#define SECOND 2, 3, 6, 7
+#endif
+  const V ab = SHUFFLE(a, b, LOW) + SHUFFLE(a, b, HIGH), cd = SHUFFLE(c, d, LOW) + SHUFFLE(c, d, HIGH);
+  V s = SHUFFLE(ab, cd, FIRST) + SHUFFLE(ab, cd, SECOND);
+#undef LOW
+#undef HIGH
+#undef FIRST
+#undef SECOND
+#if LANES == 16
+  s = s + SHUFFLE(s, s, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  s = s + SHUFFLE(s, s, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+#elif LANES == 8
+  s = s + SHUFFLE(s, s, 4, 5, 6, 7, 0, 1, 2, 3);
+#endif
+  V4 r;
+  std::memcpy(&r, &s, sizeof r);
+  return r;
+}
+
+#if REAL_IS_FLOAT
+constexpr REAL kLog2e = 1.44269504f, kLn2 = 0.69314718f;
+// 2^x: round to an integer part, then a polynomial of degree 6 on [-1/2, 1/2] (minimax, error 2e-9 before rounding).
+AI V exp2v(V x) {
+  x = x < -126.f ? splat(-126.f) : x;
+  x = x > 127.f ? splat(127.f) : x;
+  V m = x + 12582912.f;
+  V f = x - (m - 12582912.f);
+  V p = f * 1.535336206e-4f + 1.339887459e-3f;
+  p = p * f + 9.618437358e-3f;
+  p = p * f + 5.550332471e-2f;
+  p = p * f + 2.402264791e-1f;
+  p = p * f + 6.931472029e-1f;
+  p = p * f + 1.f;
+  return (V)((I)p + ((I)m << 23));
+}
+// e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here ln 2 is subtracted in
+// two parts, the first of which has so few bits that its product is exact.
+AI V expv(V x) {
+  x = x < -87.f ? splat(-87.f) : x;
+  V m = x * 1.44269504f + 12582912.f, n = m - 12582912.f;
+  V f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = f * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * (f * f) + f + 1.f;
+  return (V)((I)p + ((I)m << 23));
+}
+// log(1 + e) for e in (0, 1] as 2 atanh(e / (2 + e)).
+AI V log1pv(V e) {
+  V z = e / (2.f + e), q = z * z;
+  V p = q * 0.0588235f + 0.0666667f;
+  p = p * q + 0.0769231f;
+  p = p * q + 0.0909091f;
+  p = p * q + 0.1111111f;
+  p = p * q + 0.14285714f;
+  p = p * q + 0.2f;
+  p = p * q + 0.33333333f;
+  p = p * q + 1.f;
+  return 2.f * z * p;
+}
+#else
+constexpr REAL kLog2e = 1.4426950408889634074, kLn2 = 0.69314718055994530942;
+AI V exp2v(V x) {
+  for (int i = 0; i < LANES; ++i) x[i] = std::exp2(x[i]);
+  return x;
+}
+AI V expv(V x) {
+  for (int i = 0; i < LANES; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+AI V log1pv(V e) {
+  for (int i = 0; i < LANES; ++i) e[i] = std::log1p(e[i]);
+  return e;
+}
+#endif
+
+// softplus(x) and its derivative, both from e = exp(-|x|).
+AI V softplus(V x, V* sigmoid) {
+  V e = expv(x < 0 ? x : -x);
+  V s = 1 / (1 + e);
+  *sigmoid = x < 0 ? e * s : s;
+  return (x < 0 ? V{} : x) + log1pv(e);
+}
