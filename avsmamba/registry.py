@@ -9,7 +9,12 @@ MODELS = Registry("model", parent=_root.MODELS, scope=SCOPE, locations=["avsmamb
 DATASETS = Registry("dataset", parent=_root.DATASETS, scope=SCOPE, locations=["avsmamba.datasets"])
 TRANSFORMS = Registry("transform", parent=_root.TRANSFORMS, scope=SCOPE, locations=["avsmamba.datasets"])
 METRICS = Registry("metric", parent=_root.METRICS, scope=SCOPE, locations=["avsmamba.evaluation"])
-HOOKS = Registry("hook", parent=_root.HOOKS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.hooks"])
+HOOKS = Registry(
+    "hook",
+    parent=_root.HOOKS,
+    scope=SCOPE,
+    locations=["avsmamba.engine", "avsmamba.visualization", "mmengine.hooks"],
+)
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper", parent=_root.OPTIM_WRAPPERS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.optim"]
 )

@@ -1,0 +1,151 @@
+"""What a test run draws and writes: a picture of each clip, and the predicted masks in AVSBench's layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from numpy.typing import NDArray
+
+from avsmamba.registry import HOOKS
+from avsmamba.structures import AVSDataSample
+from avsmamba.utils import UserError, atomic_write
+from avsmamba.visualization.pictures import clip_picture
+
+_HEARD = {
+    "real": "its own sound",
+    "silence": "silence",
+    "noise": "noise",
+    "shuffle": "another clip's sound",
+}
+
+
+@HOOKS.register_module()
+class VisualizationHook(Hook):
+    """Write pictures and masks of a test, clip by clip; each process writes its own clips.
+
+    Pictures are `show_dir/{clip}.png` (MS3) and `show_dir/{category}/{clip}.png` (S4). Masks are laid out below
+    `out_dir` as AVSBench's `gt_masks` are below its root, see `mask_path`: 8-bit, 255 where p > 0.5, of the labels'
+    size.
+
+    Args:
+        show_dir: folder for pictures, or None.
+        out_dir: folder for masks, or None.
+        max_pictures: draw only the clips before this place in the data set; None draws all.
+    """
+
+    def __init__(self, show_dir: str | None = None, out_dir: str | None = None, max_pictures: int | None = None):
+        self.show_dir = None if show_dir is None else Path(show_dir)
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.max_pictures = max_pictures
+
+    def before_test(self, runner: Runner) -> None:
+        if self.out_dir is not None and any(self.out_dir.glob("*/*_data/visual_frames")):
+            raise UserError(f"--out: {self.out_dir} holds a data set, whose labels the masks would overwrite")
+        for folder in (self.show_dir, self.out_dir):
+            if folder is not None:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise UserError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict[str, Any] | None = None,
+        outputs: Sequence[AVSDataSample] | None = None,
+    ) -> None:
+        if data_batch is None or outputs is None:
+            return
+        for frames, log_mel, sample in zip(data_batch["frames"], data_batch["log_mel"], outputs, strict=True):
+            prob, exists = foreground(sample), _flags(sample, "vid_temporal_mask_flag")
+            if self.out_dir is not None:
+                for index in np.flatnonzero(exists):
+                    write_png(self.out_dir / mask_path(sample, int(index)), (prob[index] > 0.5).astype(np.uint8) * 255)
+            if self.show_dir is not None and (self.max_pictures is None or sample.clip_index < self.max_pictures):
+                picture = clip_picture(
+                    _array(frames)[exists],
+                    _array(log_mel)[exists],
+                    _array(sample.gt_masks)[exists],
+                    prob[exists],
+                    picture_title(sample),
+                    _flags(sample, "gt_temporal_mask_flag")[exists],
+                )
+                write_png(self.show_dir / picture_path(sample), picture)
+
+
+def foreground(sample: AVSDataSample) -> NDArray[np.float32]:
+    """Probability of the foreground, `(T, h, w)`.
+
+    Raises:
+        UserError: if the model has more than one class: pictures and masks are binary.
+    """
+    logits = sample.pred_logits
+    if logits.shape[1] != 1:
+        raise UserError(f"--out and --show-dir: need a model of one class (S4, MS3), this one has {logits.shape[1]}")
+    return logits[:, 0].float().sigmoid().cpu().numpy()
+
+
+def mask_path(sample: AVSDataSample, index: int) -> Path:
+    """Where the mask of frame `index` stands below a root with `Single-source/` and `Multi-sources/`.
+
+    S4: `Single-source/s4_data/gt_masks/{split}/{category}/{video}/{video}_{1..5}.png`;
+    MS3: `Multi-sources/ms3_data/gt_masks/{split}/{video}/{video}_{1..5}.png`, although the frames are called
+    `{video}.mp4_{1..5}.png`.
+
+    Raises:
+        ValueError: if the sample's subset is neither, or a name would leave the folder.
+    """
+    number = Path(sample.frame_names[index]).stem.rpartition("_")[2]
+    clip, file = _name(sample.clip), _name(f"{sample.clip}_{number}.png")
+    if sample.subset == "s4":
+        return Path("Single-source/s4_data/gt_masks", _name(sample.split), _name(sample.category), clip, file)
+    if sample.subset == "ms3":
+        return Path("Multi-sources/ms3_data/gt_masks", _name(sample.split), clip, file)
+    raise ValueError(f"subset: expected 's4' or 'ms3', got {sample.subset!r}")
+
+
+def picture_path(sample: AVSDataSample) -> Path:
+    """Where a clip's picture stands below `show_dir`; the folder of the category keeps S4's names apart."""
+    file = _name(f"{sample.clip}.png")
+    return Path(_name(sample.category), file) if sample.subset == "s4" else Path(file)
+
+
+def picture_title(sample: AVSDataSample) -> str:
+    """The clip and what the model heard."""
+    audio = sample.get("audio", "real")
+    return f"{sample.clip} – the model heard {_HEARD.get(audio, audio)}"
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write `(h, w)` grey or `(h, w, 3)` RGB, whole or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    _, data = cv2.imencode(".png", image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1]))
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data.tobytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _name(text: Any) -> str:
+    if not isinstance(text, str) or Path(text).name != text:
+        raise ValueError(f"clip, category, split: expected the name of a file or folder, got {text!r}")
+    return text
+
+
+def _flags(sample: AVSDataSample, key: str) -> NDArray[np.bool_]:
+    value = sample.get(key)
+    return np.ones(len(sample.pred_logits), bool) if value is None else _array(value).astype(bool)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -1,0 +1,154 @@
+"""A clip as one picture: frames, sound, ground truth and prediction, one column a second."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+# Frames narrower than this (pixels) are drawn a whole number of times larger.
+_PANE_WIDTH = 176
+# The colour scale of every strip: from ln(0.01), the log-mel of silence, to what only loud bands pass.
+_LOG_MEL_RANGE = (float(np.log(0.01)), 3.0)
+_INK: Colour = (34, 38, 46)
+_FAINT: Colour = (110, 116, 128)
+_TRUTH: Colour = (0, 200, 150)
+_PREDICTION: Colour = (255, 150, 30)
+
+
+def clip_picture(
+    frames: Picture,
+    log_mel: NDArray[np.floating],
+    gt_masks: NDArray[np.generic],
+    prob: NDArray[np.floating],
+    title: str,
+    labelled: NDArray[np.bool_] | None = None,
+) -> Picture:
+    """Draw a clip of T frames as rows of T columns: frame, sound, truth, prediction.
+
+    In the last two rows what sounds keeps its colours and an outline, the rest is dimmed.
+
+    Args:
+        frames: `(T, 3, H, W)` RGB in [0, 255].
+        log_mel: `(T, 1, 96, 64)`, one patch a second: time, then mel bands from low to high.
+        gt_masks: `(T, h, w)`, foreground where it is not 0.
+        prob: `(T, h, w)` foreground probability; foreground where it is above 0.5.
+        title: the line above the rows.
+        labelled: `(T,)`, false where `gt_masks` is not known; default: all are.
+
+    Returns:
+        `(H', W', 3)` RGB.
+
+    Raises:
+        ValueError: naming the argument whose shape or type does not fit.
+    """
+    labelled = np.ones(len(frames), bool) if labelled is None else np.asarray(labelled, bool)
+    _check(frames, log_mel, gt_masks, prob, labelled)
+    scale = max(1, -(-_PANE_WIDTH // frames.shape[-1]))
+    width, height = frames.shape[-1] * scale, frames.shape[-2] * scale
+    size = max(14, round(width / 13))
+    panes = [_resize(frame.transpose(1, 2, 0), width, height, cv2.INTER_CUBIC) for frame in frames]
+    truths = [
+        _masked(pane, mask != 0, _TRUTH, size) if known else _note(_dim(pane), "not labelled", size)
+        for pane, mask, known in zip(panes, gt_masks, labelled, strict=True)
+    ]
+    rows = {
+        "frame": panes,
+        "sound": [_strip(patch[0], width, max(64, height * 3 // 8)) for patch in log_mel],
+        "truth": truths,
+        "prediction": [_masked(pane, p > 0.5, _PREDICTION, size) for pane, p in zip(panes, prob, strict=True)],
+    }
+    return _compose(rows, title, size)
+
+
+def _check(*arrays: NDArray[np.generic]) -> None:
+    frames, log_mel, gt_masks, prob, labelled = arrays
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise ValueError(f"frames: expected (T, 3, H, W) uint8, got {frames.shape} {frames.dtype}")
+    count = len(frames)
+    if log_mel.shape != (count, 1, 96, 64):
+        raise ValueError(f"log_mel: expected ({count}, 1, 96, 64) to go with the frames, got {log_mel.shape}")
+    for name, masks in (("gt_masks", gt_masks), ("prob", prob)):
+        if masks.ndim != 3 or len(masks) != count or not masks.size:
+            raise ValueError(f"{name}: expected ({count}, h, w) to go with the frames, got {masks.shape}")
+    if labelled.shape != (count,):
+        raise ValueError(f"labelled: expected ({count},) to go with the frames, got {labelled.shape}")
+
+
+def _resize(image: Picture, width: int, height: int, interpolation: int) -> Picture:
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=interpolation).astype(np.uint8)
+
+
+def _strip(patch: NDArray[np.floating], width: int, height: int) -> Picture:
+    """`(96, 64)` log-mel to colours: time to the right, low bands at the bottom."""
+    low, high = _LOG_MEL_RANGE
+    level = np.clip((np.nan_to_num(patch.T[::-1], nan=low) - low) / (high - low), 0, 1)
+    colours = (matplotlib.colormaps["magma"](level)[..., :3] * 255).round().astype(np.uint8)
+    return _resize(colours, width, height, cv2.INTER_LINEAR)
+
+
+def _dim(pane: Picture) -> Picture:
+    grey = pane @ np.array([0.299, 0.587, 0.114])
+    return np.repeat((38 + 0.38 * grey)[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _masked(pane: Picture, mask: NDArray[np.bool_], colour: Colour, size: int) -> Picture:
+    height, width = pane.shape[:2]
+    inside = _resize(mask.astype(np.uint8), width, height, cv2.INTER_NEAREST)
+    tinted = (0.78 * pane + 0.22 * np.array(colour)).astype(np.uint8)
+    picture = np.where(inside[..., None] != 0, tinted, _dim(pane))
+    outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, colour, max(2, width // 110), cv2.LINE_AA)
+    return picture if mask.any() else _note(picture, "nothing sounds", size)
+
+
+def _note(pane: Picture, text: str, size: int) -> Picture:
+    image = Image.fromarray(pane)
+    height, width = pane.shape[:2]
+    ImageDraw.Draw(image).text((width / 2, height - size), text, (235, 238, 242), _font(size), anchor="mm")
+    return np.asarray(image)
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    # matplotlib brings this font along; OpenCV's own strokes are hard to read when small.
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", size)
+
+
+def _compose(rows: dict[str, list[Picture]], title: str, size: int) -> Picture:
+    """Lay the rows out on white, with labels on the left, seconds above and the title on top."""
+    gap, margin = max(4, size // 3), size
+    left = margin + round(max(_font(size).getlength(label) for label in rows)) + size * 2 // 3
+    top = margin + round(size * 3.4)
+    width = rows["frame"][0].shape[1]
+    count = len(rows["frame"])
+    bottom = top + sum(panes[0].shape[0] for panes in rows.values()) + gap * (len(rows) - 1)
+    image = Image.new("RGB", (left + count * (width + gap) - gap + margin, bottom + margin), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((left, margin), _shortened(title, image.width - left - margin, size), _INK, _font(size, True), "la")
+    for column in range(count):
+        x = left + column * (width + gap) + width / 2
+        draw.text((x, top - size // 2), f"second {column + 1}", _FAINT, _font(size), "ms")
+    y = top
+    for label, panes in rows.items():
+        height = panes[0].shape[0]
+        draw.text((left - size * 2 // 3, y + height / 2), label, _INK, _font(size), "rm")
+        for column, pane in enumerate(panes):
+            image.paste(Image.fromarray(pane), (left + column * (width + gap), y))
+        y += height + gap
+    return np.asarray(image)
+
+
+def _shortened(title: str, width: int, size: int) -> str:
+    if _font(size, True).getlength(title) <= width:
+        return title
+    while title and _font(size, True).getlength(title + "…") > width:
+        title = title[:-1]
+    return title + "…"
