@@ -1,4 +1,4 @@
-"""Generate SoundingShapes in AVSBench's layout: python tools/make_sounding_shapes.py --subset ms3 --clips 200 --out DIR."""
+"""Generate SoundingShapes in AVSBench's layout: make_sounding_shapes.py --subset ms3 --clips 200 --out DIR."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The pictures of SoundingShapes: textured shapes that move over a textured ground, and which pixels show which shape."""
+"""The pictures of SoundingShapes: textured shapes move over a textured ground; and which pixels show which shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def random_scene(rng: np.random.Generator, kinds: Sequence[str], num_frames: int
     """Two or three shapes of different kinds that move on straight lines, turn, and bounce off the frame's border."""
     count = int(rng.integers(2, 4))
     chosen = rng.permutation(len(kinds))[:count]
-    radii = rng.uniform(0.11, 0.17, size=count)
+    radii = rng.uniform(0.15, 0.23, size=count)
     best, most = np.zeros((count, num_frames, 2)), -np.inf
     for _ in range(40):
         paths = np.stack([_random_path(rng, r, num_frames) for r in radii])
