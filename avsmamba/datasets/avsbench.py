@@ -1,0 +1,283 @@
+"""AVSBench's binary subsets as their authors publish them: S4 (single source) and MS3 (multiple sources)."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from avsmamba.datasets.files import (
+    SPLITS,
+    Clip,
+    fit_patches,
+    read_clips,
+    read_frame,
+    read_log_mel,
+    read_mask,
+    read_wav,
+    wav_log_mel,
+)
+from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches, silent_patches
+from avsmamba.registry import DATASETS, TRANSFORMS
+from avsmamba.structures import AVSDataSample
+from avsmamba.utils import UserError
+
+SOUNDS = ("real", "silence", "noise", "shuffle")
+NOISE_RMS = 0.1
+SHUFFLE_SEED = 0
+
+
+class AVSBench(Dataset):
+    """What S4 and MS3 share; use `AVSBenchS4` or `AVSBenchMS3`.
+
+    An item is `{"frames": (T, 3, H, W) uint8, "log_mel": (T, 1, 96, 64) float32, "data_samples": AVSDataSample}`. In
+    training masks go through the pipeline with the frames; in testing they keep their own size.
+
+    Args:
+        data_root: folder that holds `Single-source/` and `Multi-sources/`, or that folder itself.
+        split: 'train', 'val' or 'test'.
+        pipeline: transforms of `{"frames": Video, "gt_masks": Mask}`, in testing of `{"frames": Video}`.
+        audio: 'real', or what replaces the sound: 'silence', 'noise' (white, RMS 0.1, the same each time), 'shuffle'
+            (another clip's of this split, by one fixed permutation).
+        num_frames: T, frames and seconds of a clip.
+        test_mode: whether masks keep their size; by default all splits but 'train'.
+
+    Raises:
+        UserError: if an argument is unknown, the table of clips is faulty, or the split is empty.
+    """
+
+    SUBSET: ClassVar[str]
+    FOLDER: ClassVar[str]
+    CATEGORY_COLUMN: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        pipeline: Sequence[dict[str, Any]] = (),
+        audio: str = "real",
+        num_frames: int = 5,
+        test_mode: bool | None = None,
+    ):
+        if split not in SPLITS:
+            raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        if audio not in SOUNDS:
+            raise UserError(f"audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
+        if num_frames < 1:
+            raise UserError(f"num_frames: expected a positive number, got {num_frames}")
+        self.split, self.audio, self.num_frames = split, audio, num_frames
+        self.test_mode = split != "train" if test_mode is None else test_mode
+        self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, f"{self.SUBSET}_meta_data.csv")
+        self.data = self.folder / f"{self.SUBSET}_data"
+        table = self.folder / f"{self.SUBSET}_meta_data.csv"
+        self.clips = [clip for clip in read_clips(table, self.CATEGORY_COLUMN) if clip.split == split]
+        if not self.clips:
+            raise UserError(f"{table}: expected clips of split {split!r}, found none")
+        if audio == "shuffle":
+            if len(self.clips) == 1:
+                raise UserError(f"{table}: audio 'shuffle' needs two clips of split {split!r}, found one")
+            self.sound_of = derangement(len(self.clips), SHUFFLE_SEED)
+        self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
+        self.metainfo = {"subset": self.SUBSET, "split": split, "num_frames": num_frames, "classes": ("sounding",)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        clip = self.clips[index]
+        faults: list[str] = []
+        frames, masks = self.read_pictures(clip, faults)
+        log_mel = attempt(faults, self.read_log_mel, index)
+        if faults:
+            more = f" (and {len(faults) - 1} more faults of this clip)" if len(faults) > 1 else ""
+            raise UserError(faults[0] + more)
+        return self.pack(index, frames, masks, log_mel)
+
+    def faults(self, index: int) -> list[str]:
+        """All that is wrong with the files of a clip, one line each."""
+        clip = self.clips[index]
+        faults: list[str] = []
+        self.read_pictures(clip, faults)
+        if self.log_mel_path(clip).is_file():
+            attempt(faults, read_log_mel, self.log_mel_path(clip), self.num_frames)
+            attempt(faults, read_wav, self.wav_path(clip))
+        else:
+            attempt(faults, wav_log_mel, self.wav_path(clip), self.num_frames)
+        return faults
+
+    def pack(self, index: int, frames: Sequence[Any], masks: Sequence[Any], log_mel: Tensor) -> dict[str, Any]:
+        """One item from `(h, w, 3)` frames, the `(h, w)` masks of the first frames and the patches."""
+        clip = self.clips[index]
+        video = tv_tensors.Video(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
+        labels = torch.zeros(self.num_frames, *masks[0].shape, dtype=torch.uint8)
+        labels[: len(masks)] = torch.from_numpy(np.stack(masks))
+        inputs: dict[str, Any] = {"frames": video}
+        if not self.test_mode:
+            inputs["gt_masks"] = tv_tensors.Mask(labels)
+        for transform in self.pipeline:
+            inputs = transform(inputs)
+        pictures = inputs["frames"].as_subclass(Tensor).contiguous()
+        labels = inputs.get("gt_masks", labels).as_subclass(Tensor).contiguous()
+        sample = AVSDataSample(
+            metainfo={
+                "clip": clip.name,
+                "category": clip.category,
+                "split": clip.split,
+                "subset": self.SUBSET,
+                "frame_names": [path.name for path in self.mask_paths(clip)],
+                "ori_shape": tuple(labels.shape[-2:]),
+                "img_shape": tuple(pictures.shape[-2:]),
+                "clip_index": index,
+                "audio": self.audio,
+            },
+            gt_masks=labels,
+            gt_temporal_mask_flag=torch.arange(self.num_frames) < len(masks),
+            vid_temporal_mask_flag=torch.ones(self.num_frames, dtype=torch.bool),
+        )
+        return {"frames": pictures, "log_mel": log_mel, "data_samples": sample}
+
+    def read_pictures(self, clip: Clip, faults: list[str]) -> tuple[list[Any], list[Any]]:
+        """Frames `(h, w, 3)` and masks `(h, w)` of a clip, None where one cannot be read; what is wrong is added."""
+        frame_paths, mask_paths = self.frame_paths(clip), self.mask_paths(clip)
+        labelled = mask_paths[: self.labelled_frames(clip)]
+        frames = read_all(frame_paths, read_frame, faults)
+        # Masks beyond the labelled ones are left alone: training has no use for them.
+        masks = read_all(labelled, read_mask, faults, exact=len(labelled) == self.num_frames)
+        first = next((f for f in frames if f is not None), None)
+        for path, frame in zip(frame_paths, frames, strict=True):
+            if frame is not None and first is not None and frame.shape != first.shape:
+                faults.append(f"{path}: expected {_pixels(first)} as the clip's other frames, got {_pixels(frame)}")
+        for path, mask, frame in zip(labelled, masks, frames, strict=False):
+            if mask is not None and frame is not None and mask.shape != frame.shape[:2]:
+                faults.append(f"{path}: expected a mask of its frame's {_pixels(frame)}, got {_pixels(mask)}")
+        return frames, masks
+
+    def read_log_mel(self, index: int) -> Tensor:
+        """The `(T, 1, 96, 64)` patches that clip `index` is given, from its log-mel file, its wav or neither."""
+        if self.audio == "silence":
+            return silent_patches(self.num_frames)
+        if self.audio == "noise":
+            wave = NOISE_RMS * np.random.default_rng(index).standard_normal(self.num_frames * SAMPLE_RATE)
+            return fit_patches(log_mel_patches(wave, SAMPLE_RATE), self.num_frames)
+        clip = self.clips[self.sound_of[index] if self.audio == "shuffle" else index]
+        path = self.log_mel_path(clip)
+        if path.is_file():
+            return read_log_mel(path, self.num_frames)
+        return wav_log_mel(self.wav_path(clip), self.num_frames)
+
+    def labelled_frames(self, clip: Clip) -> int:
+        """How many of the first frames have masks."""
+        return self.num_frames
+
+    def inner(self, clip: Clip) -> Path:
+        """Where a clip lies in the folders of each kind of file."""
+        return Path(clip.split)
+
+    def frame_paths(self, clip: Clip) -> list[Path]:
+        """The T pictures."""
+        raise NotImplementedError
+
+    def mask_paths(self, clip: Clip) -> list[Path]:
+        """The T masks, whether they are there or not."""
+        folder = self.data / "gt_masks" / self.inner(clip) / clip.name
+        return [folder / f"{clip.name}_{t}.png" for t in range(1, self.num_frames + 1)]
+
+    def wav_path(self, clip: Clip) -> Path:
+        """The sound."""
+        return self.data / "audio_wav" / self.inner(clip) / f"{clip.name}.wav"
+
+    def log_mel_path(self, clip: Clip) -> Path:
+        """The pickled patches, which may be missing."""
+        return self.data / "audio_log_mel" / self.inner(clip) / f"{clip.name}.pkl"
+
+
+@DATASETS.register_module()
+class AVSBenchS4(AVSBench):
+    """S4: one source a clip; training clips have the first frame's mask only. See `AVSBench` for the arguments."""
+
+    SUBSET, FOLDER, CATEGORY_COLUMN = "s4", "Single-source", 2
+
+    def labelled_frames(self, clip: Clip) -> int:
+        return 1 if clip.split == "train" else self.num_frames
+
+    def inner(self, clip: Clip) -> Path:
+        return Path(clip.split, clip.category)
+
+    def frame_paths(self, clip: Clip) -> list[Path]:
+        folder = self.data / "visual_frames" / self.inner(clip) / clip.name
+        return [folder / f"{clip.name}_{t}.png" for t in range(1, self.num_frames + 1)]
+
+
+@DATASETS.register_module()
+class AVSBenchMS3(AVSBench):
+    """MS3: several sources a clip, all frames labelled, some masks empty. See `AVSBench` for the arguments."""
+
+    SUBSET, FOLDER = "ms3", "Multi-sources"
+
+    def frame_paths(self, clip: Clip) -> list[Path]:
+        folder = self.data / "visual_frames" / clip.name
+        return [folder / f"{clip.name}.mp4_{t}.png" for t in range(1, self.num_frames + 1)]
+
+
+def find_folder(root: Path, name: str, table: str) -> Path:
+    """`root/name`, or `root` itself where it holds `table`.
+
+    Raises:
+        UserError: if neither is there.
+    """
+    for folder in (root / name, root):
+        if (folder / table).is_file():
+            return folder
+    if not root.is_dir():
+        raise UserError(f"data_root: no such folder: {root} (--data-root or AVSBENCH_ROOT names another)")
+    raise UserError(f"{root / name / table}: no such file; expected {name}/ with its table of clips below {root}")
+
+
+def derangement(size: int, seed: int) -> list[int]:
+    """A random permutation in which nothing stays in its place: one cycle through all (Sattolo, 1986)."""
+    order = list(range(size))
+    rng = np.random.default_rng(seed)
+    for i in range(size - 1, 0, -1):
+        j = int(rng.integers(i))
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def attempt(faults: list[str], function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`; where it raises a UserError, None, and its message is added to `faults`."""
+    try:
+        return function(*args)
+    except UserError as error:
+        faults.append(str(error))
+        return None
+
+
+def read_all(
+    paths: Sequence[Path], read: Callable[[Path], np.ndarray], faults: list[str], exact: bool = True
+) -> list[np.ndarray | None]:
+    """The pictures of one folder, None where one cannot be read.
+
+    With `exact` the folder must hold these PNG files and no others.
+    """
+    folder = paths[0].parent
+    span = paths[0].name if len(paths) == 1 else f"{len(paths)} pictures {paths[0].name} to {paths[-1].name}"
+    try:
+        found = {name for name in os.listdir(folder) if name.endswith(".png")}
+    except OSError:
+        faults.append(f"{folder}: no such folder; expected {span}")
+        return [None] * len(paths)
+    missing = [path.name for path in paths if path.name not in found]
+    other = sorted(found - {path.name for path in paths}) if exact else []
+    if missing or other:
+        notes = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (other, "unexpected")) if names]
+        faults.append(f"{folder}: expected {span}, found {len(found)}: {'; '.join(notes)}")
+    return [None if path.name in missing else attempt(faults, read, path) for path in paths]
+
+
+def _pixels(picture: np.ndarray) -> str:
+    return f"{picture.shape[0]} x {picture.shape[1]} pixels"

@@ -1,0 +1,244 @@
+"""Reading one file of a data set each: pictures, masks, sounds, pickled log-mel patches, the table of clips."""
+
+import csv
+import io
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.storage import TypedStorage
+
+from avsmamba.datasets.log_mel import NUM_MELS, PATCH_FRAMES, log_mel_patches
+from avsmamba.utils import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class Clip(NamedTuple):
+    """One row of a table of clips; `category` is empty where the table has none."""
+
+    name: str
+    category: str
+    split: str
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A picture as `(H, W, 3)` uint8 RGB; grey is repeated, transparency is dropped.
+
+    Raises:
+        UserError: if the file is missing or no picture.
+    """
+    # From memory: OpenCV cannot open some names on some systems, and warns on stderr of a missing file.
+    data = np.frombuffer(_content(path, "a picture"), np.uint8)
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise UserError(f"{path}: cannot be read as a picture (empty, cut short or of another format)")
+    return picture
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A binary mask as `(H, W)` uint8 of 0 and 1.
+
+    Foreground is what exceeds half of full scale in any channel, so that 0/255, black and white palettes and coloured
+    palettes read alike.
+
+    Raises:
+        UserError: if the file is missing or no picture.
+    """
+    return (read_frame(path).max(axis=2) > 127).astype(np.uint8)
+
+
+def read_wav(path: Path) -> tuple[np.ndarray, int]:
+    """A sound as `(samples, channels)` float32 in [-1, 1], and its rate in Hz.
+
+    Raises:
+        UserError: if the file is missing, no sound, or without a sample.
+    """
+    import soundfile  # loads a C library that a data set with log-mel files does not need
+
+    content = _content(path, "a wav")
+    try:
+        wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a wav: {_short(error)}") from None
+    if not len(wave):
+        raise UserError(f"{path}: holds no samples")
+    return wave, int(rate)
+
+
+def wav_log_mel(path: Path, num_frames: int) -> Tensor:
+    """The `(T, 1, 96, 64)` log-mel patches of a wav, see `fit_patches`.
+
+    Raises:
+        UserError: if the file cannot be read or is too short for one patch.
+    """
+    try:
+        patches = log_mel_patches(*read_wav(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {_short(error)}") from None
+    if not len(patches):
+        raise UserError(f"{path}: is too short: expected {num_frames} s of sound, at least one")
+    return fit_patches(patches, num_frames)
+
+
+def read_log_mel(path: Path, num_frames: int) -> Tensor:
+    """The `(T, 1, 96, 64)` log-mel patches of a pickled tensor or array, see `fit_patches`; no code of it is run.
+
+    Raises:
+        UserError: if the file is missing, asks for anything but a tensor, or holds another shape.
+    """
+    patches = read_pickled_tensor(path)
+    if patches.ndim != 4 or tuple(patches.shape[1:]) != (1, PATCH_FRAMES, NUM_MELS) or not len(patches):
+        expected = f"({num_frames}, 1, {PATCH_FRAMES}, {NUM_MELS})"
+        raise UserError(f"{path}: expected log-mel patches of shape {expected}, got {tuple(patches.shape)}")
+    if not patches.isfinite().all():
+        raise UserError(f"{path}: holds values that are not finite")
+    return fit_patches(patches, num_frames)
+
+
+def fit_patches(patches: Tensor, num_frames: int) -> Tensor:
+    """Make `(P, ...)` patches `(T, ...)`: the last one is repeated, what is over is cut."""
+    index = torch.arange(num_frames).clamp(max=len(patches) - 1)
+    return patches[index].contiguous()
+
+
+def read_pickled_tensor(path: Path) -> Tensor:
+    """A float32 tensor from a file by `pickle.dump` or `torch.save`, of a tensor or a numeric array.
+
+    The unpickler knows the few names that such a file needs; every other one is refused before it is called.
+
+    Raises:
+        UserError: if the file is missing, broken, or asks for anything else.
+    """
+    content = _content(path, "a pickled tensor")
+    try:
+        value = _load_pickle(content)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(np.ascontiguousarray(value))
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise UserError(f"{path}: cannot be read as a pickled tensor: {_short(error)}") from None
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise UserError(f"{path}: expected a pickled tensor, got {type(value).__name__}")
+    return value.detach().float()
+
+
+def _load_pickle(content: bytes) -> Any:
+    if content[:4] == b"PK\x03\x04":
+        return _torch_load(content)
+    value = _TensorUnpickler(io.BytesIO(content)).load()
+    # torch.save's older format begins with a pickled number.
+    return _torch_load(content) if isinstance(value, int) else value
+
+
+def _torch_load(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Finds only what a tensor or an array is rebuilt from, and never torch's own `_load_from_bytes`."""
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        # New functions for each file: a pickle can set attributes on whatever it is given.
+        self.known: dict[str, Callable[..., Any]] = {
+            "torch._utils._rebuild_tensor_v2": lambda *args: _tensor(*args[:4]),
+            "torch._utils._rebuild_parameter": lambda *args: args[0],
+            "torch.storage._load_from_bytes": lambda content: _torch_load(content),
+            "torch.nn.parameter.Parameter": lambda *args: args[0],
+            "collections.OrderedDict": OrderedDict,
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            "numpy.core.multiarray._reconstruct": _new_array,
+            "numpy.core.numeric._frombuffer": _array,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if full not in self.known:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a tensor does not need")
+        return self.known[full]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to data outside the file")
+
+
+def _tensor(storage: Any, offset: int, size: Any, stride: Any) -> Tensor:
+    if not isinstance(storage, TypedStorage):
+        raise pickle.UnpicklingError("its tensor has no storage")
+    flat = torch.tensor([], dtype=storage.dtype).set_(storage._untyped_storage)
+    return torch.as_strided(flat, tuple(size), tuple(stride), offset)  # checks the bounds, unlike set_
+
+
+def _new_array(*_: Any) -> np.ndarray:
+    return np.ndarray((0,), "b")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
+    """Read a table of clips: the name in column 0, a column headed `split`, and where it is asked for a category.
+
+    Raises:
+        UserError: if the file is missing, has no such columns, or a row is faulty (all faulty rows are named).
+    """
+    try:
+        text = _content(path, "a table of clips").decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as comma-separated text: {_short(error)}") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if "split" not in header:
+        raise UserError(f"{path}: expected a column 'split', got {', '.join(header) or 'an empty file'}")
+    split_column = header.index("split")
+    width = max(split_column, category_column or 0) + 1
+    if len(header) < width:
+        raise UserError(f"{path}: expected the category in column {width}, got {', '.join(header)}")
+    clips, faults = [], []
+    for number, row in enumerate(rows[1:], 2):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) < width:
+            faults.append(f"row {number}: expected {len(header)} columns, got {len(cells)}")
+            continue
+        clip = Clip(cells[0], "" if category_column is None else cells[category_column], cells[split_column])
+        if clip.split not in SPLITS:
+            faults.append(f"row {number}: expected one of {', '.join(SPLITS)} under 'split', got {clip.split!r}")
+        elif not _is_name(clip.name) or (category_column is not None and not _is_name(clip.category)):
+            faults.append(f"row {number}: expected names of files, got {clip.name!r}, {clip.category!r}")
+        else:
+            clips.append(clip)
+    if faults:
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return clips
+
+
+def _is_name(text: str) -> bool:
+    """Whether a name stays in its folder: names of clips become paths, of files that are written too."""
+    return text not in ("", ".", "..") and not re.search(r"[/\\\0]", text)
+
+
+def _content(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else f"{text[:160]}..."
