@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from avsmamba.apis.train import default_work_dir
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.engine.config import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.utils import UserError, atomic_write
@@ -73,8 +73,9 @@ def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show
     for key in (*_TRAINING_KEYS, *_VALIDATION_KEYS):
         cfg[key] = None
     cfg.load_from, cfg.resume = checkpoint, False
-    if audio != "real":
-        cfg.test_dataloader.dataset.audio = audio
+    for dataset in data_sets(cfg.test_dataloader.dataset):
+        if audio != "real" or "audio" in dataset:
+            dataset["audio"] = audio
     if out or show_dir:
         hook = {"type": "VisualizationHook", "show_dir": show_dir, "out_dir": out}
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
@@ -95,13 +96,13 @@ def _drop_pretrained(config: Any) -> None:
 
 
 def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
-    """The content of `metrics.json` from what AVSMetric gives.
+    """The content of `metrics.json` from what AVSMetric gives; `foreground` is the share of pixels predicted as such.
 
     Raises:
         UserError: if the evaluator is another one.
     """
     try:
-        return {
+        metrics = {
             "audio": audio,
             "clips": int(scores["clips"]),
             "frames": int(scores["frames"]),
@@ -113,11 +114,14 @@ def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
         }
     except KeyError as error:
         raise UserError(f"test_evaluator: gives no {error}; metrics.json needs AVSMetric") from None
+    return metrics | ({"foreground": float(scores["foreground"])} if "foreground" in scores else {})
 
 
 def table(metrics: Mapping[str, Any]) -> str:
     """Both protocols' scores, for the terminal."""
     head = f"{metrics['clips']} clips, {metrics['frames']} frames, sound: {metrics['audio']}"
+    if "foreground" in metrics:
+        head += f", foreground: {100 * metrics['foreground']:.2f} % of the pixels"
     names = {"frame": "frame", "avsbench": f"avsbench (batch {metrics['avsbench']['batch_size']})"}
     rows = [f"{title:<22}{metrics[key]['M_J']:>8.4f}{metrics[key]['M_F']:>8.4f}" for key, title in names.items()]
     return "\n".join([head, f"{'protocol':<22}{'M_J':>8}{'M_F':>8}", *rows])

@@ -142,6 +142,11 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
             yield from _check_keys(value, _parameters(Runner.set_randomness), key)
             if isinstance(value, dict) and "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
+        elif key == "default_scope":
+            if value != own.SCOPE:  # mmengine would import `<scope>.registry`
+                yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
+        elif key == "compile" and not isinstance(value, bool):
+            yield from _check_keys(value, set(_parameters(torch.compile)) - {"model"}, key, "torch.compile")
         elif key == "auto_scale_lr":
             yield from _check_keys(value, ("enable", "base_batch_size"), key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
@@ -249,10 +254,10 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
     known, required, is_open = arguments(target)
     usable = (known - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & known)
     for key in config:
-        if key in ("type", "_scope_") or key in known or key in slot.extra:
+        if key == "type" or key in known or key in slot.extra:
             continue
         hint = near(key, usable, listing=True)
-        if not is_open or hint.startswith("; did you mean"):
+        if not is_open or key == "_scope_" or hint.startswith("; did you mean"):
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
     if slot.complete:
         missing = sorted(required - set(config) - set(slot.given))

@@ -74,19 +74,19 @@ def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
     if not Path(folder).expanduser().is_dir():
         raise UserError(f"{source}: no such folder: {folder}")
     for loader in LOADERS:
-        for dataset in _data_sets((values.get(loader) or {}).get("dataset")):
+        for dataset in data_sets((values.get(loader) or {}).get("dataset")):
             dataset["data_root"] = str(Path(folder).expanduser())
 
 
-def _data_sets(config: Any) -> Iterator[dict[str, Any]]:
+def data_sets(config: Any) -> Iterator[dict[str, Any]]:
     """The innermost data sets of a config that may nest them (`dataset`, `datasets`)."""
     if isinstance(config, (list, tuple)):
         for item in config:
-            yield from _data_sets(item)
+            yield from data_sets(item)
     elif isinstance(config, dict):
         inner = [config[key] for key in ("dataset", "datasets") if key in config]
         if inner:
-            yield from _data_sets(inner)
+            yield from data_sets(inner)
         else:
             yield config
 

@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 from avsmamba import __version__
 from avsmamba.engine import yaml_io
 from avsmamba.engine.check import check_config
-from avsmamba.engine.checkpoint import find_latest, load_weights, read_checkpoint
+from avsmamba.engine.checkpoint import find_latest, load_weights
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
+from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write
 
@@ -91,6 +92,8 @@ class AVSRunner(Runner):
         """
         cfg = Config(cfg.to_dict(), filename=cfg.filename)
         check_config(cfg)
+        with _naming("work_dir"):
+            Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         fill_from_train_loop(cfg)
         # Two runs of one process and second would share their log, scores and writers under one name.
         stem = Path(cfg.filename).stem if cfg.filename else "run"
@@ -113,7 +116,7 @@ class AVSRunner(Runner):
         info = environment(self)
         self.logger.info(
             f"{self.experiment_name} | avsmamba {info['avsmamba']}, torch {info['torch']} | {info['device']} "
-            f"| {info['processes']} process(es) of {info['threads']} threads | seed {self.seed}"
+            f"| processes {info['processes']}, threads {info['threads']} | seed {self.seed}"
         )
         if is_main_process():
             with atomic_write(self._record_dir() / "env.json") as path:
@@ -195,7 +198,8 @@ class AVSRunner(Runner):
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        super().resume(filename, *args, **kwargs)
+        with _naming(f"{filename}: cannot go on with this config"):
+            super().resume(filename, *args, **kwargs)
         loop = self.train_loop
         if isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(loop.dataloader):
             self.logger.warning(
@@ -213,7 +217,9 @@ class AVSRunner(Runner):
         Raises:
             UserError: if its shapes are not the model's; for a test or `--resume` also if weights are missing.
         """
-        checkpoint = read_checkpoint(filename, map_location)
+        checkpoint = read_file(filename, map_location)
+        if not isinstance(checkpoint, dict):
+            raise UserError(f"{filename}: no checkpoint, but a {type(checkpoint).__name__}")
         if self._resume and not {"optimizer", "meta", "message_hub"} <= checkpoint.keys():
             raise UserError(
                 f"{filename}: has no optimizer state (a best_*.pth?), so training cannot go on from it; resume from an "
@@ -271,7 +277,7 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """The git commit of the source tree, with a + where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         run = subprocess.run(
             [*git, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],

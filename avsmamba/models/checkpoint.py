@@ -1,4 +1,4 @@
-"""Pretrained weights of a part (backbone, audio encoder): read as plain files, and loaded whole or not at all."""
+"""Weights from files: read without executing anything, and loaded whole or not at all."""
 
 import argparse
 import logging
@@ -33,10 +33,53 @@ def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[st
     Raises:
         UserError: if the file is missing, damaged, holds more than plain values, or no named tensors.
     """
+    state = find_state_dict(read_file(path), path)
+    for prefix in strip:
+        if any(k.startswith(prefix) for k in state):
+            rest = [k for k in state if not k.startswith(prefix)]
+            if rest:
+                _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return state
+
+
+def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
+    """The content of a checkpoint file; nothing in it is executed.
+
+    Args:
+        path: a local file: `.safetensors`, else what `torch.save` wrote.
+        map_location: as in `torch.load`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds more than tensors and plain values.
+    """
     if "://" in str(path):
         raise UserError(f"{path}: expected a local file; download the checkpoint first")
     path = Path(path)
-    content = _read(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # The arguments of a training script are plain values in a plain class; many public files carry them.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # KeyError, OSError, EOFError, safetensors' own class, … : a damaged file meets them all
+        reason = _gist(error)
+        if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in FORBIDDEN):
+            raise UserError(f"{path}: holds more than weights; nothing was executed or loaded ({reason})") from None
+        raise UserError(f"{path}: cut short, damaged, or not a checkpoint ({reason})") from None
+
+
+def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:
+    """The named tensors in a checkpoint's content, out of their wrappers and without DataParallel's `module.`.
+
+    Raises:
+        UserError: if there are none; `file` is named.
+    """
     while isinstance(content, Mapping):
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
@@ -44,15 +87,9 @@ def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[st
         content = inner
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
-        raise UserError(f"{path}: expected tensors by name (a state dict), found {_outline(content)}")
+        raise UserError(f"{file}: expected tensors by name (a state dict), found {_outline(content)}")
     if all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
-    for prefix in strip:
-        if any(k.startswith(prefix) for k in state):
-            rest = [k for k in state if not k.startswith(prefix)]
-            if rest:
-                _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return state
 
 
@@ -113,25 +150,6 @@ def name_some(names: Iterable[str], most: int = 4) -> str:
     names = list(names)
     more = f", … {len(names)} in all" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # The arguments of a training script are plain values in a plain class; many public files carry them.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # KeyError, OSError, EOFError, safetensors' own class, … : a damaged file meets them all
-        reason = _gist(error)
-        if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in FORBIDDEN):
-            raise UserError(f"{path}: holds more than weights; nothing was executed or loaded ({reason})") from None
-        raise UserError(f"{path}: cut short, damaged, or not a checkpoint ({reason})") from None
 
 
 def _leads(name: str, parts: Sequence[str]) -> bool:
