@@ -1,15 +1,16 @@
 """What a test run draws and writes: a picture of each clip, and the predicted masks in AVSBench's layout."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 
 from avsmamba.registry import HOOKS
 from avsmamba.structures import AVSDataSample
@@ -76,7 +77,7 @@ class VisualizationHook(Hook):
                     picture_title(sample),
                     _flags(sample, "gt_temporal_mask_flag")[exists],
                 )
-                write_png(self.show_dir / picture_path(sample), picture)
+                write_png(self.show_dir / picture_path(sample), picture, frame_size=list(frames.shape[-2:]))
 
 
 def foreground(sample: AVSDataSample) -> NDArray[np.float32]:
@@ -122,18 +123,20 @@ def picture_title(sample: AVSDataSample) -> str:
     return f"{sample.clip} – the model heard {_HEARD.get(audio, audio)}"
 
 
-def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write `(h, w)` grey or `(h, w, 3)` RGB, whole or not at all.
+def write_png(path: Path, image: NDArray[np.uint8], **notes: Any) -> None:
+    """Write `(h, w)` grey or `(h, w, 3)` RGB, whole or not at all; `notes` become JSON texts inside the file.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    _, data = cv2.imencode(".png", image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1]))
+    texts = PngImagePlugin.PngInfo()
+    for name, value in notes.items():
+        texts.add_text(name, json.dumps(value))
     try:
         with atomic_write(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+            Image.fromarray(image).save(temporary, pnginfo=texts, compress_level=3)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _name(text: Any) -> str:

@@ -1,7 +1,9 @@
 """A clip as one picture: frames, sound, ground truth and prediction, one column a second."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -50,9 +52,8 @@ def clip_picture(
     """
     labelled = np.ones(len(frames), bool) if labelled is None else np.asarray(labelled, bool)
     _check(frames, log_mel, gt_masks, prob, labelled)
-    scale = max(1, -(-_PANE_WIDTH // frames.shape[-1]))
-    width, height = frames.shape[-1] * scale, frames.shape[-2] * scale
-    size = max(14, round(width / 13))
+    layout = _layout(*frames.shape[-2:])
+    size, (height, width) = layout.size, (frames.shape[-2] * layout.scale, frames.shape[-1] * layout.scale)
     panes = [_resize(frame.transpose(1, 2, 0), width, height, cv2.INTER_CUBIC) for frame in frames]
     truths = [
         _masked(pane, mask != 0, _TRUTH, size) if known else _note(_dim(pane), "not labelled", size)
@@ -60,11 +61,88 @@ def clip_picture(
     ]
     rows = {
         "frame": panes,
-        "sound": [_strip(patch[0], width, max(64, height * 3 // 8)) for patch in log_mel],
+        "sound": [_strip(patch[0], width, layout.height("sound")) for patch in log_mel],
         "truth": truths,
         "prediction": [_masked(pane, p > 0.5, _PREDICTION, size) for pane, p in zip(panes, prob, strict=True)],
     }
-    return _compose(rows, title, size)
+    return _compose(rows, title, layout)
+
+
+def comparison(pictures: Mapping[str, Picture], frame_size: tuple[int, int], title: str) -> Picture:
+    """Put pictures of one clip that were made with different sounds together: sound and prediction of each in turn.
+
+    Args:
+        pictures: what `clip_picture` made, by the words that stand above its rows; all of one size. Frames and truth
+            are taken from the first.
+        frame_size: (H, W) of the frames that they were made of, pixels.
+        title: the line above the rows.
+
+    Returns:
+        `(H', W', 3)` RGB.
+
+    Raises:
+        ValueError: if the pictures differ in size, or are smaller than such frames need.
+    """
+    shapes = {picture.shape for picture in pictures.values()}
+    layout = _layout(*frame_size)
+    if len(shapes) != 1:
+        raise ValueError(f"pictures: expected one size, got {sorted(shapes)}")
+    if next(iter(shapes))[0] != layout.rows["prediction"][1] + layout.margin:
+        raise ValueError(f"frame_size: {frame_size} does not go with pictures of {next(iter(shapes))}")
+    first = next(iter(pictures.values()))
+    width, size = first.shape[1], layout.size
+    gap = np.full((layout.gap, width, 3), 255, np.uint8)
+
+    def line(height: int, text: str) -> Picture:
+        image = Image.new("RGB", (width, height), "white")
+        text = _shortened(text, width - layout.left - layout.margin, size)
+        ImageDraw.Draw(image).text((layout.left, layout.margin), text, _INK, _font(size, True), "la")
+        return np.asarray(image)
+
+    def row(picture: Picture, label: str) -> Picture:
+        return picture[slice(*layout.rows[label])]
+
+    # The seconds stand in the last lines above the frames.
+    seconds = layout.top - round(size * 1.6)
+    parts = [line(seconds, title), first[seconds : layout.top], row(first, "frame"), gap, row(first, "truth")]
+    for words, picture in pictures.items():
+        parts += [
+            line(layout.margin + round(size * 1.7), words),
+            row(picture, "sound"),
+            gap,
+            row(picture, "prediction"),
+        ]
+    return np.concatenate([*parts, np.full((layout.margin, width, 3), 255, np.uint8)])
+
+
+class _Layout(NamedTuple):
+    """Where things stand in a picture, pixels: `size` of the text, `rows` from the upper to below the lower line."""
+
+    scale: int
+    size: int
+    gap: int
+    margin: int
+    left: int
+    top: int
+    rows: dict[str, tuple[int, int]]
+
+    def height(self, row: str) -> int:
+        return self.rows[row][1] - self.rows[row][0]
+
+
+def _layout(height: int, width: int) -> _Layout:
+    scale = max(1, -(-_PANE_WIDTH // width))
+    height, width = height * scale, width * scale
+    size = max(14, round(width / 13))
+    gap, margin = max(4, size // 3), size
+    heights = {"frame": height, "sound": max(64, height * 3 // 8), "truth": height, "prediction": height}
+    left = margin + round(max(_font(size).getlength(label) for label in heights)) + size * 2 // 3
+    y = top = margin + round(size * 3.4)
+    rows = {}
+    for label, pixels in heights.items():
+        rows[label] = (y, y + pixels)
+        y += pixels + gap
+    return _Layout(scale, size, gap, margin, left, top, rows)
 
 
 def _check(*arrays: NDArray[np.generic]) -> None:
@@ -122,27 +200,21 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", size)
 
 
-def _compose(rows: dict[str, list[Picture]], title: str, size: int) -> Picture:
+def _compose(rows: dict[str, list[Picture]], title: str, layout: _Layout) -> Picture:
     """Lay the rows out on white, with labels on the left, seconds above and the title on top."""
-    gap, margin = max(4, size // 3), size
-    left = margin + round(max(_font(size).getlength(label) for label in rows)) + size * 2 // 3
-    top = margin + round(size * 3.4)
-    width = rows["frame"][0].shape[1]
-    count = len(rows["frame"])
-    bottom = top + sum(panes[0].shape[0] for panes in rows.values()) + gap * (len(rows) - 1)
-    image = Image.new("RGB", (left + count * (width + gap) - gap + margin, bottom + margin), "white")
+    size, left, margin = layout.size, layout.left, layout.margin
+    width, count = rows["frame"][0].shape[1], len(rows["frame"])
+    xs = [left + column * (width + layout.gap) for column in range(count)]
+    image = Image.new("RGB", (xs[-1] + width + margin, layout.rows["prediction"][1] + margin), "white")
     draw = ImageDraw.Draw(image)
     draw.text((left, margin), _shortened(title, image.width - left - margin, size), _INK, _font(size, True), "la")
-    for column in range(count):
-        x = left + column * (width + gap) + width / 2
-        draw.text((x, top - size // 2), f"second {column + 1}", _FAINT, _font(size), "ms")
-    y = top
+    for column, x in enumerate(xs):
+        draw.text((x + width / 2, layout.top - size // 2), f"second {column + 1}", _FAINT, _font(size), "ms")
     for label, panes in rows.items():
-        height = panes[0].shape[0]
-        draw.text((left - size * 2 // 3, y + height / 2), label, _INK, _font(size), "rm")
-        for column, pane in enumerate(panes):
-            image.paste(Image.fromarray(pane), (left + column * (width + gap), y))
-        y += height + gap
+        y = layout.rows[label][0]
+        draw.text((left - size * 2 // 3, y + layout.height(label) / 2), label, _INK, _font(size), "rm")
+        for x, pane in zip(xs, panes, strict=True):
+            image.paste(Image.fromarray(pane), (x, y))
     return np.asarray(image)
 
 

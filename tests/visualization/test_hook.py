@@ -83,10 +83,11 @@ def test_max_pictures_counts_places_in_the_data_set_not_calls(tmp_path):
 def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
     data, outputs = batch()
 
-    def full(*_):
+    def full(image, file, **_):
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(UserError, match=r"a-b_00000_1\.png: cannot be written: No space left"):
         run(VisualizationHook(out_dir=str(tmp_path)), data, outputs)
     assert files(tmp_path) == []
