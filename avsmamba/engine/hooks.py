@@ -11,7 +11,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from avsmamba.engine import yaml_io
 from avsmamba.engine.seeding import SeededSampler, SkippingIterator, mix, seed_everything
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
@@ -47,7 +46,7 @@ class PlainCheckpoint(Hook):
             if key.startswith(_PATH_KEYS) and isinstance(value, str):
                 info[key] = Path(value).name
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": dict.fromkeys(info, True)}
-        checkpoint["meta"] = plain({**checkpoint["meta"], "cfg": yaml_io.dump(runner.cfg.to_dict())})
+        checkpoint["meta"] = plain(checkpoint["meta"])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Checkpoint) -> None:
         info = checkpoint.get("message_hub", {}).get("runtime_info", {})

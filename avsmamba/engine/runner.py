@@ -74,6 +74,15 @@ def fill_from_train_loop(cfg: Config) -> None:
             loader.pop("pin_memory", None)
 
 
+class YamlConfig(Config):
+    """A Config whose text, in checkpoints and logs, is YAML; mmengine formats Python for seconds at each save."""
+
+    @property
+    def pretty_text(self) -> str:
+        """The config as YAML."""
+        return yaml_io.dump(self.to_dict())
+
+
 class AVSRunner(Runner):
     """Built by `AVSRunner.from_cfg(cfg)`; see the module's docstring for what differs from mmengine's Runner."""
 
@@ -90,7 +99,7 @@ class AVSRunner(Runner):
         Raises:
             UserError: naming the key of the config that is at fault.
         """
-        cfg = Config(cfg.to_dict(), filename=cfg.filename)
+        cfg = YamlConfig(cfg.to_dict(), filename=cfg.filename)
         check_config(cfg)
         with _naming("work_dir"):
             Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
@@ -139,6 +148,16 @@ class AVSRunner(Runner):
 
     def _record_dir(self) -> Path:
         return Path(self.log_dir if self._train_loop is None else self.work_dir)
+
+    def train(self) -> nn.Module:
+        """Train; the workers are gone afterwards."""
+        model = super().train()
+        for loop in (self.train_loop, self.val_loop):
+            # Left to the garbage collector, persistent workers are waited for ten seconds.
+            iterator = getattr(getattr(loop, "dataloader", None), "_iterator", None)
+            if iterator is not None:
+                iterator._shutdown_workers()
+        return model
 
     # Building, with errors that name the place in the config
 

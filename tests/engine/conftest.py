@@ -1,7 +1,23 @@
-"""One thread, and the random state of before."""
+"""One thread, the random state and the environment of before, and no naps."""
+
+import os
 
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda s: None)  # mmengine sleeps two seconds when a pass over the data ends
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch):
+    monkeypatch.delenv("AVSBENCH_ROOT", raising=False)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

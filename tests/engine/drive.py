@@ -1,11 +1,17 @@
-"""tools/train.py and tools/test.py with the stand-ins registered: `python -m tests.engine.drive train CONFIG ...`."""
+"""tools/train.py and tools/test.py with the stand-ins registered: `python -m tests.engine.drive train CONFIG ...`.
 
+WITHOUT_KERNEL=1 in the environment: as if the C++ scan had not been built.
+"""
+
+import os
 import runpy
 import sys
 from pathlib import Path
 
 import torch
 
+if os.environ.get("WITHOUT_KERNEL"):
+    sys.modules["avsmamba._cpu"] = None  # type: ignore[assignment]
 import tests.engine.standins  # noqa: F401
 
 torch.set_num_threads(1)

@@ -9,7 +9,10 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from avsmamba.registry import DATASETS, METRICS, MODELS
+from avsmamba.structures import AVSDataSample
+from avsmamba.utils import UserError
 
+ROOT = Path(__file__).parents[2]
 TEST_SIZE = 7  # not a multiple of two processes or of the batch
 
 
@@ -25,17 +28,17 @@ class StandInHead(nn.Module):
 
 @MODELS.register_module()
 class StandInModel(BaseModel):
-    def __init__(self, head: dict, embed_dims: int = 4, explode_at: int = -1):
+    def __init__(self, head: dict, embed_dims: int = 4, norm: bool = True, explode_at: int = -1):
         super().__init__()
-        self.norm = nn.BatchNorm1d(embed_dims)
+        self.norm = nn.BatchNorm1d(embed_dims) if norm else nn.Identity()
         self.head = MODELS.build(head, default_args={"embed_dims": embed_dims})
         self.explode_at, self.calls = explode_at, 0
-        self.dtypes = set()
+        self.dtypes = {}
 
     def forward(self, x, data_samples=None, mode="tensor"):
         x = torch.stack(x) if isinstance(x, list) else x
         y = self.head(self.norm(x)).squeeze(1)
-        self.dtypes.add(y.dtype)
+        self.dtypes[mode] = y.dtype
         if mode == "loss":
             self.calls += 1
             loss = (y.float() - torch.stack(data_samples)).square().mean()
@@ -45,18 +48,46 @@ class StandInModel(BaseModel):
 
 @DATASETS.register_module()
 class StandInDataset(torch.utils.data.Dataset):
-    def __init__(self, data_root: str, split: str, size: int = 12, audio: str = "real", noise: float = 0.5):
-        self.split, self.noise, self.audio, self.data_root = split, noise, audio, data_root
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        size: int = 12,
+        audio: str = "real",
+        noise: float = 0.5,
+        faulty: int | None = None,
+    ):
+        self.split, self.noise, self.audio, self.data_root, self.faulty = split, noise, audio, data_root, faulty
         self.x = torch.randn(size, 4, generator=torch.Generator().manual_seed(1))
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, i):
+        if i == self.faulty:
+            raise UserError(f"{self.data_root}/{i}.png: expected 5 frames, found 4")
         x = self.x[i] * (self.audio == "real")
         if self.split == "train":
             x = x + self.noise * (torch.randn(4) + float(np.random.randn()))
         return {"x": x, "data_samples": x.sum()}
+
+
+@DATASETS.register_module()
+class StandInClips(torch.utils.data.Dataset):
+    """What AVSSegmentor takes, of noise."""
+
+    def __init__(self, clips: int = 2, num_frames: int = 2, size: int = 32):
+        self.clips, self.num_frames, self.size = clips, num_frames, size
+
+    def __len__(self):
+        return self.clips
+
+    def __getitem__(self, i):
+        shape = (self.num_frames, self.size, self.size)
+        sample = AVSDataSample(gt_masks=torch.randint(0, 2, shape, dtype=torch.uint8))
+        sample.gt_temporal_mask_flag = torch.ones(self.num_frames, dtype=torch.bool)
+        frames = torch.randint(0, 256, (self.num_frames, 3, self.size, self.size), dtype=torch.uint8)
+        return {"frames": frames, "log_mel": torch.randn(self.num_frames, 1, 96, 64), "data_samples": sample}
 
 
 @METRICS.register_module()
@@ -72,6 +103,7 @@ class StandInMetric(BaseMetric):
         # The order counts, so that a shuffled or padded gathering cannot give the same score.
         score = sum(r * (i + 1) for i, r in enumerate(results)) / 1000
         counts = {"clips": float(len(results)), "frames": 5.0 * len(results), "avsbench/batch_size": 1.0}
+        counts["foreground"] = sum(r > 0 for r in results) / len(results)
         return {"M_J": score, "M_F": score / 2, "avsbench/M_J": score, "avsbench/M_F": score, **counts}
 
 
@@ -89,7 +121,7 @@ def config(tmp_path, loop="epoch", workers=0, persistent=False, size=12, **top):
     test = {"batch_size": 1, "num_workers": 0, "sampler": {"type": "DefaultSampler", "shuffle": False}}
     test["dataset"] = {"type": "StandInDataset", "data_root": "nowhere", "split": "test", "size": TEST_SIZE}
     values = {
-        "_base_": str(Path("configs/_base_/runtime.yaml").resolve()),
+        "_base_": str(ROOT / "configs/_base_/runtime.yaml"),
         "model": {"type": "StandInModel", "head": {"type": "StandInHead"}},
         "train_dataloader": train,
         "val_dataloader": test,

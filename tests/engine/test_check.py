@@ -1,14 +1,12 @@
 """The checker: each fault is one line with the config's path and the nearest known names."""
 
-from pathlib import Path
-
 import pytest
 
 from avsmamba.engine.check import arguments, check_config, find
 from avsmamba.engine.config import load_config
 from avsmamba.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 
-from .standins import config
+from .standins import ROOT, config
 from .test_config import fails
 
 
@@ -53,6 +51,10 @@ from .test_config import fails
         ("env_cfg.cudnn_benchmrk", True, ["env_cfg.cudnn_benchmrk", "'cudnn_benchmark'"]),
         ("log_processor.windowsize", 3, ["log_processor.windowsize: ShortLog", "'window_size'"]),
         ("model", None, ["model"]),
+        ("default_scope", "os", ["default_scope: expected 'avsmamba'"]),
+        ("model.head._scope_", "os", ["model.head._scope_: StandInHead takes no '_scope_'"]),
+        ("optim_wrapper.optimizer._scope_", "os", ["optim_wrapper.optimizer._scope_"]),
+        ("compile", {"bakend": "x"}, ["compile.bakend", "'backend'"]),
     ],
 )
 def test_faults(tmp_path, key, value, words):
@@ -79,7 +81,7 @@ def test_several_faults_are_counted(tmp_path):
     ],
 )
 def test_the_zoo_is_checked(tmp_path, key, value, words):
-    bases = [str(Path(f"configs/_base_/{name}.yaml").resolve()) for name in ("runtime", "models/avs_mamba_tiny")]
+    bases = [str(ROOT / f"configs/_base_/{name}.yaml") for name in ("runtime", "models/avs_mamba_tiny")]
     path = config(tmp_path, _base_=bases, model={})
     load_config(path, {"model.encoder": None})
     fails([f"{key}: ", words], load_config, path, {key: value})

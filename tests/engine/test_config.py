@@ -1,7 +1,6 @@
 """YAML configs: values, bases, options and one-line errors."""
 
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from avsmamba.engine import yaml_io
 from avsmamba.engine.config import load_config, merge, parse_options
 from avsmamba.utils import UserError
 
-from .standins import config
+from .standins import ROOT, config
 
 
 def fails(match, function, *args, **kwargs):
@@ -250,6 +249,15 @@ def test_data_root_reaches_nested_sets(tmp_path):
     assert [d.data_root for d in cfg.train_dataloader.dataset.datasets] == [str(tmp_path)] * 2
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("avs_mamba/*.yaml")), ids=lambda p: p.stem)
+CONFIGS = sorted((ROOT / "configs/avs_mamba").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_passes_the_check(path):
     assert load_config(path).model.type == "AVSSegmentor"
+
+
+def test_the_configs_are_all_there():
+    sizes = [f"{b}_{s}_{n}" for b in ("pvtv2b5", "r50") for s in ("ms3", "s4") for n in (224, 512)]
+    names = {f"avs_mamba_{name}" for name in [*sizes, "tiny_ms3_shapes", "tiny_s4_shapes"]}
+    assert names <= {p.stem for p in CONFIGS}
