@@ -137,7 +137,7 @@ def clip_scores(logits: Tensor, masks: Tensor, scored: Tensor) -> ClipScores:
         sounding=int(frames.sounding.sum()),
         iou=math.fsum(frames.iou.tolist()),
         foreground=math.fsum(frames.foreground.tolist()),
-        f_beta=frames.f_beta[frames.sounding].sum(0),
+        f_beta=frames.f_beta.sum(0),
     )
 
 
