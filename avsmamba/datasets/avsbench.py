@@ -20,7 +20,6 @@ from avsmamba.datasets.files import (
     read_log_mel,
     read_mask,
     read_wav,
-    wav_log_mel,
 )
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches, silent_patches
 from avsmamba.registry import DATASETS, TRANSFORMS
@@ -105,9 +104,7 @@ class AVSBench(Dataset):
         self.read_pictures(clip, faults)
         if self.log_mel_path(clip).is_file():
             attempt(faults, read_log_mel, self.log_mel_path(clip), self.num_frames)
-            attempt(faults, read_wav, self.wav_path(clip))
-        else:
-            attempt(faults, wav_log_mel, self.wav_path(clip), self.num_frames)
+        attempt(faults, read_wav, self.wav_path(clip))
         return faults
 
     def pack(self, index: int, frames: Sequence[Any], masks: Sequence[Any], log_mel: Tensor) -> dict[str, Any]:
@@ -168,7 +165,7 @@ class AVSBench(Dataset):
         path = self.log_mel_path(clip)
         if path.is_file():
             return read_log_mel(path, self.num_frames)
-        return wav_log_mel(self.wav_path(clip), self.num_frames)
+        return fit_patches(log_mel_patches(*read_wav(self.wav_path(clip))), self.num_frames)
 
     def labelled_frames(self, clip: Clip) -> int:
         """How many of the first frames have masks."""

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.storage import TypedStorage
 
-from avsmamba.datasets.log_mel import NUM_MELS, PATCH_FRAMES, log_mel_patches
+from avsmamba.datasets.log_mel import HOP, NUM_MELS, PATCH_FRAMES, SAMPLE_RATE, WINDOW
 from avsmamba.utils import UserError
 
 SPLITS = ("train", "val", "test")
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # pickled at the head of torch.save's older format
+SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # of a sound that fills one patch, s
 
 
 class Clip(NamedTuple):
@@ -55,14 +57,15 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: if the file is missing or no picture.
     """
-    return (read_frame(path).max(axis=2) > 127).astype(np.uint8)
+    red, green, blue = cv2.split(read_frame(path))
+    return (cv2.max(cv2.max(red, green), blue) > 127).astype(np.uint8)
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
     """A sound as `(samples, channels)` float32 in [-1, 1], and its rate in Hz.
 
     Raises:
-        UserError: if the file is missing, no sound, or without a sample.
+        UserError: if the file is missing, no sound, holds infinite values, or is too short for one log-mel patch.
     """
     import soundfile  # loads a C library that a data set with log-mel files does not need
 
@@ -71,24 +74,11 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
         wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a wav: {_short(error)}") from None
-    if not len(wave):
-        raise UserError(f"{path}: holds no samples")
+    if len(wave) < SHORTEST * rate:
+        raise UserError(f"{path}: expected a sound of at least {SHORTEST} s, got {len(wave) / rate:.3g} s")
+    if not np.isfinite(wave).all():
+        raise UserError(f"{path}: holds values that are not finite")
     return wave, int(rate)
-
-
-def wav_log_mel(path: Path, num_frames: int) -> Tensor:
-    """The `(T, 1, 96, 64)` log-mel patches of a wav, see `fit_patches`.
-
-    Raises:
-        UserError: if the file cannot be read or is too short for one patch.
-    """
-    try:
-        patches = log_mel_patches(*read_wav(path))
-    except ValueError as error:
-        raise UserError(f"{path}: {_short(error)}") from None
-    if not len(patches):
-        raise UserError(f"{path}: is too short: expected {num_frames} s of sound, at least one")
-    return fit_patches(patches, num_frames)
 
 
 def read_log_mel(path: Path, num_frames: int) -> Tensor:
@@ -136,8 +126,7 @@ def _load_pickle(content: bytes) -> Any:
     if content[:4] == b"PK\x03\x04":
         return _torch_load(content)
     value = _TensorUnpickler(io.BytesIO(content)).load()
-    # torch.save's older format begins with a pickled number.
-    return _torch_load(content) if isinstance(value, int) else value
+    return _torch_load(content) if isinstance(value, int) and value == TORCH_MAGIC else value
 
 
 def _torch_load(content: bytes) -> Any:
@@ -156,6 +145,7 @@ class _TensorUnpickler(pickle.Unpickler):
             "torch.storage._load_from_bytes": lambda content: _torch_load(content),
             "torch.nn.parameter.Parameter": lambda *args: args[0],
             "collections.OrderedDict": OrderedDict,
+            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes in numpy's protocol 2
             "numpy.ndarray": np.ndarray,
             "numpy.dtype": np.dtype,
             "numpy.core.multiarray._reconstruct": _new_array,

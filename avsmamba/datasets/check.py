@@ -1,0 +1,76 @@
+"""Walking whole data sets and listing all that is wrong with their files: what tools/check_data.py calls."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from avsmamba.datasets.avsbench import attempt
+from avsmamba.engine.config import LOADERS, load_config, parse_options
+from avsmamba.registry import DATASETS
+from avsmamba.utils import UserError
+
+
+def check_data(config: str | Path, data_root: str | None = None, options: Sequence[str] = ()) -> int:
+    """Print every fault of the data sets of a config, one line each, and a count; show progress on stderr.
+
+    Args:
+        config: YAML file.
+        data_root: folder with `Single-source/` and `Multi-sources/`.
+        options: `key=value` words that override the config.
+
+    Returns:
+        The number of faults.
+
+    Raises:
+        UserError: if the config is at fault, or has no data set.
+    """
+    cfg = load_config(config, parse_options(options), data_root)
+    configs: list[dict[str, Any]] = []
+    for loader in LOADERS:
+        for found in innermost((cfg.get(loader) or {}).get("dataset")):
+            # Neither what is done to the pictures nor a replaced sound finds a fault of a file.
+            values = {k: {"pipeline": [], "audio": "real"}.get(k, v) for k, v in found.items()}
+            if values not in configs:
+                configs.append(values)
+    if not configs:
+        raise UserError(f"{config}: has no data set to check")
+    faults: set[str] = set()
+    datasets = []
+    for values in configs:
+        problems: list[str] = []
+        dataset = attempt(problems, DATASETS.build, values)
+        if dataset is not None:
+            datasets.append(dataset)
+            if not hasattr(dataset, "faults"):
+                raise UserError(f"{config}: {values['type']} has no method 'faults', so it cannot be checked")
+        _print_new(problems, faults)
+    clips = sum(map(len, datasets))
+    with tqdm(total=clips, unit="clip", dynamic_ncols=True, disable=not clips) as bar:
+        for dataset in datasets:
+            bar.set_description(f"{dataset.metainfo['subset']} {dataset.metainfo['split']}")
+            for index in range(len(dataset)):
+                _print_new(dataset.faults(index), faults)
+                bar.update()
+    print(f"{clips} clips of {len(datasets)} data sets, {len(faults)} {'fault' if len(faults) == 1 else 'faults'}")
+    return len(faults)
+
+
+def innermost(config: Any) -> Iterator[dict[str, Any]]:
+    """The data sets of a config that may be wrapped by others (`dataset`, `datasets`)."""
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            yield from innermost(item)
+    elif isinstance(config, dict):
+        wrapped = [config[key] for key in ("dataset", "datasets") if key in config]
+        yield from innermost(wrapped) if wrapped else [config]
+
+
+def _print_new(problems: Sequence[str], seen: set[str]) -> None:
+    """Print what was not printed yet; the table of clips, for one, is read by every data set."""
+    for problem in problems:
+        if problem not in seen:
+            seen.add(problem)
+            tqdm.write(problem, file=sys.stdout)
