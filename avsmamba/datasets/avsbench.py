@@ -56,7 +56,7 @@ class AVSBench(Dataset):
 
     def __init__(
         self,
-        data_root: str,
+        data_root: str | Path,
         split: str,
         pipeline: Sequence[dict[str, Any]] = (),
         audio: str = "real",

@@ -1,5 +1,7 @@
+import pickle
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from avsmamba.datasets import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.avsbench import derangement
 from avsmamba.datasets.files import read_frame, read_wav
 from avsmamba.datasets.log_mel import log_mel_patches
+from avsmamba.engine.config import load_config
 from avsmamba.engine.seeding import SeededDataset, seed_everything
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
@@ -95,6 +98,27 @@ def test_the_folder_itself_may_be_the_root(avsbench):
     assert (
         len(DATASETS.build({"type": "AVSBenchMS3", "data_root": str(avsbench / "Multi-sources"), "split": "val"})) == 1
     )
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/avs_mamba").glob("*.yaml"))])
+def test_the_configs_data_sets(avsbench, name):
+    subset, size = name.split("_")[-2:]
+    subset, size = (name.split("_")[-2], 96) if size == "shapes" else (subset, int(size))
+    cfg = load_config(f"configs/avs_mamba/{name}.yaml", data_root=str(avsbench))
+    for split in ("train", "val", "test"):
+        values = cfg[f"{split}_dataloader"].dataset
+        data = DATASETS.build(values)
+        item = data[0]
+        assert (data.SUBSET, data.split, data.test_mode) == (subset, split, split != "train")
+        assert item["frames"].shape[-2:] == (size, size)
+        assert item["data_samples"].ori_shape == ((size, size) if split == "train" else (20, 28))
+    kinds = {t["type"] for t in cfg.train_dataloader.dataset.pipeline}
+    assert kinds == {"Resize", "RandomFlip"} or kinds == {"RandomFlip", "RandomResizedCrop", "PhotometricDistortion"}
+
+
+def test_data_sets_travel_to_other_processes(avsbench):
+    data = AVSBenchMS3(avsbench, "train", [{"type": "PhotometricDistortion"}, {"type": "Resize", "size": 8}])
+    assert pickle.loads(pickle.dumps(data))[2]["data_samples"].clip == "train_2"
 
 
 def test_batches_through_workers(avsbench):

@@ -116,6 +116,7 @@ def attacks(marker):
         yield file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_no_code_of_a_file_is_run(tmp_path):
     count = 0
     for content in attacks(tmp_path / "ran"):
