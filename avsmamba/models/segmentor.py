@@ -51,7 +51,8 @@ class AVSSegmentor(BaseModel):
         embed_dims: int = 256,
         data_preprocessor: Config | None = None,
     ):
-        super().__init__(data_preprocessor=data_preprocessor or {"type": "AVSDataPreprocessor"})
+        # Built here: mmengine would look the name up in its root registry unless a default scope is set.
+        super().__init__(data_preprocessor=MODELS.build(data_preprocessor or {"type": "AVSDataPreprocessor"}))
         dims = {"embed_dims": embed_dims}
 
         def part(config: Config | None, **known: Any) -> nn.Module | None:
