@@ -1,0 +1,165 @@
+"""Time a clip's inference and a training step of a config's model on this machine, with the share of each part.
+
+    python benchmarks/model.py [CONFIG ...] [--batch 1] [--frames 5] [--size 224] [--repeats 3] [--json model.json]
+
+Weights are random and pictures are noise: neither changes the time. Each case runs in a process of its own, so that
+its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
+and AdamW. The backbone is also timed alone, step by step in turn with the whole.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from avsmamba.engine import load_config
+from avsmamba.registry import MODELS
+from avsmamba.structures import AVSDataSample
+from avsmamba.utils import atomic_write
+
+DEFAULT = "configs/avs_mamba/avs_mamba_pvtv2b5_ms3_224.yaml"
+PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
+
+
+def build(config: str) -> torch.nn.Module:
+    """The model of a config, without the files it would start a training from."""
+    cfg = load_config(config)
+    for part in (cfg.model.backbone, cfg.model.audio_encoder):
+        if "checkpoint" in part:
+            part.checkpoint = None
+    return MODELS.build(cfg.model)
+
+
+def clock(model: torch.nn.Module, seconds: dict[str, list[float]]) -> None:
+    """Append the time of each forward of each part to `seconds`."""
+    for name in PARTS:
+        part = getattr(model, name, None)
+        if part is None:
+            continue
+        started: dict[str, float] = {}
+
+        def before(_: Any, __: Any, name: str = name, started: dict[str, float] = started) -> None:
+            started[name] = time.perf_counter()
+
+        def after(_: Any, __: Any, ___: Any, name: str = name, started: dict[str, float] = started) -> None:
+            seconds[name].append(time.perf_counter() - started[name])
+
+        part.register_forward_pre_hook(before)
+        part.register_forward_hook(after)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that one run takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(config: str, training: bool, batch: int, frames: int, size: int, repeats: int) -> dict[str, Any]:
+    """One case; to be run in a fresh process."""
+    torch.manual_seed(0)
+    model = build(config).train(training)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    clip = torch.randn(batch, frames, 3, size, size)
+    log_mel = torch.randn(batch, frames, 1, 96, 64)
+    flags = torch.ones(frames, dtype=torch.bool)
+    samples = [
+        AVSDataSample(
+            gt_masks=torch.randint(0, 2, (frames, size, size), dtype=torch.uint8),
+            gt_temporal_mask_flag=flags,
+            vid_temporal_mask_flag=flags,
+        )
+        for _ in range(batch)
+    ]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+
+    def step() -> None:
+        if not training:
+            with torch.no_grad():
+                model(clip, log_mel, mode="tensor")
+            return
+        losses = model(clip, log_mel, samples, mode="loss")
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    def backbone() -> None:
+        with torch.set_grad_enabled(training):
+            maps = model.backbone(clip.flatten(0, 1))
+        if training:
+            sum(m.sum() for m in maps).backward()
+
+    seconds: dict[str, list[float]] = defaultdict(list)
+    clock(model, seconds)
+    step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    backbone()
+    whole, alone, forward = [], [], []
+    for _ in range(repeats):
+        seconds.clear()
+        whole.append(timed(step))
+        forward.append({name: times[0] for name, times in seconds.items()})
+        alone.append(timed(backbone))
+    parts = {name: statistics.median(f[name] for f in forward) for name in forward[0]}
+    return {
+        "config": config,
+        "case": "training step" if training else "inference",
+        "batch": batch,
+        "frames": frames,
+        "size": size,
+        "parameters_M": parameters / 1e6,
+        "trained_M": sum(p.numel() for p in trained) / 1e6,
+        "seconds": statistics.median(whole),
+        "spread": max(whole) - min(whole),
+        "backbone_alone": statistics.median(alone),
+        "forward_of_parts": parts,
+        "peak_GB": peak,
+    }
+
+
+def show(row: dict[str, Any]) -> str:
+    """A case as text."""
+    forward = row["forward_of_parts"]
+    total = sum(forward.values())
+    shares = ", ".join(f"{k} {v:.2f} s ({100 * v / total:.0f} %)" for k, v in forward.items())
+    rest = row["seconds"] - row["backbone_alone"]
+    return (
+        f"{row['config']}, {row['case']}: {row['seconds']:.2f} s (spread {row['spread']:.2f}), "
+        f"peak {row['peak_GB']:.2f} GB, {row['parameters_M']:.1f} M parameters, {row['trained_M']:.1f} M trained\n"
+        f"  backbone alone {row['backbone_alone']:.2f} s ({100 * row['backbone_alone'] / row['seconds']:.0f} %), "
+        f"all else {rest / row['backbone_alone']:.2f} times that\n  forward: {shares}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="*", default=[DEFAULT])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", help="file to write the rows to")
+    args = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    rows = []
+    for config in args.configs:
+        for training in (False, True):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                case = (config, training, args.batch, args.frames, args.size, args.repeats)
+                rows.append(pool.apply(measure, case))
+            print(show(rows[-1]))
+    if args.json:
+        with atomic_write(args.json) as path:
+            path.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
