@@ -91,6 +91,8 @@ _DROPPED = (
     "The previous best checkpoint",
     "Saving checkpoint at",
     "Failed to search registry with scope",
+    "`save_param_scheduler` is True but",
+    "`resume_param_scheduler` is True but",
 )
 
 
