@@ -37,9 +37,11 @@ def extension():
         depends=sorted(glob("csrc/cpu/*.h") + glob("csrc/cpu/*.inl")),
         extra_compile_args=[
             "-O3",
+            "-g0",
             "-std=c++20",
             "-fno-math-errno",
             "-Wno-unknown-pragmas",
+            "-Wno-psabi",
             "-DPy_LIMITED_API=0x030A0000",
             "-DTORCH_TARGET_VERSION=0x020a000000000000",
         ],

@@ -97,7 +97,7 @@ def a2v(num_frames: int, height: int, width: int, device: torch.device | str = "
 
 def is_order_table(order: Tensor) -> bool:
     """Whether `order` is a table that this module made (and so is known to hold permutations)."""
-    return any(order is table for table in _placed.values())
+    return id(order) in _ids
 
 
 def _positive(name: str, value: int) -> int:
@@ -144,6 +144,7 @@ def _with_audio(num_frames: int, height: int, width: int, place: str) -> Tensor:
 
 
 _placed: dict[tuple, Tensor] = {}
+_ids: set[int] = set()  # of the tensors in _placed, which live as long as the program
 
 
 def _place(make, *key, device: torch.device | str) -> Tensor:
@@ -151,4 +152,5 @@ def _place(make, *key, device: torch.device | str) -> Tensor:
     where = (make.__name__, *key, str(torch.device(device)))
     if where not in _placed:
         _placed[where] = make(*key).to(device)
+        _ids.add(id(_placed[where]))
     return _placed[where]

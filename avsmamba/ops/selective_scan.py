@@ -58,8 +58,9 @@ def multi_directional_scan(
     """Scan one set of tokens in K orders with K state space models, and add up what they give.
 
     x, dt, B and C share one dtype (float32, float64, bfloat16 or float16) and may be strided, as slices of one
-    projection are. The state and all sums are float32, or float64 with float64 inputs. Parameters are cast to the
-    state's dtype. Under autocast, x, dt, B and C are cast to autocast's dtype.
+    projection are. The state and all sums are float32, or float64 with float64 inputs; 16-bit inputs are widened a few
+    tokens at a time. Parameters are cast to the state's dtype. Under autocast, x, dt, B and C are cast to autocast's
+    dtype, but for float64.
 
     Args:
         x: `(b, L, E)` tokens in natural order.
@@ -81,7 +82,7 @@ def multi_directional_scan(
         ValueError: if a shape, dtype, device, the order or the range does not fit; the message names the argument.
         RuntimeError: if the compiled kernel is asked for and there is none.
     """
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
         x, dt, B, C = x.to(low), dt.to(low), B.to(low), C.to(low)
     start, length = _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out)
@@ -91,10 +92,11 @@ def multi_directional_scan(
     if backend == "cpu" and not (HAS_CPU_KERNEL and x.device.type == "cpu"):
         what = f"x is on {x.device}" if HAS_CPU_KERNEL else "the extension was not built (needs g++ at install time)"
         raise RuntimeError(f"backend: 'cpu' cannot run: {what}")
-    inputs = [t.to(state) for t in (x, dt, B, C, A, D, dt_weight, dt_bias)]
+    parameters = [t.to(state) for t in (A, D, dt_weight, dt_bias)]
     if backend == "torch":
-        return reference_scan(*inputs, order, (start, length)).to(x.dtype)
-    return torch.ops.avsmamba.multi_directional_scan(*inputs, order, start, length).to(x.dtype)
+        wide = [t.to(state) for t in (x, dt, B, C)]
+        return reference_scan(*wide, *parameters, order, (start, length)).to(x.dtype)
+    return torch.ops.avsmamba.multi_directional_scan(x, dt, B, C, *parameters, order, start, length)
 
 
 def selective_scan_2d(
@@ -219,8 +221,7 @@ def _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[int, int]
             raise ValueError(f"{name}: expected the precision of x ({x.dtype}), got {t.dtype}")
     if rank < 1 or states < 1:
         raise ValueError(f"dt, B: expected R and N of at least 1, got {rank} and {states}")
-    if not scan_order.is_order_table(order):
-        _check_permutations(order)
+    _check_permutations(order)
     start, count = (0, length) if out is None else out
     if start < 0 or count < 0 or start + count > length:
         raise ValueError(f"out: expected (start, length) inside 0 … {length}, got {tuple(out)}")
@@ -228,23 +229,24 @@ def _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[int, int]
 
 
 def _check_permutations(order: Tensor) -> None:
-    if torch.compiler.is_compiling() or order.device.type == "meta":
+    if torch.compiler.is_compiling() or order.device.type == "meta" or scan_order.is_order_table(order):
         return
-    steps = torch.arange(order.shape[1], device=order.device, dtype=order.dtype)
-    for k, row in enumerate(order):
-        if not torch.equal(row.sort().values, steps):
-            raise ValueError(f"order: row {k} is no permutation of 0 … {order.shape[1] - 1}")
+    wrong = (order.sort(dim=1).values != torch.arange(order.shape[1], device=order.device)).any(dim=1)
+    if wrong.any():
+        raise ValueError(f"order: row {int(wrong.int().argmax())} is no permutation of 0 … {order.shape[1] - 1}")
 
 
 def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     _warn_slow()
-    out = reference_scan(x, dt, B, C, A, D, dt_weight, dt_bias, order, (out_start, out_length))
+    wide = [t.to(A.dtype) for t in (x, dt, B, C)]
+    out = reference_scan(*wide, A, D, dt_weight, dt_bias, order, (out_start, out_length)).to(x.dtype)
     return out.contiguous() if out.is_contiguous() else out.clone(memory_format=torch.contiguous_format)
 
 
 def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
-    grads = reference_scan_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, (out_start, out_length))
-    return tuple(g.contiguous() for g in grads)
+    wide = [t.to(A.dtype) for t in (dy, x, dt, B, C)]
+    grads = reference_scan_backward(*wide, A, D, dt_weight, dt_bias, order, (out_start, out_length))
+    return tuple(g.to(x.dtype if i < 4 else A.dtype).contiguous() for i, g in enumerate(grads))
 
 
 def _warn_slow() -> None:
@@ -262,19 +264,19 @@ def _rows(*tensors: Tensor) -> list[Tensor]:
 
 
 def _cpu_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
-    y = torch.empty(x.shape[0], out_length, x.shape[2], dtype=x.dtype)
+    y = torch.empty(x.shape[0], out_length, x.shape[2], dtype=A.dtype)
     parameters = [t.contiguous() for t in (A, D, dt_weight, dt_bias, order)]
     torch.ops.avsmamba_cpu.forward(*_rows(x, dt, B, C), *parameters, out_start, out_length, y)
-    return y
+    return y.to(x.dtype)
 
 
 def _cpu_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
-    grads = tuple(torch.empty(t.shape, dtype=x.dtype) for t in inputs)
+    grads = tuple(torch.empty(t.shape, dtype=A.dtype) for t in inputs)
     parameters = [t.contiguous() for t in (A, D, dt_weight, dt_bias, order)]
     rows = _rows(x, dt, B, C)
     torch.ops.avsmamba_cpu.backward(dy.contiguous(), *rows, *parameters, out_start, out_length, *grads)
-    return grads
+    return tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
 
 
 def _setup_context(ctx, inputs, output) -> None:

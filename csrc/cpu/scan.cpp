@@ -21,8 +21,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 namespace avsmamba {
+namespace {
 
-static Kernels<float> float_kernels() {
+Kernels<float> float_kernels() {
   const char* forced = std::getenv("AVSMAMBA_CPU_ISA");
   const std::string isa = forced ? forced : "";
 #if defined(__x86_64__)
@@ -41,14 +42,9 @@ static Kernels<float> float_kernels() {
 }
 
 template <typename T>
-static Kernels<T> kernels();
-template <>
-Kernels<float> kernels<float>() {
-  return float_kernels();
-}
-template <>
-Kernels<double> kernels<double>() {
-  return kernels_double();
+Kernels<T> kernels() {
+  if constexpr (sizeof(T) == 8) return kernels_double();
+  else return float_kernels();
 }
 
 struct Inputs {
@@ -56,7 +52,7 @@ struct Inputs {
   int64_t out_start, out_length;
 };
 
-static void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType type) {
+void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType type) {
   bool same = t.dim() == (int64_t)sizes.size();
   for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == sizes.begin()[d];
   STD_TORCH_CHECK(same, name, ": its shape does not fit those of x, dt, B and order");
@@ -66,18 +62,18 @@ static void check(const Tensor& t, const char* name, std::initializer_list<int64
 }
 
 template <typename T>
-static const T* pointer(const Tensor& t) {
+const T* pointer(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
 }
 
 template <typename T>
-static T* writable(const Tensor& t) {
+T* writable(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
 // Steps of each direction up to its last wanted token: what comes after changes no output. An order that would lead
 // out of memory is refused here, whoever calls.
-static std::vector<int64_t> needed_steps(const Inputs& in) {
+std::vector<int64_t> needed_steps(const Inputs& in) {
   STD_TORCH_CHECK(in.order.dim() == 2 && in.order.is_contiguous() && in.order.scalar_type() == ScalarType::Int,
                   "order: expected (K, L), int32 and contiguous");
   const int64_t K = in.order.size(0), L = in.order.size(1);
@@ -94,12 +90,12 @@ static std::vector<int64_t> needed_steps(const Inputs& in) {
   return steps;
 }
 
-static Input input_type(ScalarType type) {
+Input input_type(ScalarType type) {
   return type == ScalarType::BFloat16 ? Input::bfloat16 : type == ScalarType::Half ? Input::float16 : Input::same;
 }
 
 template <typename T>
-static ScanArgs<T> arguments(const Inputs& in, const std::vector<int64_t>& steps) {
+ScanArgs<T> arguments(const Inputs& in, const std::vector<int64_t>& steps) {
   const ScalarType type = in.x.scalar_type(), state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(in.x.dim() == 3 && in.dt.dim() == 4 && in.B.dim() == 4,
                   "expected x (b, L, E), dt (b, L, K, R) and B (b, L, K, N)");
@@ -245,7 +241,7 @@ struct RowSums {
 };
 
 template <typename T>
-static void run_forward(const Inputs& in, const Tensor& y) {
+void run_forward(const Inputs& in, const Tensor& y) {
   const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
   check(y, "y", {a.batch, a.out_length, a.channels}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
@@ -264,11 +260,11 @@ static void run_forward(const Inputs& in, const Tensor& y) {
 }
 
 template <typename T>
-static void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>& grads) {
+void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>& grads) {
   const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
   const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  check(dy, "dy", {a.batch, a.out_length, a.channels}, state);
+  check(dy, "dy", {a.batch, a.out_length, a.channels}, in.x.scalar_type());
   STD_TORCH_CHECK(dy.is_contiguous(), "dy must be contiguous");
   for (const Tensor& grad : grads)
     STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state, "gradients: expected contiguous, of the state's dtype");
@@ -292,7 +288,7 @@ static void run_backward(const Inputs& in, const Tensor& dy, const std::vector<T
         j.k1 = std::min(j.k1, j.k0 + rows.at_once);
         const ScanGrads<T> out{dx.copy(group), rows.of(r, i / p.tiles), a.length * rows.pitch, parameters[0].copy(r),
                                parameters[1].copy(r), parameters[2].copy(r), parameters[3].copy(r)};
-        kernel.backward(a, j, pointer<T>(dy), out);
+        kernel.backward(a, j, dy.const_data_ptr(), out);
       }
     });
     rows.gather(pass, writable<T>(grads[1]), writable<T>(grads[2]), writable<T>(grads[3]));
@@ -301,14 +297,14 @@ static void run_backward(const Inputs& in, const Tensor& dy, const std::vector<T
   for (auto& s : parameters) s.gather();
 }
 
-static bool is_double(const Tensor& x) {
+bool is_double(const Tensor& x) {
   const ScalarType type = x.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Double || type == ScalarType::Float || input_type(type) != Input::same,
                   "x: expected float32, float64, bfloat16 or float16");
   return type == ScalarType::Double;
 }
 
-static void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A,
+void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A,
                          const Tensor D, const Tensor dt_weight, const Tensor dt_bias, const Tensor order,
                          int64_t out_start, int64_t out_length, Tensor y) {
   const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
@@ -316,7 +312,7 @@ static void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const 
   else run_forward<float>(in, y);
 }
 
-static void scan_backward(const Tensor dy, const Tensor x, const Tensor dt, const Tensor B, const Tensor C,
+void scan_backward(const Tensor dy, const Tensor x, const Tensor dt, const Tensor B, const Tensor C,
                           const Tensor A, const Tensor D, const Tensor dt_weight, const Tensor dt_bias,
                           const Tensor order, int64_t out_start, int64_t out_length, Tensor dx, Tensor ddt, Tensor dB,
                           Tensor dC, Tensor dA, Tensor dD, Tensor ddt_weight, Tensor ddt_bias) {
@@ -326,6 +322,7 @@ static void scan_backward(const Tensor dy, const Tensor x, const Tensor dt, cons
   else run_backward<float>(in, dy, grads);
 }
 
+}  // namespace
 }  // namespace avsmamba
 
 STABLE_TORCH_LIBRARY(avsmamba_cpu, m) {

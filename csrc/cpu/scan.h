@@ -6,7 +6,7 @@ namespace avsmamba {
 
 constexpr int kTile = 32;  // tokens packed into L1 at a time; states are kept at the tiles' borders in backward
 
-// What x, dt, B and C are made of: the type of the state, or 16 bits that are widened when a tile is packed.
+// What x, dt, B, C and dy are made of: the type of the state, or 16 bits that are widened when a tile is packed.
 enum class Input { same, bfloat16, float16 };
 
 // Strides are in elements; the last axis of every tensor has stride 1. Outputs are contiguous.
@@ -43,7 +43,7 @@ struct ScanJob {
 template <typename T>
 struct Kernels {
   void (*forward)(const ScanArgs<T>&, const ScanJob&, T* y);
-  void (*backward)(const ScanArgs<T>&, const ScanJob&, const T* dy, const ScanGrads<T>&);
+  void (*backward)(const ScanArgs<T>&, const ScanJob&, const void* dy, const ScanGrads<T>&);
   int64_t (*scratch)(const ScanArgs<T>&, int width, bool backward);
 };
 

@@ -1,5 +1,7 @@
 // The float kernels, built for avx512. The standard headers stand before the target, so that no code of theirs is built for it.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
@@ -11,6 +13,8 @@
 #define INT int32_t
 #define LANES 16
 #define REAL_IS_FLOAT 1
+#define ROUND(x) (V) _mm512_maskz_roundscale_ps(0xffff, (__m512)(x), 8)
+#define SCALE(p, n) (V) _mm512_maskz_scalef_ps(0xffff, (__m512)(p), (__m512)(n))
 #include "scan_kernel.inl"
 
 avsmamba::Kernels<float> avsmamba::kernels_avx512() { return {avx512::forward, avx512::backward, avx512::scratch}; }

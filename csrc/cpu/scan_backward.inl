@@ -119,7 +119,7 @@ AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob&
 }
 
 template <int WIDTH>
-void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const REAL* dy, const ScanGrads<REAL>& out) {
+void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const ScanGrads<REAL>& out) {
   const int64_t N = a.states, R = a.rank, pitch = R + 2 * N;
   Workspace<WIDTH> w((REAL*)j.scratch, N, R, (a.length + kTile - 1) / kTile);
   for (int64_t k = j.k0; k < j.k1; ++k) {
@@ -146,7 +146,7 @@ void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const REAL* dy, c
         prefetch(out.dx + (j.b * a.length + i) * a.channels + j.e0, WIDTH * sizeof(REAL));
         if (wanted(a, i)) {
           const int64_t at = (j.b * a.out_length + i - a.out_start) * a.channels + j.e0;
-          read_channels<WIDTH>(packed, dy, at, j.lanes, Input::same);
+          read_channels<WIDTH>(packed, dy, at, j.lanes, a.input);
         } else {
           std::memset(packed, 0, sizeof(REAL) * WIDTH);
         }

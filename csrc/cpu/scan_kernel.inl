@@ -1,6 +1,7 @@
 // The scan over the compiler's own vector types, without intrinsics: included once for each instruction set, with
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
+// and, where an instruction set has them, SCALE(p, n) for p 2^n and ROUND(x) for the nearest whole number.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
 // delta that softplus(dt W + b) gives into L1, then run the recurrence
@@ -239,7 +240,7 @@ static void forward(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y) {
   else forward_width<64>(a, j, y);
 }
 
-static void backward(const ScanArgs<REAL>& a, const ScanJob& j, const REAL* dy, const ScanGrads<REAL>& out) {
+static void backward(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const ScanGrads<REAL>& out) {
   if (j.width == 16) backward_width<16>(a, j, dy, out);
   else if (j.width == 32) backward_width<32>(a, j, dy, out);
   else backward_width<64>(a, j, dy, out);

@@ -53,25 +53,37 @@ AI V4 sum4(V a, V b, V c, V d) {
 
 #if REAL_IS_FLOAT
 constexpr REAL kLog2e = 1.44269504f, kLn2 = 0.69314718f;
+#ifdef SCALE
+// p 2^n for whole n of any size: one instruction, which also needs no bounds for n.
+AI V scale(V p, V n) { return SCALE(p, n); }
+AI V rounded(V x) { return ROUND(x); }
+AI V bounded(V x, REAL, REAL) { return x; }
+#else
+AI V rounded(V x) { return (x + 12582912.f) - 12582912.f; }
+AI V scale(V p, V n) { return (V)((I)p + ((I)(n + 12582912.f) << 23)); }
+AI V bounded(V x, REAL low, REAL high) {
+  x = x < low ? splat(low) : x;
+  return x > high ? splat(high) : x;
+}
+#endif
 // 2^x: round to an integer part, then a polynomial of degree 6 on [-1/2, 1/2] (minimax, error 2e-9 before rounding).
 AI V exp2v(V x) {
-  x = x < -126.f ? splat(-126.f) : x;
-  x = x > 127.f ? splat(127.f) : x;
-  V m = x + 12582912.f;
-  V f = x - (m - 12582912.f);
+  x = bounded(x, -126.f, 127.f);
+  V n = rounded(x);
+  V f = x - n;
   V p = f * 1.535336206e-4f + 1.339887459e-3f;
   p = p * f + 9.618437358e-3f;
   p = p * f + 5.550332471e-2f;
   p = p * f + 2.402264791e-1f;
   p = p * f + 6.931472029e-1f;
   p = p * f + 1.f;
-  return (V)((I)p + ((I)m << 23));
+  return scale(p, n);
 }
 // e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here ln 2 is subtracted in
 // two parts, the first of which has so few bits that its product is exact.
 AI V expv(V x) {
-  x = x < -87.f ? splat(-87.f) : x;
-  V m = x * 1.44269504f + 12582912.f, n = m - 12582912.f;
+  x = bounded(x, -87.f, 87.f);
+  V n = rounded(x * 1.44269504f);
   V f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   V p = f * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * f + 8.3334519073e-3f;
@@ -79,20 +91,18 @@ AI V expv(V x) {
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
   p = p * (f * f) + f + 1.f;
-  return (V)((I)p + ((I)m << 23));
+  return scale(p, n);
 }
-// log(1 + e) for e in (0, 1] as 2 atanh(e / (2 + e)).
+// log(1 + e) for e in [0, 1]: e plus e^2 times a polynomial (minimax, error 3e-8), without a division.
 AI V log1pv(V e) {
-  V z = e / (2.f + e), q = z * z;
-  V p = q * 0.0588235f + 0.0666667f;
-  p = p * q + 0.0769231f;
-  p = p * q + 0.0909091f;
-  p = p * q + 0.1111111f;
-  p = p * q + 0.14285714f;
-  p = p * q + 0.2f;
-  p = p * q + 0.33333333f;
-  p = p * q + 1.f;
-  return 2.f * z * p;
+  V p = e * 5.364824552e-3f - 3.006579168e-2f;
+  p = p * e + 7.920453697e-2f;
+  p = p * e - 1.375380307e-1f;
+  p = p * e + 1.915365458e-1f;
+  p = p * e - 2.485716343e-1f;
+  p = p * e + 3.332132399e-1f;
+  p = p * e - 4.999964833e-1f;
+  return p * (e * e) + e;
 }
 #else
 constexpr REAL kLog2e = 1.4426950408889634074, kLn2 = 0.69314718055994530942;
