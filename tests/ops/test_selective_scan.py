@@ -139,7 +139,7 @@ def test_gradcheck(backend):
         assert torch.autograd.gradcheck(lambda *t, o=out: multi_directional_scan(*t, order, o, backend), inputs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(dtype, requires_grad):
     inputs, order = scan_inputs(2, 7, 5, 3, 2, 2, dtype)
@@ -152,13 +152,30 @@ def test_opcheck(dtype, requires_grad):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
 def test_low_precision_inputs_keep_a_float32_state(dtype, tolerance):
-    inputs, order = scan_inputs(1, 200, 20, 2, 4, 3, dtype)
-    y = multi_directional_scan(*inputs, order)
-    assert y.dtype == dtype
-    exact = multi_directional_scan(*(t.double() for t in inputs), order, backend="torch")
+    """The outputs and gradients are those of float32 inputs of the same values, rounded at the end."""
+    inputs, order = scan_inputs(2, 200, 20, 2, 3, 3, dtype)
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    y, y32 = multi_directional_scan(*inputs, order, (3, 180)), multi_directional_scan(*wide, order, (3, 180))
+    assert y.dtype == dtype and torch.equal(y, y32.to(dtype))
+    exact = multi_directional_scan(*(t.double() for t in inputs), order, (3, 180), backend="torch")
     assert relative_error(y, exact) < tolerance
-    y32 = multi_directional_scan(*(t.float() for t in inputs), order)
-    assert torch.equal(y, y32.to(dtype))
+    dy = torch.randn_like(y)
+    grads = torch.autograd.grad(y, inputs, dy)
+    for name, t, g, w in zip(NAMES, inputs, grads, torch.autograd.grad(y32, wide, dy.float()), strict=True):
+        assert g.dtype == t.dtype and torch.equal(g, w.to(t.dtype)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_16_bit_value_is_read_exactly(dtype):
+    """B is zero, so that y = x: all finite values, subnormal ones and both zeros among them."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = x[x.isfinite()].view(1, -1, 16)
+    tokens = torch.zeros(1, x.shape[1], 1, 1, dtype=dtype)
+    one = torch.ones(1, 16)
+    order = torch.arange(x.shape[1], dtype=torch.int32)[None]
+    y = multi_directional_scan(x, tokens, tokens, tokens, -one[..., None], one, one[..., None], -one, order)
+    assert torch.equal(y, x)
 
 
 def test_autocast_casts_the_tokens():
@@ -169,6 +186,8 @@ def test_autocast_casts_the_tokens():
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert all(t.grad.dtype == torch.float32 for t in inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert multi_directional_scan(*(t.double() for t in inputs), order).dtype == torch.float64
 
 
 def test_results_repeat_for_a_given_number_of_threads():
@@ -215,12 +234,21 @@ ISA_PROBE = """
 import torch
 from avsmamba.ops import multi_directional_scan
 from tests.ops.conftest import relative_error, scan_inputs
-inputs, order = scan_inputs(2, 45, 21, 3, 5, 3)
-inputs = [t.detach().clone().requires_grad_() for t in inputs]
-exact = [t.detach().double().requires_grad_() for t in inputs]
-y, e = multi_directional_scan(*inputs, order, backend="cpu"), multi_directional_scan(*exact, order, backend="torch")
-g, w = torch.autograd.grad(y.sum(), inputs), torch.autograd.grad(e.sum(), exact)
-print(max(relative_error(a, b) for a, b in zip((y, *g), (e, *w))))
+worst = 0
+shapes = ((2, 45, 21, 3, 5, 3), (1, 33, 64, 2, 16, 16), (1, 1, 1, 1, 1, 1), (3, 70, 65, 1, 7, 5), (1, 97, 40, 2, 8, 2))
+for shape in shapes:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        inputs, order = scan_inputs(*shape, dtype)
+        inputs = [t.detach().requires_grad_() for t in inputs]
+        exact = [t.detach().double().requires_grad_() for t in inputs]
+        out = (shape[1] // 4, (shape[1] + 1) // 2)
+        y, e = (multi_directional_scan(*t, order, out, b) for t, b in ((inputs, "cpu"), (exact, "torch")))
+        dy = torch.ones_like(y)
+        g, w = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(e, exact, dy.double())
+        for a, b in zip((y, *g), (e, *w)):
+            rounding = 0 if a.dtype == torch.float32 else torch.finfo(a.dtype).eps / 2
+            worst = max(worst, relative_error(a, b) - rounding)
+print(worst)
 """
 
 
