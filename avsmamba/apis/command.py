@@ -2,20 +2,24 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+import avsmamba
 from avsmamba.utils import UserError
 
 
 def run_tool(function: Callable[[], object]) -> None:
-    """Call `function` and leave the process with status 0, 2 for a UserError, 130 for Ctrl-C.
+    """Call `function` and leave the process with status 0, 2 for what the user can mend, 130 for Ctrl-C.
 
-    Set AVSMAMBA_TRACEBACK=1 to see where a UserError comes from.
+    The user can mend a UserError, and a ValueError that avsmamba's own code raises of its arguments. Set
+    AVSMAMBA_TRACEBACK=1 to see where such an error comes from.
     """
     try:
         function()
-    except UserError as error:
-        if os.environ.get("AVSMAMBA_TRACEBACK"):
+    except (UserError, ValueError) as error:
+        if os.environ.get("AVSMAMBA_TRACEBACK") or not (isinstance(error, UserError) or _is_ours(error)):
             raise
         sys.stdout.flush()
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -24,7 +28,11 @@ def run_tool(function: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def one_line(error: UserError) -> str:
+def _is_ours(error: ValueError) -> bool:
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(avsmamba.__file__).parent)
+
+
+def one_line(error: Exception) -> str:
     """The message; one raised in a data worker comes with that process's traceback in front, which is cut off."""
     text = str(error).strip()
     marker = f"{UserError.__name__}: "

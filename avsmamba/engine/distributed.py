@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,8 @@ def process_group(cfg: Config, launcher: str) -> Iterator[None]:
     if missing:
         starter = {"pytorch": "torchrun", "slurm": "srun"}[launcher]
         raise UserError(f"--launcher {launcher}: {missing[0]} is not set; start the processes with {starter}")
+    # A remark on the memory layout of 1 x 1 convolutions, whose gradients are copied then: nothing to mend.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     # mmengine's default wrapper passes device_ids, which the CPU refuses, and broadcast_buffers, which torch warns of.

@@ -143,7 +143,10 @@ class AVSRunner(Runner):
             name = values.pop("experiment_name", "").rpartition("_")[0]
             if name not in ("", "run", file.stem):
                 values["experiment_name"] = name
-            with atomic_write(self._record_dir() / file.name) as path:
+            target = self._record_dir() / file.name
+            if target.resolve() == file.resolve():  # a work dir that holds the config itself
+                target = target.with_name(f"{file.stem}.resolved.yaml")
+            with atomic_write(target) as path:
                 path.write_text(yaml_io.dump(values), encoding="utf-8")
 
     def _record_dir(self) -> Path:

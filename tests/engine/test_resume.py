@@ -40,6 +40,7 @@ CASES = [
     ("epoch", 2, True, ()),
     ("iter", 0, False, ()),
     ("iter", 2, True, ()),
+    ("epoch", 0, False, ("optim_wrapper.type=AutocastOptimWrapper",)),
     # three batches an optimizer step, four batches an epoch: the checkpoint lies between two steps
     ("epoch", 0, False, ("optim_wrapper.accumulative_counts=3", "optim_wrapper.clip_grad={max_norm: 1.0}")),
     ("iter", 0, False, ("optim_wrapper.accumulative_counts=3", "train_dataloader.sampler.type=DefaultSampler")),

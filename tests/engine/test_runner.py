@@ -62,6 +62,14 @@ def test_what_a_training_leaves(tmp_path, capfd):
     torch.testing.assert_close(again["state_dict"], load(work_dir / "epoch_4.pth")["state_dict"], rtol=0, atol=0)
 
 
+def test_a_config_in_its_own_work_dir_stays(tmp_path):
+    path = config(tmp_path)
+    before = path.read_text()
+    train(path, tmp_path)
+    assert path.read_text() == before
+    assert yaml_io.read(tmp_path / "epoch.resolved.yaml")["model"]["type"] == "StandInModel"
+
+
 def test_gradients_are_gathered_over_iterations(tmp_path):
     options = ["model.head.dropout=0", "model.norm=false", "train_dataloader.dataset.noise=0", "param_scheduler=null"]
     path = config(tmp_path)

@@ -39,6 +39,16 @@ def test_a_training_is_quiet_and_ends_well(trained):
     assert len(lines) < 16
 
 
+def test_resume_and_amp(trained):
+    path, work_dir, _ = trained
+    more = ["--cfg-options", "train_cfg.max_epochs=5"]
+    status, out, err = run("train", path, "--work-dir", work_dir, "--resume", "--amp", *more)
+    assert (status, err) == (0, "")
+    assert "epoch_4.pth" in out and "epoch 5/5 it 4/4 loss" in out and "epoch 4/" not in out
+    assert torch.load(work_dir / "epoch_5.pth")["meta"]["iter"] == 20
+    assert "type: AutocastOptimWrapper" in (work_dir / path.name).read_text()
+
+
 def test_a_test_is_quiet_and_ends_well(trained, tmp_path):
     path, work_dir, _ = trained
     status, out, err = run("test", path, work_dir / "epoch_4.pth", "--work-dir", tmp_path, "--audio", "silence")
