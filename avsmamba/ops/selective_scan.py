@@ -94,8 +94,8 @@ def multi_directional_scan(
         raise RuntimeError(f"backend: 'cpu' cannot run: {what}")
     parameters = [t.to(state) for t in (A, D, dt_weight, dt_bias)]
     if backend == "torch":
-        wide = [t.to(state) for t in (x, dt, B, C)] + parameters
-        return reference_scan(*wide, order, (start, length)).to(x.dtype)
+        wide = [*(t.to(state) for t in (x, dt, B, C)), *parameters, order, (start, length)]
+        return reference_scan(*wide).to(x.dtype)
     return torch.ops.avsmamba.multi_directional_scan(x, dt, B, C, *parameters, order, start, length)
 
 
@@ -238,15 +238,15 @@ def _check_permutations(order: Tensor) -> None:
 
 def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     _warn_slow()
-    wide = [t.to(A.dtype) for t in (x, dt, B, C, A, D, dt_weight, dt_bias)]
-    out = reference_scan(*wide, order, (out_start, out_length)).to(x.dtype)
+    wide = [*(t.to(A.dtype) for t in (x, dt, B, C)), A, D, dt_weight, dt_bias, order, (out_start, out_length)]
+    out = reference_scan(*wide).to(x.dtype)
     return out.contiguous() if out.is_contiguous() else out.clone(memory_format=torch.contiguous_format)
 
 
 def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
-    wide = [t.to(A.dtype) for t in (dy, *inputs)]
-    grads = reference_scan_backward(*wide, order, (out_start, out_length))
+    wide = [*(t.to(A.dtype) for t in (dy, *inputs)), order, (out_start, out_length)]
+    grads = reference_scan_backward(*wide)
     return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))
 
 

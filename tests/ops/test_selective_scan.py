@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avsmamba.ops import (
+    a2v,
     available_backends,
     cross_scan_2d,
     cross_scan_3d,
@@ -18,6 +19,8 @@ from avsmamba.ops import (
     selective_scan_3d,
     selective_scan_a2v,
     selective_scan_v2a,
+    v2a_frame,
+    v2a_temporal,
 )
 from avsmamba.ops.reference import reference_scan_backward
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
@@ -369,10 +372,13 @@ def test_the_paper_s_names_call_the_operator():
     torch.testing.assert_close(
         selective_scan_3d(*inputs, 3, sizes), multi_directional_scan(*inputs, cross_scan_3d(3, sizes, 6))
     )
-    inputs, _ = scan_inputs(2, 7, 4, 4)
-    assert selective_scan_v2a(*inputs, 1, 3, 2, level="frame").shape == (2, 1, 4)
-    inputs, _ = scan_inputs(2, 21, 4, 4)
-    assert selective_scan_v2a(*inputs, 3, 3, 2, level="temporal").shape == (2, 3, 4)
-    assert selective_scan_a2v(*inputs, 3, 3, 2).shape == (2, 18, 4)
+    for length, order, scan, first, count in (
+        (7, v2a_frame(3, 2), lambda t: selective_scan_v2a(*t, 1, 3, 2, level="frame"), 6, 1),
+        (21, v2a_temporal(3, 3, 2), lambda t: selective_scan_v2a(*t, 3, 3, 2, level="temporal"), 18, 3),
+        (21, a2v(3, 3, 2), lambda t: selective_scan_a2v(*t, 3, 3, 2), 3, 18),
+    ):
+        inputs, _ = scan_inputs(2, length, 4, 4)
+        whole = multi_directional_scan(*inputs, order)
+        torch.testing.assert_close(scan(inputs), whole[:, first : first + count])
     with pytest.raises(ValueError, match="level: expected"):
         selective_scan_v2a(*inputs, 3, 3, 2, level="clip")
