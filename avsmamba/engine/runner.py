@@ -33,6 +33,7 @@ from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write
 
 _PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
+_STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 _BUILD_ERRORS = (TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError)
 
 
@@ -42,6 +43,10 @@ def fill_from_train_loop(cfg: Config) -> None:
     Checkpoints and scores are counted in epochs or iterations as the training is; a checkpoint is written before each
     validation unless `interval` says otherwise. Keys of a dataloader that need workers go where there are none.
     """
+    # mmengine lets null drop its own default hooks only.
+    hooks = cfg.get("default_hooks") or {}
+    for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
+        del hooks[name]
     loop = cfg.get("train_cfg")
     if loop:
         by_epoch = loop.get("by_epoch", loop.get("type") == "EpochBasedTrainLoop")

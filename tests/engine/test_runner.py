@@ -62,6 +62,15 @@ def test_what_a_training_leaves(tmp_path, capfd):
     torch.testing.assert_close(again["state_dict"], load(work_dir / "epoch_4.pth")["state_dict"], rtol=0, atol=0)
 
 
+def test_null_drops_any_hook(tmp_path):
+    path = config(tmp_path)
+    for name in [*load_config(path).default_hooks, "runtime_info"]:
+        options = ["train_cfg.max_epochs=1", f"default_hooks.{name}=null"]
+        apis.train(path, work_dir=str(tmp_path / name), options=options)
+        saved = list((tmp_path / name).glob("epoch_1.pth"))
+        assert len(saved) == (name != "checkpoint")
+
+
 def test_a_config_in_its_own_work_dir_stays(tmp_path):
     path = config(tmp_path)
     before = path.read_text()
