@@ -223,9 +223,11 @@ def plan_sounds(clip: Clip, count: int) -> np.ndarray:
         return activity
     rng = clip.rng(2, clip.variant)
     for i in chosen:
-        flips = rng.random(NUM_FRAMES) < 0.35
-        activity[i] = (rng.random() < 0.6) ^ (np.cumsum(flips) % 2 == 1)
-    if activity.any(axis=0).all() and rng.random() < 0.5:
+        on = rng.random() < 0.75
+        for t in range(NUM_FRAMES):
+            activity[i, t] = on
+            on = rng.random() < (0.75 if on else 0.6)
+    if activity.any(axis=0).all() and rng.random() < 0.25:
         activity[:, rng.integers(NUM_FRAMES)] = False
     for i in chosen:  # every source is heard at least once
         if not activity[i].any():
