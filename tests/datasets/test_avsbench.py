@@ -9,6 +9,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from avsmamba.datasets import AVSBenchMS3, AVSBenchS4
@@ -78,8 +79,11 @@ def test_masks_follow_the_frames_in_training_and_keep_their_size_in_testing(avsb
         item = AVSBenchMS3(avsbench, split, pipeline)[0]
         sample = item["data_samples"]
         assert item["frames"].shape[-2:] == sample.img_shape == (32, 64)
-        assert sample.gt_masks.shape[-2:] == sample.ori_shape == labels
-        assert set(sample.gt_masks.unique().tolist()) == {0, 1}
+        assert sample.gt_masks.shape == (5, *labels) and sample.ori_shape == labels
+    plain = AVSBenchMS3(avsbench, "train")[0]["data_samples"].gt_masks
+    pipeline.append({"type": "PhotometricDistortion", "prob": 1.0})
+    resized = AVSBenchMS3(avsbench, "train", pipeline)[0]["data_samples"].gt_masks
+    assert torch.equal(resized, interpolate(plain[None], (32, 64), mode="nearest")[0])
     assert AVSBenchMS3(avsbench, "train", pipeline, test_mode=True)[0]["data_samples"].ori_shape == (20, 28)
 
 
