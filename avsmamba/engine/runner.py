@@ -161,10 +161,11 @@ class AVSRunner(Runner):
         """Train; the workers are gone afterwards."""
         model = super().train()
         for loop in (self.train_loop, self.val_loop):
+            loader: Any = getattr(loop, "dataloader", None)
             # Left to the garbage collector, persistent workers are waited for ten seconds.
-            iterator = getattr(getattr(loop, "dataloader", None), "_iterator", None)
-            if iterator is not None:
-                iterator._shutdown_workers()
+            if getattr(loader, "_iterator", None) is not None:
+                loader._iterator._shutdown_workers()
+                loader._iterator = None
         return model
 
     # Building, with errors that name the place in the config

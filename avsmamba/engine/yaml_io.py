@@ -63,11 +63,18 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: Dumper, text: str) -> Any:
+    """Unicode's own line breaks are lost outside double quotes."""
+    style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 for _class in (Loader, Dumper):
     for _tag, _pattern, _first in _RESOLVERS:
         _starts = [*_first, ""] if _tag == "null" else list(_first)
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _starts)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_int)
+Dumper.add_representer(str, _represent_text)
 Dumper.add_representer(tuple, yaml.representer.SafeRepresenter.represent_list)
 
 

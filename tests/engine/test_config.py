@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
@@ -63,6 +63,7 @@ trees = st.recursive(scalars, lambda t: st.lists(t, max_size=3) | st.dictionarie
 
 
 @given(trees)
+@example({"\x85": "a\u2028b"})
 def test_a_dump_reads_back(value):
     assert yaml_io.parse(yaml_io.dump(value), "test") == value
 

@@ -1,6 +1,7 @@
 """A training and a test: what they leave behind, mixed precision, accumulation, and how they end when they fail."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_what_a_training_leaves(tmp_path, capfd):
     assert resolved["default_hooks"]["checkpoint"]["by_epoch"] is True
     again = train(work_dir / path.name, tmp_path / "again")
     torch.testing.assert_close(again["state_dict"], load(work_dir / "epoch_4.pth")["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_workers_stop_with_the_training_and_start_again(tmp_path):
+    persistent = {"val_dataloader.num_workers": 1, "val_dataloader.persistent_workers": True}
+    cfg = load_config(config(tmp_path, "epoch", 1, True), {"train_cfg.max_epochs": 1, **persistent})
+    cfg.work_dir = str(tmp_path / "w")
+    runner = AVSRunner.from_cfg(cfg)
+    before = set(multiprocessing.active_children())
+    runner.train()
+    assert set(multiprocessing.active_children()) <= before
+    assert runner.val()["M_J"] == scalars(tmp_path / "w", "M_J")[0]
 
 
 def test_null_drops_any_hook(tmp_path):
