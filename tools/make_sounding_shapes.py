@@ -12,6 +12,9 @@ def parse_args() -> argparse.Namespace:
     amount.add_argument("--splits", metavar="train=N,val=N,test=N", help="number of clips of each split")
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels (default: 224)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    parser.add_argument(
+        "--colours", choices=["kind", "any"], default="kind", help="hues by kind of shape, or any (harder)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="gets Single-source/ (s4) or Multi-sources/ (ms3)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     return parser.parse_args()
@@ -24,7 +27,9 @@ def main() -> None:
 
     def run() -> None:
         splits = parse_splits(args.splits) if args.splits else divide(args.clips)
-        folder = make_sounding_shapes(args.out, args.subset, splits, args.size, args.seed, args.workers, progress=True)
+        folder = make_sounding_shapes(
+            args.out, args.subset, splits, args.size, args.seed, args.colours, args.workers, True
+        )
         print(f"{sum(splits.values())} clips in {folder}")
 
     run_tool(run)

@@ -71,7 +71,8 @@ def mel_weights() -> Tensor:
         return 1127.0 * np.log1p(hertz / 700.0)
 
     bins = mel(np.linspace(0.0, SAMPLE_RATE / 2, FFT_LENGTH // 2 + 1))[:, None]
-    edges = np.linspace(*mel(np.array(MEL_RANGE)), NUM_MELS + 2)
+    lowest, highest = mel(np.array(MEL_RANGE))
+    edges = np.linspace(lowest, highest, NUM_MELS + 2)
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
     weights = np.maximum(0.0, np.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center)))
     weights[0] = 0.0

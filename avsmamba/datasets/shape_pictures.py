@@ -9,6 +9,7 @@ import numpy as np
 FINE = 4  # shapes are drawn this many times larger, then averaged: smooth edges
 SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
 TILE = 64  # pixels of a texture
+ANY_HUE = (0.0, 360.0)
 APART = 0.85  # two centres keep this share of the sum of their radii between them, where there is room
 
 
@@ -39,8 +40,11 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def random_scene(rng: np.random.Generator, kinds: Sequence[str], num_frames: int) -> Scene:
-    """Two or three shapes of different kinds that move on straight lines, turn, and bounce off the frame's border."""
+def random_scene(rng: np.random.Generator, kinds: Sequence[str], num_frames: int, colours: str = "kind") -> Scene:
+    """Two or three shapes of different kinds that move on straight lines, turn, and bounce off the frame's border.
+
+    With `colours` 'kind' each kind keeps to a sixth of the colour circle (for six kinds), with 'any' to none.
+    """
     count = int(rng.integers(2, 4))
     chosen = rng.permutation(len(kinds))[:count]
     radii = rng.uniform(0.15, 0.23, size=count)
@@ -62,11 +66,11 @@ def random_scene(rng: np.random.Generator, kinds: Sequence[str], num_frames: int
             float(radius),
             path,
             rng.uniform(0, 2 * np.pi) + rng.uniform(-0.5, 0.5) * np.arange(num_frames),
-            random_texture(rng, TILE, saturation=(0.55, 1.0), grain=10),
+            random_texture(rng, TILE, (0.55, 1.0), 10, _hues(kind, len(kinds)) if colours == "kind" else ANY_HUE),
         )
         for kind, radius, path in zip(chosen, radii, best, strict=True)
     )
-    return Scene(random_texture(rng, 4 * TILE, saturation=(0.0, 0.4), grain=6), shapes)
+    return Scene(random_texture(rng, 4 * TILE, (0.0, 0.4), 6, ANY_HUE), shapes)
 
 
 def draw_clip(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,11 +112,17 @@ def coverage(shape: Shape, t: int, size: int) -> np.ndarray:
     return cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def random_texture(rng: np.random.Generator, size: int, saturation: tuple[float, float], grain: float) -> np.ndarray:
-    """Two colours in stripes, checks, dots or clouds, with grain: `(size, size, 3)` uint8 RGB."""
-    hue = rng.uniform(0, 360, size=2)
-    hsv = np.array([[[h, rng.uniform(*saturation), rng.uniform(0.35, 1.0)] for h in hue]], dtype=np.float32)
-    first, second = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0] * 255
+def random_texture(
+    rng: np.random.Generator, size: int, saturation: tuple[float, float], grain: float, hues: tuple[float, float]
+) -> np.ndarray:
+    """Two colours, one dark and one light, in stripes, checks, dots or clouds, with grain: `(size, size, 3)` uint8 RGB.
+
+    `hues` are the least and the greatest, in degrees on the colour circle.
+    """
+    values = rng.uniform((0.3, 0.75), (0.6, 1.0))
+    hsv = [[rng.uniform(*hues) % 360, rng.uniform(*saturation), v] for v in rng.permutation(values)]
+    pixels = np.array([hsv], dtype=np.float32)
+    first, second = cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB)[0] * 255
     y, x = np.mgrid[0:size, 0:size] / size
     angle, count = rng.uniform(0, np.pi), rng.uniform(3, 7)
     u = count * (np.cos(angle) * x + np.sin(angle) * y)
@@ -129,6 +139,12 @@ def random_texture(rng: np.random.Generator, size: int, saturation: tuple[float,
         share = np.clip(cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1).astype(np.float64)
     colour = first + share[..., None] * (second - first) + rng.normal(0, grain, (size, size, 1))
     return np.clip(np.round(colour), 0, 255).astype(np.uint8)
+
+
+def _hues(kind: int, count: int) -> tuple[float, float]:
+    """The middle two thirds of a kind's share of the colour circle, degrees."""
+    share = 360 / count
+    return (kind - 1 / 3) * share + 360, (kind + 1 / 3) * share + 360
 
 
 def _random_path(rng: np.random.Generator, radius: float, num_frames: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """SoundingShapes, a data set of generated clips in AVSBench's layout: textured shapes move, and some of them sound.
 
-Six kinds of shape, each with a timbre of its own (fundamental, harmonics, envelope). Colours and textures are drawn
-at random, so that only a shape's outline tells its kind. Every clip shows two or three shapes of different kinds, one
-of which at least stays silent throughout. Clips come in pairs with the same pictures and other sounds: what sounds in
-one of them is not what sounds in the other, so that sight alone cannot tell.
+Six kinds of shape, each with a timbre (fundamental, harmonics, envelope) and a range of hues of its own; textures and
+shades are drawn at random, and with `colours="any"` the hues too, so that only the outline tells a kind. Every clip
+shows two or three shapes of different kinds, one of which at least stays silent throughout. Clips come in pairs with
+the same pictures and other sounds: what sounds in one of them is not what sounds in the other, so that sight alone
+cannot tell.
 
 `s4`: one shape sounds all the time, and training clips have the first mask only. `ms3`: one or two shapes sound, on
 and off from second to second, with seconds in which nothing does.
@@ -37,6 +38,7 @@ from avsmamba.utils import UserError
 NUM_FRAMES = 5  # one a second
 SPLITS = ("train", "val", "test")
 SUBSETS = ("s4", "ms3")
+COLOURS = ("kind", "any")
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources"}
 SMALLEST, LARGEST = 32, 4096
 
@@ -81,6 +83,7 @@ class Clip:
     variant: int
     size: int
     seed: int
+    colours: str = "kind"
 
     def rng(self, *more: int) -> np.random.Generator:
         """A generator of its own for the clip's pictures, or with `more` for something else."""
@@ -94,6 +97,7 @@ def make_sounding_shapes(
     splits: Mapping[str, int],
     size: int = 224,
     seed: int = 0,
+    colours: str = "kind",
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
@@ -105,6 +109,7 @@ def make_sounding_shapes(
         splits: number of clips of 'train', 'val' and 'test'.
         size: height and width of the frames, pixels.
         seed: of everything that is drawn.
+        colours: 'kind' (each kind of shape has its range of hues) or 'any' (only the outline tells a kind).
         workers: processes.
         progress: show a progress bar.
 
@@ -116,6 +121,8 @@ def make_sounding_shapes(
     """
     if subset not in SUBSETS:
         raise UserError(f"subset: expected one of {', '.join(SUBSETS)}, got {subset!r}")
+    if colours not in COLOURS:
+        raise UserError(f"colours: expected one of {', '.join(COLOURS)}, got {colours!r}")
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
     if seed < 0:
@@ -126,7 +133,9 @@ def make_sounding_shapes(
     target = Path(out) / FOLDERS[subset]
     if target.exists():
         raise UserError(f"{target}: exists already; remove it first, or choose another folder")
-    clips = [Clip(subset, split, i // 2, i % 2, size, seed) for split in SPLITS for i in range(splits.get(split, 0))]
+    clips = [
+        Clip(subset, split, i // 2, i % 2, size, seed, colours) for split in SPLITS for i in range(splits.get(split, 0))
+    ]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -182,7 +191,7 @@ def _written(clips: Sequence[Clip], folder: Path, workers: int) -> Iterator[list
 
 def write_clip(clip: Clip, folder: Path) -> list[Any]:
     """Write one clip's files below `folder`; return its row of the csv."""
-    scene = random_scene(clip.rng(), KINDS, NUM_FRAMES)
+    scene = random_scene(clip.rng(), KINDS, NUM_FRAMES, clip.colours)
     frames, visible = draw_clip(scene, clip.size)
     activity = plan_sounds(clip, len(scene.shapes))
     masks = (visible & activity[:, :, None, None]).any(axis=0)

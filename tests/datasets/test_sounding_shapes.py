@@ -141,6 +141,18 @@ def test_outlines_are_of_similar_area(kind):
     assert 1.6 < area < 2.5 and kind in OUTLINES
 
 
+def test_hues_tell_a_kind_unless_told_not_to():
+    def hues(colours):
+        seen = {k: [] for k in KINDS}
+        for i in range(60):
+            for shape in random_scene(np.random.default_rng(i), KINDS, 1, colours).shapes:
+                hsv = cv2.cvtColor(shape.texture, cv2.COLOR_RGB2HSV)
+                seen[shape.kind].append(np.exp(2j * np.pi * np.median(hsv[..., 0]) / 180))
+        return np.array([abs(np.mean(seen[k])) for k in KINDS])  # 1: all alike, near 0: all around the circle
+
+    assert hues("kind").min() > 0.9 and hues("any").max() < 0.7
+
+
 def test_a_sound_is_heard_only_while_its_shape_sounds():
     clip = Clip("ms3", "train", 0, 0, 48, 1)
     on = np.array([[True, False, True, True, False], [False] * 5])
@@ -162,6 +174,7 @@ def test_timbres_differ_and_are_equally_loud():
         ({"subset": "avs"}, "subset: expected"),
         ({"size": 8}, "size: expected"),
         ({"seed": -1}, "seed: expected"),
+        ({"colours": "red"}, "colours: expected"),
         ({"splits": {"train": 0}}, "splits: expected"),
         ({"splits": {"dev": 3}}, "splits: expected"),
     ],
