@@ -55,14 +55,17 @@ class AVSSegmentor(BaseModel):
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor or {"type": "AVSDataPreprocessor"}))
         dims = {"embed_dims": embed_dims}
 
-        def part(config: Config | None, **known: Any) -> nn.Module | None:
-            return None if config is None else MODELS.build(config, default_args=dims | known)
+        def part(config: Config, **known: Any) -> nn.Module:
+            return MODELS.build(config, default_args=dims | known)
+
+        def optional(config: Config | None) -> nn.Module | None:
+            return None if config is None else part(config)
 
         self.backbone = MODELS.build(backbone)
         self.audio_encoder = MODELS.build(audio_encoder)
         channels = {"in_channels": self.backbone.out_channels, "audio_channels": self.audio_encoder.out_channels}
         self.projection = part(projection, **channels)
-        self.encoder, self.decoder, self.pyramid = part(encoder), part(decoder), part(pyramid)
+        self.encoder, self.decoder, self.pyramid = optional(encoder), optional(decoder), optional(pyramid)
         self.head = part(head)
         self.losses = nn.ModuleList(MODELS.build(c) for c in losses)
         self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())

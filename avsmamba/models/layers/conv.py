@@ -39,7 +39,7 @@ class CausalConv1d(nn.Conv1d):
         return super().forward(padded).transpose(1, 2)
 
 
-DEPTHWISE = {"2d": DepthwiseConv2d, "3d": DepthwiseConv3d}
+DEPTHWISE: dict[str, type[DepthwiseConv2d] | type[DepthwiseConv3d]] = {"2d": DepthwiseConv2d, "3d": DepthwiseConv3d}
 
 
 def depthwise_conv(kind: str, channels: int) -> DepthwiseConv2d | DepthwiseConv3d:
