@@ -221,22 +221,27 @@ struct RowSums {
   void gather(int64_t pass, T* ddt, T* dB, T* dC) const {
     const int64_t L = a.length, R = a.rank, N = a.states, K = a.directions;
     torch::stable::parallel_for(0, p.groups * p.batch * at_once * L, 1024, [&](int64_t begin, int64_t end) {
-      std::vector<T> sum(pitch);
-      for (int64_t index = begin; index < end; ++index) {
-        const int64_t t = index % L, local = index / L % at_once, entry = index / L / at_once;
+      for (int64_t index = begin, stop; index < end; index = stop) {
+        const int64_t t0 = index % L, local = index / L % at_once, entry = index / L / at_once;
         const int64_t group = entry / p.batch, k = p.first_direction(group) + pass * at_once + local;
+        stop = std::min(end, index - t0 + L);
         if (k >= p.first_direction(group + 1)) continue;
-        std::fill(sum.begin(), sum.end(), T(0));
-        for (int64_t r = p.range_of(entry * p.tiles); r <= p.range_of((entry + 1) * p.tiles - 1); ++r) {
-          const T* row = of(r, entry) + (local * L + t) * pitch;
-          for (int64_t i = 0; i < pitch; ++i) sum[i] += row[i];
+        const int64_t first_range = p.range_of(entry * p.tiles), last_range = p.range_of((entry + 1) * p.tiles - 1);
+        for (int64_t r = first_range; r <= last_range; ++r) {
+          const T* row = of(r, entry) + (local * L + t0) * pitch;
+          for (int64_t t = t0; t < t0 + stop - index; ++t, row += pitch) {
+            const int64_t to = (entry % p.batch * L + a.order[k * L + t]) * K + k;
+            put(ddt + to * R, row, R, r > first_range);
+            put(dB + to * N, row + R, N, r > first_range);
+            put(dC + to * N, row + R + N, N, r > first_range);
+          }
         }
-        const int64_t to = (entry % p.batch * L + a.order[k * L + t]) * K + k;
-        std::copy_n(sum.data(), R, ddt + to * R);
-        std::copy_n(sum.data() + R, N, dB + to * N);
-        std::copy_n(sum.data() + R + N, N, dC + to * N);
       }
     });
+  }
+
+  static void put(T* to, const T* from, int64_t count, bool add) {
+    for (int64_t i = 0; i < count; ++i) to[i] = add ? to[i] + from[i] : from[i];
   }
 };
 
