@@ -277,7 +277,7 @@ def _cpu_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, o
     parameters = [t.contiguous() for t in (A, D, dt_weight, dt_bias, order)]
     rows = _rows(x, dt, B, C)
     torch.ops.avsmamba_cpu.backward(dy.contiguous(), *rows, *parameters, out_start, out_length, *grads)
-    return tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
+    return grads if x.dtype == A.dtype else tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
 
 
 def _setup_context(ctx, inputs, output) -> None:
