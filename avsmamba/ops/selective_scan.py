@@ -7,6 +7,7 @@ It is registered with torch.library as `avsmamba::multi_directional_scan` and it
 On the CPU the kernels of csrc/cpu run; where nothing was compiled, and on other devices, the plain torch reference.
 """
 
+import functools
 import warnings
 
 import torch
@@ -250,6 +251,7 @@ def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_st
     return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))
 
 
+@functools.cache
 def _warn_slow() -> None:
     if not HAS_CPU_KERNEL:
         warnings.warn(
