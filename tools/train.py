@@ -3,6 +3,10 @@
 import argparse
 import os
 
+# Before torch is loaded: its threads shall spin for microseconds at most while they wait. Where they share their cores
+# with data workers or another program, long spinning makes a step many times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a model from a YAML config.")

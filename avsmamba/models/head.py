@@ -25,12 +25,13 @@ class AudioQueryHead(nn.Module):
         num_classes: N_class; 1 for S4 and MS3.
         residual: add the mask features to what the MLP makes of the intermediate mask, as AVSegFormer's head does.
             Without it all that reaches the last layer has passed through one channel, which cannot tell classes apart.
+        scaled: divide the product by sqrt(C), as attention does; the paper names the bare product.
     """
 
-    def __init__(self, embed_dims: int = 256, num_classes: int = 1, residual: bool = True):
+    def __init__(self, embed_dims: int = 256, num_classes: int = 1, residual: bool = True, scaled: bool = False):
         super().__init__()
         self.residual = residual
-        self.scale = embed_dims**-0.5
+        self.scale = embed_dims**-0.5 if scaled else 1.0
         self.mlp_in = nn.Linear(1, embed_dims)
         self.mlp_out = nn.Linear(embed_dims, embed_dims)
         self.classifier = nn.Linear(embed_dims, num_classes)

@@ -90,13 +90,14 @@ def test_pyramid_listens_exactly_when_a2v_is_on(maps, audio, temporal, a2v):
     assert other_frame_changed == (temporal or a2v)
 
 
-def test_head_multiplies_query_and_features():
-    head = AudioQueryHead(8, num_classes=3).double()
+@pytest.mark.parametrize("scaled", [False, True])
+def test_head_multiplies_query_and_features(scaled):
+    head = AudioQueryHead(8, num_classes=3, scaled=scaled).double()
     query, features = torch.randn(2, 3, 1, 8).double(), torch.randn(2, 3, 4, 5, 8).double()
     out = head(query, features)
     assert out.logits.shape == (2, 3, 3, 4, 5)
     assert out.intermediate.shape == (2, 3, 1, 4, 5)
-    expected = (query[1, 2, 0] * features[1, 2, 3, 4]).sum() / 8**0.5
+    expected = (query[1, 2, 0] * features[1, 2, 3, 4]).sum() / (8**0.5 if scaled else 1)
     torch.testing.assert_close(out.intermediate[1, 2, 0, 3, 4], expected)
     assert_every_parameter_learns(head, out.logits)
 
@@ -108,9 +109,9 @@ def test_head_without_residual_sees_the_intermediate_mask_only():
     assert torch.allclose(logits, logits[..., :1, :1].expand_as(logits))
 
 
-@pytest.mark.parametrize("norm", ["GN", "none"])
-def test_projection(norm):
-    projection = Projection([3, 4, 5, 6], 7, 16, norm=norm)
+@pytest.mark.parametrize("norm, audio_norm", [("GN", "none"), ("none", "BN")])
+def test_projection(norm, audio_norm):
+    projection = Projection([3, 4, 5, 6], 7, 16, norm=norm, audio_norm=audio_norm)
     maps = [torch.randn(6, c, 8 // 2**i, 4, requires_grad=True) for i, c in enumerate((3, 4, 5, 6))]
     out, audio = projection(maps, torch.randn(2, 3, 7))
     assert [o.shape for o in out] == [(2, 3, 8 // 2**i, 4, 16) for i in range(4)]
@@ -118,6 +119,16 @@ def test_projection(norm):
     assert_every_parameter_learns(projection, [*out, audio])
 
 
+def test_audio_norm_takes_away_what_all_sounds_share():
+    torch.manual_seed(0)
+    projection = Projection([3], 7, 16, audio_norm="BN")
+    audio, maps = torch.rand(4, 5, 7), [torch.randn(20, 3, 2, 2)]
+    first, second = (projection(maps, 0.1 * audio + shared)[1] for shared in (0.0, 9.0))
+    torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
+
+
 def test_projection_refuses_unknown_norms():
-    with pytest.raises(ValueError, match="norm: expected one of"):
+    with pytest.raises(ValueError, match="^norm: expected one of"):
         Projection([3], 7, norm="BN")
+    with pytest.raises(ValueError, match="^audio_norm: expected one of"):
+        Projection([3], 7, audio_norm="GN")
