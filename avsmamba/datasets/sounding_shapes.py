@@ -63,7 +63,7 @@ class Timbre:
 
 
 TIMBRES = {
-    "circle": Timbre(196.0, (1.0, 0.5, 0.25), vibrato=(5.0, 0.015)),
+    "circle": Timbre(440.0, (1.0, 0.1), vibrato=(5.0, 0.015)),
     "square": Timbre(294.0, (1.0, 0.0, 0.6, 0.0, 0.4, 0.0, 0.3)),
     "triangle": Timbre(1175.0, (1.0, 0.0, 0.2), rate=4.0, decay=9.0),
     "star": Timbre(1760.0, (1.0, 0.3), vibrato=(7.0, 0.06)),
