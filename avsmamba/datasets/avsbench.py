@@ -1,6 +1,7 @@
 """AVSBench's binary subsets as their authors publish them: S4 (single source) and MS3 (multiple sources)."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ NOISE_RMS = 0.1
 SHUFFLE_SEED = 0
 
 
-class AVSBench(Dataset):
+class AVSBench(Dataset, ABC):
     """What S4 and MS3 share; use `AVSBenchS4` or `AVSBenchMS3`.
 
     An item is `{"frames": (T, 3, H, W) uint8, "log_mel": (T, 1, 96, 64) float32, "data_samples": AVSDataSample}`. In
@@ -175,9 +176,9 @@ class AVSBench(Dataset):
         """Where a clip lies in the folders of each kind of file."""
         return Path(clip.split)
 
+    @abstractmethod
     def frame_paths(self, clip: Clip) -> list[Path]:
         """The T pictures."""
-        raise NotImplementedError
 
     def mask_paths(self, clip: Clip) -> list[Path]:
         """The T masks, whether they are there or not."""
