@@ -34,7 +34,7 @@ def batch():
 
 
 def test_modes(batch):
-    model = build()
+    model = build({"model.aux_losses": None})
     assert model(*batch).shape == (2, 3, 1, 16, 8)
     losses = model(*batch, [sample(), sample()], mode="loss")
     assert set(losses) == {"loss_dice"} and losses["loss_dice"].ndim == 0
@@ -45,6 +45,12 @@ def test_modes(batch):
     assert predicted[1].pred_logits.shape == (3, 1, 100, 60)
     with pytest.raises(ValueError, match="mode: expected"):
         model(*batch, mode="train")
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if "tiny" not in c.stem], ids=lambda c: c.stem)
+def test_the_paper_s_configs_train_with_dice_alone(config):
+    model = load_config(str(config)).model
+    assert [loss.type for loss in model.losses] == ["DiceLoss"] and not model.aux_losses
 
 
 def test_every_parameter_of_the_tiny_model_learns(batch):
@@ -78,11 +84,15 @@ def test_unlabelled_frames_do_not_supervise(batch):
     model = build()
     first = sample(labelled=[True, False, False])
     second = sample(labelled=[True, False, False])
-    before = model(*batch, [first, second], mode="loss")["loss_dice"]
+    names = {"loss_dice", "aux_loss_bce"}
+    before = model(*batch, [first, second], mode="loss")
+    assert set(before) == names
     second.gt_masks[1:] = 1 - second.gt_masks[1:]
-    assert torch.equal(before, model(*batch, [first, second], mode="loss")["loss_dice"])
+    unlabelled = model(*batch, [first, second], mode="loss")
+    assert all(torch.equal(before[name], unlabelled[name]) for name in names)
     second.gt_masks[0] = 1 - second.gt_masks[0]
-    assert not torch.equal(before, model(*batch, [first, second], mode="loss")["loss_dice"])
+    labelled = model(*batch, [first, second], mode="loss")
+    assert not any(torch.equal(before[name], labelled[name]) for name in names)
 
 
 def test_prediction_equals_the_same_clip_alone(batch):
