@@ -299,6 +299,10 @@ def _no_double_backward(ctx, *grads):
     )
 
 
+def _no_vmap(info, in_dims, *args):
+    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: put the mapped axis into the batch b instead")
+
+
 def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     return x.new_empty(x.shape[0], out_length, x.shape[2])
 
@@ -316,3 +320,5 @@ torch.library.register_fake(_FORWARD, _fake_forward, lib=_library)
 torch.library.register_fake(_BACKWARD, _fake_backward, lib=_library)
 torch.library.register_autograd(_FORWARD, _backward, setup_context=_setup_context, lib=_library)
 torch.library.register_autograd(_BACKWARD, _no_double_backward, lib=_library)
+for _operator in (_FORWARD, _BACKWARD):
+    torch.library.register_vmap(_operator, _no_vmap, lib=_library)
