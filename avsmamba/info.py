@@ -67,21 +67,23 @@ def cpu_instruction_set() -> str:
 def _scan_one_token() -> None:
     token, one = torch.ones(1, 1, 1, 1), torch.ones(1, 1)
     order = torch.zeros(1, 1, dtype=torch.int32)
-    multi_directional_scan(token[0], *[token] * 3, -token[0], one, token[0], one, order, backend="cpu")
+    multi_directional_scan(token[0], token, token, token, -token[0], one, token[0], one, order, backend="cpu")
 
 
 def extension_state(name: str) -> tuple[str, str | None]:
     """How a compiled backend stands: one phrase, and what to do about it (None: nothing)."""
     module, compiler = EXTENSIONS[name]
     if find_spec(module) is None:
+        if name == "cuda" and torch.version.cuda is None:
+            return "not built, and torch is a CPU build", None
         if shutil.which(compiler) is None:
             return "not built", f"{name}: install {compiler}, then run `{INSTALL}` in the source folder"
         return "not built", f"{name}: run `{INSTALL}` in the source folder ({compiler} is here)"
     try:
         path = importlib.import_module(module).__file__
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        return f"built, but does not load: {reason}", f"{name}: build it again: `{INSTALL}`; it needs torch 2.10 or later"
+        state = f"built, but does not load: {' '.join(str(error).split())}"
+        return state, f"{name}: build it again: `{INSTALL}`; it needs torch 2.10 or later"
     if name not in available_backends():
         return f"loaded from {path}, but nothing here can run it", None
     return f"loaded from {path}", None

@@ -26,7 +26,7 @@ except ImportError:
 BACKENDS = ("auto", "cpu", "torch")
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, Tensor order, "
-    "int out_start, int out_length"
+    "SymInt out_start, SymInt out_length"
 )
 _library = torch.library.Library("avsmamba", "DEF")
 _library.define(f"multi_directional_scan({_ARGUMENTS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -226,7 +226,7 @@ def _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[int, int]
     start, count = (0, length) if out is None else out
     if start < 0 or count < 0 or start + count > length:
         raise ValueError(f"out: expected (start, length) inside 0 … {length}, got {tuple(out)}")
-    return int(start), int(count)
+    return start, count
 
 
 def _check_permutations(order: Tensor) -> None:
