@@ -1,5 +1,7 @@
 # make demo   set up, generate data, train, test with three kinds of sound, draw the page work_dirs/demo/index.html
 # make test   set up and run the whole test suite
+# make wheel  build the wheel into dist/: one for every Python from 3.10 and every torch from 2.10
+# make test-wheel   install it beside another torch in a second environment and run the operator's tests there
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test wheel test-wheel lint clean
 
 setup: $(SETUP)
 
@@ -52,6 +54,14 @@ $(DEMO)/index.html: $(METRICS)
 
 test: $(SETUP)
 	$(PY) -m pytest
+
+wheel: $(VENV)/.torch
+	rm -f dist/avsmamba-*.whl
+	AVSMAMBA_REQUIRE_EXT=1 $(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps -w dist .
+	@ls dist/avsmamba-*-cp310-abi3-*.whl
+
+test-wheel: $(SETUP) wheel
+	$(PY) -m pytest -m slow tests/test_wheel.py
 
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .

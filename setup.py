@@ -1,7 +1,7 @@
 """Builds the CPU operator as a stable-ABI extension: one binary for every Python from 3.10 and every torch from 2.10.
 
 Without torch or a C++ compiler the package installs all the same and runs on its plain torch backend.
-AVSMAMBA_NO_EXT=1 leaves the extension out on purpose.
+AVSMAMBA_NO_EXT=1 leaves the extension out on purpose; AVSMAMBA_REQUIRE_EXT=1 makes its failure an error.
 """
 
 import os
@@ -56,6 +56,8 @@ def extension():
 
 def without(reason):
     """Say once that the extension is left out, and why."""
+    if os.environ.get("AVSMAMBA_REQUIRE_EXT") == "1":
+        raise SystemExit(f"avsmamba: AVSMAMBA_REQUIRE_EXT=1, but the C++ operator cannot be built ({reason})")
     message = f"avsmamba is built without its C++ operator ({reason}). It runs on plain torch, many times slower."
     warnings.warn(message, stacklevel=2)
     print(message, file=sys.stderr)

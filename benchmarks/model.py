@@ -1,10 +1,13 @@
 """Time a clip's inference and a training step of a config's model on this machine, with the share of each part.
 
     python benchmarks/model.py [CONFIG ...] [--batch 1] [--frames 5] [--size 224] [--repeats 3] [--json model.json]
+        [--grad-checkpointing [PART ...]]
 
 Weights are random and pictures are noise: neither changes the time. Each case runs in a process of its own, so that
 its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
-and AdamW. The backbone is also timed alone, step by step in turn with the whole.
+and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
+pass: compare the peak with that of a run without. The backbone is also timed alone, step by step in turn with the
+whole.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import resource
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +29,12 @@ from avsmamba.utils import atomic_write
 
 DEFAULT = "configs/avs_mamba/avs_mamba_pvtv2b5_ms3_224.yaml"
 PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
+CHECKPOINTING = ("backbone", "encoder", "decoder", "pyramid")
 
 
-def build(config: str) -> torch.nn.Module:
-    """The model of a config, without the files it would start a training from."""
-    cfg = load_config(config)
+def build(config: str, grad_checkpointing: Sequence[str] = ()) -> torch.nn.Module:
+    """The model of a config, without the files it would start a training from; some parts checkpoint gradients."""
+    cfg = load_config(config, {f"model.{part}.grad_checkpointing": True for part in grad_checkpointing})
     for part in (cfg.model.backbone, cfg.model.audio_encoder):
         if "checkpoint" in part:
             part.checkpoint = None
@@ -62,10 +66,12 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(config: str, training: bool, batch: int, frames: int, size: int, repeats: int) -> dict[str, Any]:
+def measure(
+    config: str, training: bool, batch: int, frames: int, size: int, repeats: int, grad_checkpointing: Sequence[str]
+) -> dict[str, Any]:
     """One case; to be run in a fresh process."""
     torch.manual_seed(0)
-    model = build(config).train(training)
+    model = build(config, grad_checkpointing).train(training)
     parameters = sum(p.numel() for p in model.parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
     clip = torch.randn(batch, frames, 3, size, size)
@@ -115,6 +121,7 @@ def measure(config: str, training: bool, batch: int, frames: int, size: int, rep
         "batch": batch,
         "frames": frames,
         "size": size,
+        "grad_checkpointing": list(grad_checkpointing),
         "parameters_M": parameters / 1e6,
         "trained_M": sum(p.numel() for p in trained) / 1e6,
         "seconds": statistics.median(whole),
@@ -147,13 +154,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", help="file to write the rows to")
+    parser.add_argument(
+        "--grad-checkpointing",
+        nargs="*",
+        choices=CHECKPOINTING,
+        metavar="PART",
+        help=f"make activations again in the backward pass; parts: {', '.join(CHECKPOINTING)}; none named: all",
+    )
     args = parser.parse_args()
+    checkpointing = () if args.grad_checkpointing is None else tuple(args.grad_checkpointing) or CHECKPOINTING
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     rows = []
     for config in args.configs:
         for training in (False, True):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                case = (config, training, args.batch, args.frames, args.size, args.repeats)
+                case = (config, training, args.batch, args.frames, args.size, args.repeats, checkpointing)
                 rows.append(pool.apply(measure, case))
             print(show(rows[-1]))
     if args.json:

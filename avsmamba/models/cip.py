@@ -4,21 +4,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock
+from avsmamba.models.layers.recompute import run_block
 from avsmamba.registry import MODELS
 
 
 class ContextFusionBlock(nn.Module):
     """Fig. 5 (b): Temporal Mamba over one scale, then Audio-to-Vision fusion; each can be None."""
 
-    def __init__(self, temporal_mamba: TemporalMambaBlock | None, a2v: A2VFusionBlock | None):
+    def __init__(
+        self, temporal_mamba: TemporalMambaBlock | None, a2v: A2VFusionBlock | None, grad_checkpointing: bool = False
+    ):
         super().__init__()
         self.temporal_mamba, self.a2v = temporal_mamba, a2v
+        self.grad_checkpointing = grad_checkpointing
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Map `(B, T, h, w, C)` and `(B, T, C)` to `(B, T, h, w, C)`."""
         if self.temporal_mamba is not None:
-            visual = self.temporal_mamba([visual])[0]
-        return visual if self.a2v is None else self.a2v(visual, audio)
+            visual = run_block(self.temporal_mamba, [visual], recompute=self.grad_checkpointing)[0]
+        if self.a2v is not None:
+            visual = run_block(self.a2v, visual, audio, recompute=self.grad_checkpointing)
+        return visual
 
 
 class FeaturePyramid(nn.Module):
@@ -62,6 +68,7 @@ class ContextualIntegrationPyramid(nn.Module):
         dt_rank: rank of delta, or 'auto' for ceil(C / 16).
         conv_act: SiLU after the convolutions.
         drop_path: drop rate of residual branches.
+        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class ContextualIntegrationPyramid(nn.Module):
         dt_rank: int | str = "auto",
         conv_act: bool = True,
         drop_path: float = 0.0,
+        grad_checkpointing: bool = False,
     ):
         super().__init__()
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path)
@@ -85,6 +93,7 @@ class ContextualIntegrationPyramid(nn.Module):
             ContextFusionBlock(
                 TemporalMambaBlock(embed_dims, orders, temporal_conv, options) if temporal_mamba else None,
                 A2VFusionBlock(embed_dims, a2v_conv, audio_conv_kernel, options) if a2v else None,
+                grad_checkpointing,
             )
             for _ in range(4)
         )

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from avsmamba.models.layers import SSMOptions, V2AFusionBlock
+from avsmamba.models.layers.recompute import run_block
 from avsmamba.registry import MODELS
 
 
@@ -23,6 +24,7 @@ class ModalityAggregationDecoder(nn.Module):
         dt_rank: rank of delta, or 'auto' for ceil(C / 16).
         conv_act: SiLU after the convolutions.
         drop_path: drop rate of residual branches.
+        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
 
     Raises:
         ValueError: if both levels are off (write `decoder: null` instead) or an option is unknown.
@@ -42,12 +44,13 @@ class ModalityAggregationDecoder(nn.Module):
         dt_rank: int | str = "auto",
         conv_act: bool = True,
         drop_path: float = 0.0,
+        grad_checkpointing: bool = False,
     ):
         super().__init__()
         if not (frame_level or temporal_level):
             raise ValueError("frame_level and temporal_level are both off: write `decoder: null` for none")
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path)
-        self.scales = tuple(scales)
+        self.scales, self.grad_checkpointing = tuple(scales), grad_checkpointing
         levels = [name for name, on in (("frame", frame_level), ("temporal", temporal_level)) if on]
 
         def stage(level: str) -> nn.ModuleList:
@@ -69,5 +72,5 @@ class ModalityAggregationDecoder(nn.Module):
         for stage in self.stages:
             for i, scale in enumerate(self.scales):
                 block = stage[i % len(stage)]
-                audio = block(maps[scale - 1], audio)
+                audio = run_block(block, maps[scale - 1], audio, recompute=self.grad_checkpointing)
         return audio.unsqueeze(2)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from avsmamba.models.layers import SSMOptions, TemporalMambaBlock, VSSBlock
+from avsmamba.models.layers.recompute import run_block
 from avsmamba.registry import MODELS
 
 
@@ -23,6 +24,7 @@ class MultiScaleTemporalEncoder(nn.Module):
         dt_rank: rank of delta, or 'auto' for ceil(C / 16).
         conv_act: SiLU after the depthwise convolutions.
         drop_path: drop rate of residual branches.
+        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
 
     Raises:
         ValueError: if both blocks are off (write `encoder: null` instead) or an option is unknown.
@@ -42,12 +44,13 @@ class MultiScaleTemporalEncoder(nn.Module):
         dt_rank: int | str = "auto",
         conv_act: bool = True,
         drop_path: float = 0.0,
+        grad_checkpointing: bool = False,
     ):
         super().__init__()
         if not (vss or temporal_mamba):
             raise ValueError("vss and temporal_mamba are both off: write `encoder: null` for a model without MTE")
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path)
-        self.scales = tuple(scales)
+        self.scales, self.grad_checkpointing = tuple(scales), grad_checkpointing
         self.blocks = nn.ModuleList()
         for _ in range(num_layers):
             if vss:
@@ -59,7 +62,7 @@ class MultiScaleTemporalEncoder(nn.Module):
         """Map four `(B, T, h_i, w_i, C)` maps, finest first, to maps of the same shapes."""
         selected = [maps[s - 1] for s in self.scales]
         for block in self.blocks:
-            selected = block(selected)
+            selected = run_block(block, selected, recompute=self.grad_checkpointing)
         encoded = list(maps)
         for scale, new in zip(self.scales, selected, strict=True):
             encoded[scale - 1] = new

@@ -1,5 +1,6 @@
 """The multi-directional selective scan: the operator, its order tables and its reference."""
 
+from avsmamba.ops import flops
 from avsmamba.ops.reference import reference_scan
 from avsmamba.ops.scan_order import a2v, cross_scan_2d, cross_scan_3d, v2a_frame, v2a_temporal
 from avsmamba.ops.selective_scan import (
@@ -16,6 +17,7 @@ __all__ = [
     "available_backends",
     "cross_scan_2d",
     "cross_scan_3d",
+    "flops",
     "multi_directional_scan",
     "reference_scan",
     "selective_scan_2d",

@@ -6,7 +6,6 @@ reversed ones (Eq. 5 and 8). Tables are made once for each shape and device; the
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -103,40 +102,40 @@ def is_order_table(order: Tensor) -> bool:
 def _positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected a positive number, got {value}")
-    return int(value)
+    return value
 
 
 def _checked(sizes: Sizes) -> tuple[tuple[int, int], ...]:
     if not len(sizes) or any(h < 1 or w < 1 for h, w in sizes):
         raise ValueError(f"sizes: expected positive (height, width) pairs, got {tuple(sizes)}")
-    return tuple((int(h), int(w)) for h, w in sizes)
+    return tuple((h, w) for h, w in sizes)
 
 
-def _unfold(num_frames: int, height: int, width: int, orientation: str) -> Tensor:
+def _unfold(num_frames: int, height: int, width: int, orientation: str, device: torch.device | str) -> Tensor:
     """Tokens of one `(T, h, w)` map in the order of a name such as 'TWH'."""
-    grid = torch.arange(num_frames * height * width, device="cpu").view(num_frames, height, width)
+    grid = torch.arange(num_frames * height * width, device=device).view(num_frames, height, width)
     return grid.permute(["THW".index(axis) for axis in orientation]).flatten()
 
 
-@lru_cache(maxsize=256)
-def _cross_scan(num_frames: int, sizes: tuple[tuple[int, int], ...], num_orders: int) -> Tensor:
+def _cross_scan(
+    num_frames: int, sizes: tuple[tuple[int, int], ...], num_orders: int, device: torch.device | str
+) -> Tensor:
     forward = []
     for orientation in ORIENTATIONS[num_orders]:
         start, parts = 0, []
         for height, width in sizes:
-            parts.append(_unfold(num_frames, height, width, orientation) + start)
+            parts.append(_unfold(num_frames, height, width, orientation, device) + start)
             start += num_frames * height * width
         forward.append(torch.cat(parts))
     table = torch.stack(forward)
     return torch.cat([table, table.flip(1)]).int()
 
 
-@lru_cache(maxsize=256)
-def _with_audio(num_frames: int, height: int, width: int, place: str) -> Tensor:
-    visual = _cross_scan(num_frames, ((height, width),), 4)
+def _with_audio(num_frames: int, height: int, width: int, place: str, device: torch.device | str) -> Tensor:
+    visual = _cross_scan(num_frames, ((height, width),), 4, device)
     if place == "frame":
-        return torch.cat([visual, torch.full((4, 1), height * width, device="cpu")], dim=1).int()
-    time = torch.arange(num_frames, device="cpu")
+        return torch.cat([visual, torch.full((4, 1), height * width, device=device)], dim=1).int()
+    time = torch.arange(num_frames, device=device)
     audio = torch.stack([time, time, time.flip(0), time.flip(0)])
     if place == "last":
         return torch.cat([visual, audio + num_frames * height * width], dim=1).int()
@@ -148,9 +147,18 @@ _ids: set[int] = set()  # of the tensors in _placed, which live as long as the p
 
 
 def _place(make, *key, device: torch.device | str) -> Tensor:
-    """The table of `make(*key)` on `device`, the same tensor on each call."""
+    """The table of `make(*key)` on `device`, the same tensor on each call.
+
+    A graph that is traced (torch.compile, torch.export) makes its table itself: a tensor from outside would tie it to
+    one size, and what tracing makes must not be kept.
+    """
+    if torch.compiler.is_compiling():
+        return make(*key, device)
     where = (make.__name__, *key, str(torch.device(device)))
     if where not in _placed:
-        _placed[where] = make(*key).to(device)
-        _ids.add(id(_placed[where]))
+        table = make(*key, "cpu").to(device)
+        if type(table) is not Tensor:  # made under a FakeTensorMode
+            return table
+        _placed[where] = table
+        _ids.add(id(table))
     return _placed[where]

@@ -26,7 +26,7 @@ except ImportError:
 BACKENDS = ("auto", "cpu", "torch")
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, Tensor order, "
-    "int out_start, int out_length"
+    "SymInt out_start, SymInt out_length"
 )
 _library = torch.library.Library("avsmamba", "DEF")
 _library.define(f"multi_directional_scan({_ARGUMENTS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -226,7 +226,7 @@ def _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[int, int]
     start, count = (0, length) if out is None else out
     if start < 0 or count < 0 or start + count > length:
         raise ValueError(f"out: expected (start, length) inside 0 … {length}, got {tuple(out)}")
-    return int(start), int(count)
+    return start, count
 
 
 def _check_permutations(order: Tensor) -> None:
@@ -299,6 +299,10 @@ def _no_double_backward(ctx, *grads):
     )
 
 
+def _no_vmap(info, in_dims, *args):
+    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: put the mapped axis into the batch b instead")
+
+
 def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     return x.new_empty(x.shape[0], out_length, x.shape[2])
 
@@ -316,3 +320,5 @@ torch.library.register_fake(_FORWARD, _fake_forward, lib=_library)
 torch.library.register_fake(_BACKWARD, _fake_backward, lib=_library)
 torch.library.register_autograd(_FORWARD, _backward, setup_context=_setup_context, lib=_library)
 torch.library.register_autograd(_BACKWARD, _no_double_backward, lib=_library)
+for _operator in (_FORWARD, _BACKWARD):
+    torch.library.register_vmap(_operator, _no_vmap, lib=_library)

@@ -1,0 +1,44 @@
+"""Floating point operations of the scan, as `torch.utils.flop_counter.FlopCounterMode` counts them.
+
+A multiply-add counts two, a lone addition or product one; exp, softplus and sigmoid count nothing, and neither do the
+bias of delta and the conversion of dtypes. All directions read all tokens; only tokens in the wanted range are
+multiplied with C and D. The backward pass makes delta and the states again, and that is counted.
+"""
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+import avsmamba.ops.selective_scan  # noqa: F401  (it defines the operators)
+
+
+def forward_flops(batch: int, length: int, channels: int, states: int, rank: int, directions: int, wanted: int) -> int:
+    """Operations of one forward scan; `wanted` tokens of `length` leave it."""
+    # delta, delta x; for each state delta A, (delta x) B, and decay h plus that. Then C h for each state, and D x.
+    for_each_token = 2 * rank + 1 + 4 * states
+    for_each_wanted = 2 * states + 2
+    return batch * directions * channels * (length * for_each_token + wanted * for_each_wanted)
+
+
+def backward_flops(batch: int, length: int, channels: int, states: int, rank: int, directions: int, wanted: int) -> int:
+    """Operations of one backward scan, the states made again included."""
+    again = 2 * rank + 1 + 4 * states
+    # For each state: dB, g B, decay g, that times h, dA, and d delta. Then d delta and dx from the input, the slope
+    # of softplus and the bias's gradient; d dt and d dt_weight from delta's.
+    for_each_token = again + 10 * states + 6 + 4 * rank
+    for_each_wanted = 4 * states + 4  # g and dC for each state; dx and dD through D
+    return batch * directions * channels * (length * for_each_token + wanted * for_each_wanted)
+
+
+def _sizes(x, dt, B, out_length) -> tuple[int, int, int, int, int, int, int]:
+    (batch, length, channels), directions = x, dt[2]
+    return batch, length, channels, B[3], dt[3], directions, out_length
+
+
+@register_flop_formula(torch.ops.avsmamba.multi_directional_scan)
+def _forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, *, out_shape=None) -> int:
+    return forward_flops(*_sizes(x, dt, B, out_length))
+
+
+@register_flop_formula(torch.ops.avsmamba.multi_directional_scan_backward)
+def _backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, *, out_shape=None) -> int:
+    return backward_flops(*_sizes(x, dt, B, out_length))
