@@ -18,18 +18,18 @@ constexpr int kPartPitch = kTile + 4;
 
 template <typename T>
 struct BackwardShared {
-  T *rows[2], *x, *dy, *A, *W, *g, *gA, *gW, *parts;
-  int32_t* tokens[3];
+  Ring<T> rows;
+  Ring<int32_t> tokens;
+  T *x, *dy, *A, *W, *g, *gA, *gW, *parts;
   int bytes;
   __host__ __device__ BackwardShared(unsigned char* base, int N, int R) {
     Carver c(base);
-    for (int i = 0; i < 2; ++i) rows[i] = c.take<T>((R + 2 * N) * kTile);
+    rows = Ring<T>(c, 2, (R + 2 * N) * kTile), tokens = Ring<int32_t>(c, 3, kTile);
     x = c.take<T>(kTile * kPitch), dy = c.take<T>(kTile * kPitch);
     A = c.take<T>(N * kChannels), W = c.take<T>(R * kChannels);
     g = c.take<T>(N * kChannels), gA = c.take<T>(N * kChannels), gW = c.take<T>(R * kChannels);
     static_assert(kWarps * kParts * kPartPitch >= kTile * kPitch, "dx goes out through `parts`");
     parts = c.take<T>(kWarps * kParts * kPartPitch);
-    for (int i = 0; i < 3; ++i) tokens[i] = c.take<int32_t>(kTile);
     bytes = c.used;
   }
 };
@@ -89,13 +89,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
   load_parameters(a, p, s.A, s.W);
   for (int n = p.lane; n < N; n += kLanes) s.g[n * kChannels + p.local] = s.gA[n * kChannels + p.local] = T(0);
   for (int r = p.lane; r < R; r += kLanes) s.gW[r * kChannels + p.local] = T(0);
-  load_tokens(a, p, s.tokens[(tiles + 2) % 3], steps, tiles - 1);
-  load_tokens(a, p, s.tokens[(tiles + 1) % 3], steps, tiles - 2);
+  load_tokens(a, p, s.tokens[tiles + 2], steps, tiles - 1);
+  load_tokens(a, p, s.tokens[tiles + 1], steps, tiles - 2);
   __syncthreads();
   auto stage_tokens = [&](int i) {
-    stage_x(a, p, s.x, s.tokens[i % 3], count_of(steps, i));
-    stage_dy(a, p, dy_, s.dy, s.tokens[i % 3], count_of(steps, i));
-    stage_rows(a, p, s.rows[i % 2], s.tokens[i % 3], count_of(steps, i));
+    stage_x(a, p, s.x, s.tokens[i], count_of(steps, i));
+    stage_dy(a, p, dy_, s.dy, s.tokens[i], count_of(steps, i));
+    stage_rows(a, p, s.rows[i], s.tokens[i], count_of(steps, i));
   };
   if (tiles) stage_tokens(tiles - 1);
   T gD = T(0), gbias = T(0);
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
 
   for (int i = tiles - 1; i >= 0; --i) {
     const int count = count_of(steps, i);
-    const int32_t* tokens = s.tokens[i % 3];
-    const T* rows = s.rows[i % 2];
+    const int32_t* tokens = s.tokens[i];
+    const T* rows = s.rows[i];
     const T* border = borders + (((int64_t)p.b * a.directions + p.k) * tiles_of(a.length) + i) * N * a.channels + p.e;
     async_wait();
     __syncthreads();
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
     __syncthreads();
     if (i > 0) {
       stage_tokens(i - 1);
-      load_tokens(a, p, s.tokens[(i + 1) % 3], steps, i - 2);
+      load_tokens(a, p, s.tokens[i + 1], steps, i - 2);
     }
     make_delta(delta, rows, s.W, bias, R, p, count);
 
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
         T carried = scan_lanes_back(g, decay, p.lane) + last;
         if (p.lane == 0) s.g[n * kChannels + p.local] = g;
         T gA = T(0), sums[kSteps];
-#pragma unroll
+#pragma unroll kSteps
         for (int j = kSteps - 1; j >= 0; --j) {
           const T grad = dy[j] * c[j] + carried;
           carried = e[j] * grad;

@@ -125,6 +125,21 @@ struct Carver {
   }
 };
 
+// Buffers that follow each other in turn.
+template <typename T>
+struct Ring {
+  T* first = nullptr;
+  int size = 1, stride = 0;
+  Ring() = default;
+  __host__ __device__ Ring(Carver& c, int size, int count) : size(size) {
+    const int before = c.used;
+    first = c.take<T>(count);
+    stride = (c.used - before) / (int)sizeof(T);
+    for (int i = 1; i < size; ++i) c.take<T>(count);
+  }
+  __device__ T* operator[](int i) const { return first + i % size * stride; }
+};
+
 __device__ inline int count_of(int steps, int i) { return min(kTile, steps - i * kTile); }
 
 // The tokens of tile i, for whoever reads them after the next barrier.

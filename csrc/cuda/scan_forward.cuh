@@ -11,14 +11,14 @@ namespace avsmamba {
 
 template <typename T>
 struct ForwardShared {
-  T *rows[2], *x[2], *A, *W, *h;
-  int32_t* tokens[3];
+  Ring<T> rows, x;
+  Ring<int32_t> tokens;
+  T *A, *W, *h;
   int bytes;
   __host__ __device__ ForwardShared(unsigned char* base, int N, int R) {
     Carver c(base);
-    for (int i = 0; i < 2; ++i) rows[i] = c.take<T>((R + 2 * N) * kTile), x[i] = c.take<T>(kTile * kPitch);
+    rows = Ring<T>(c, 2, (R + 2 * N) * kTile), x = Ring<T>(c, 2, kTile * kPitch), tokens = Ring<int32_t>(c, 3, kTile);
     A = c.take<T>(N * kChannels), W = c.take<T>(R * kChannels), h = c.take<T>(N * kChannels);
-    for (int i = 0; i < 3; ++i) tokens[i] = c.take<int32_t>(kTile);
     bytes = c.used;
   }
 };
@@ -44,15 +44,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) scan_forward
   }
   for (int i = 0; i < tiles; ++i) {
     const int count = count_of(steps, i);
-    const int32_t* tokens = s.tokens[i % 3];
-    T *rows = s.rows[i % 2], *x = s.x[i % 2];
+    const int32_t* tokens = s.tokens[i];
+    T *rows = s.rows[i], *x = s.x[i];
     async_wait();
     // The barrier after which this tile is there, and the other tile's buffers are free.
     const bool output = __syncthreads_or(!BORDERS && threadIdx.x < count && wanted(a, tokens[threadIdx.x]));
     if (i + 1 < tiles) {
-      stage_rows(a, p, s.rows[(i + 1) % 2], s.tokens[(i + 1) % 3], count_of(steps, i + 1));
-      stage_x(a, p, s.x[(i + 1) % 2], s.tokens[(i + 1) % 3], count_of(steps, i + 1));
-      load_tokens(a, p, s.tokens[(i + 2) % 3], steps, i + 2);
+      stage_rows(a, p, s.rows[i + 1], s.tokens[i + 1], count_of(steps, i + 1));
+      stage_x(a, p, s.x[i + 1], s.tokens[i + 1], count_of(steps, i + 1));
+      load_tokens(a, p, s.tokens[i + 2], steps, i + 2);
     }
     T delta[kSteps], u[kSteps], y[kSteps];
     make_delta(delta, rows, s.W, bias, R, p, count);

@@ -2,9 +2,9 @@
 //
 // Blocks run one after the other, the threads of a block as fibers: a warp runs until all of its threads wait at a
 // barrier of the block, and only then the next warp starts, so what a missing barrier leaves to chance goes wrong here.
-// Shared memory starts as NaN. Asynchronous copies happen when they are waited for. Atomic adds go to a copy of the
-// outputs, which is added at the end of the launch; two blocks that write one address otherwise are an error, as is an
-// atomic add outside of the outputs.
+// Shared memory starts as NaN. Asynchronous copies happen as late as they may, or as early. Atomic adds go to a copy of
+// the outputs, which is added at the end of the launch; two blocks that write one address otherwise are an error, as is
+// an atomic add outside of the outputs.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -72,7 +72,8 @@ struct State {
   jmp_buf scheduler;
   unsigned char* shared = nullptr;
   int current = 0, threads = 0, arrived = 0, generation = 0, any = 0, result = 0;
-  unsigned seed = 0;  // bit 0: blocks from the last to the first; bit 1: warps; bit 2: threads of a warp
+  // Bit 0: blocks from the last to the first; bit 1: warps; bit 2: threads of a warp; bit 3: asynchronous copies at once.
+  unsigned seed = 0;
   std::string error;
 };
 inline State state;
@@ -246,7 +247,8 @@ void atomicAdd(T* p, T v) {
 namespace avsmamba {
 template <typename T>
 void async_copy(T* to, const T* from) {
-  emulation::state.fibers[emulation::state.current].copies.push_back([=] { *to = *from; });
+  if (emulation::state.seed & 8) *to = *from;
+  else emulation::state.fibers[emulation::state.current].copies.push_back([=] { *to = *from; });
 }
 inline void async_wait() {
   auto& copies = emulation::state.fibers[emulation::state.current].copies;

@@ -47,9 +47,12 @@ extern "C" const char* emulated_scan(void** pointers, const int64_t* sizes, int 
   state.seed = seed;
   try {
     if (type == 0) run<float, float>(pointers, sizes, backward);
+#ifndef FLOAT32_ONLY  // the mutants' builds: a quarter of the time
     else if (type == 1) run<__nv_bfloat16, float>(pointers, sizes, backward);
     else if (type == 2) run<__half, float>(pointers, sizes, backward);
-    else run<double, double>(pointers, sizes, backward);
+    else if (type == 3) run<double, double>(pointers, sizes, backward);
+#endif
+    else emulation::fail("no such dtype in this build");
   } catch (const std::exception& error) {
     emulation::fail(error.what());
   }

@@ -19,20 +19,22 @@ class EmulationError(Exception):
     """The emulation saw a race, a deadlock or an add outside of the outputs."""
 
 
-def build(replacements: dict[str, tuple[str, str]] | None = None) -> ctypes.CDLL:
-    """The emulated kernels, with a text replaced in files of csrc/cuda; built once for each content."""
-    texts = {p.name: p.read_text() for p in [*SOURCES.glob("*.cuh"), HERE / "cuda_emulation.h", HERE / "emulated_scan.cpp"]}
-    for name, (old, new) in (replacements or {}).items():
-        assert texts[name].count(old) == 1, f"{name}: expected once: {old}"
+def build(name: str = "", old: str = "", new: str = "") -> ctypes.CDLL:
+    """The emulated kernels, or a mutant with a text of one file replaced (float32 only); built once for each content."""
+    files = [*SOURCES.glob("*.cuh"), HERE / "cuda_emulation.h", HERE / "emulated_scan.cpp"]
+    texts = {p.name: p.read_text() for p in files}
+    command = ["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "emulated_scan.cpp", "-o", "scan.so"]
+    if name:
+        assert texts[name].count(old) == 1, f"{name}: expected once, found {texts[name].count(old)} times: {old}"
         texts[name] = texts[name].replace(old, new)
-    digest = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:20]
+        command.append("-DFLOAT32_ONLY")
+    digest = hashlib.sha256(repr((command, sorted(texts.items()))).encode()).hexdigest()[:20]
     cache = Path(tempfile.gettempdir()) / f"avsmamba_cuda_emulation_{os.getuid()}"
     library = cache / f"{digest}.so"
     if not library.exists():
         folder = Path(tempfile.mkdtemp(prefix=digest, dir=_made(cache)))
-        for name, text in texts.items():
-            (folder / name).write_text(text)
-        command = ["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "emulated_scan.cpp", "-o", "scan.so"]
+        for file, text in texts.items():
+            (folder / file).write_text(text)
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         (folder / "scan.so").replace(library)
@@ -52,7 +54,7 @@ class Kernels:
 
     Args:
         library: what `build` gave.
-        seed: the order in which the emulation runs blocks, warps and threads, 0 … 7.
+        seed: the order in which the emulation runs blocks, warps and threads, 0 … 15 (see `State`).
     """
 
     def __init__(self, library: ctypes.CDLL, seed: int = 0):
