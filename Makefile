@@ -1,5 +1,6 @@
 # make demo   set up, generate data, train, test with three kinds of sound, draw the page work_dirs/demo/index.html
 # make test   set up and run the whole test suite
+# make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-gpu lint clean
 
 setup: $(SETUP)
 
@@ -27,7 +28,7 @@ $(VENV)/.torch:
 	$(PY) -m pip install $(PIP_FLAGS) $(TORCH) "setuptools>=77" wheel ninja
 	touch $@
 
-$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/cpu/*)
+$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/cpu/* csrc/cuda/*)
 	$(PY) -m pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@# mmengine pulls opencv-python, which needs a desktop's libGL; where that is missing, the headless build serves.
 	$(PY) -c "import cv2" 2>/dev/null || { $(PY) -m pip uninstall $(PIP_FLAGS) -y opencv-python && \
@@ -52,6 +53,9 @@ $(DEMO)/index.html: $(METRICS)
 
 test: $(SETUP)
 	$(PY) -m pytest
+
+test-gpu: $(SETUP)
+	$(PY) -m pytest -m gpu -rs tests/ops
 
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .

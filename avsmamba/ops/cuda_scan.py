@@ -29,25 +29,21 @@ def backward(kernels, dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_star
     grads = [A.new_zeros(t.shape) for t in inputs]
     if not dy.numel():
         return tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
-    args = _arguments(*inputs, order, out_start, out_length)
+    dy, args = dy.contiguous(), _arguments(*inputs, order, out_start, out_length)
     batch, length, channels = x.shape
     rows, entries = (-(-channels // CHANNELS), batch) if deterministic else (1, 1)
     for k, part in enumerate(_parts(args, deterministic)):
         directions = len(part[8])
         borders = A.new_empty(batch, directions, -(-length // TILE), A.shape[2], channels)
-        # dt, B, C, then the parameters, each with an axis of copies in front; x has none.
-        where = [slice(None)] * 8
-        if deterministic:
-            where = [(slice(None), slice(None), slice(k, k + 1))] * 4 + [slice(k, k + 1)] * 4
-        whole = [grads[0], *(g[w] for g, w in zip(grads[1:], where[1:], strict=True))]
-        if deterministic:
-            copies = [A.new_zeros(rows if i < 4 else entries, *whole[i].shape) for i in range(1, 8)]
-        else:
-            copies = [g[None] for g in whole[1:]]
-        kernels.backward(dy.contiguous(), *part, out_start, out_length, borders, grads[0], *copies)
-        if deterministic:
-            for g, c in zip(whole[1:], copies, strict=True):
-                g.copy_(c.sum(0))
+        # All but dx have an axis of copies in front: ddt, dB and dC, then the parameters' gradients.
+        if not deterministic:
+            kernels.backward(dy, *part, out_start, out_length, borders, grads[0], *(g[None] for g in grads[1:]))
+            continue
+        whole = [*(g[:, :, k : k + 1] for g in grads[1:4]), *(g[k : k + 1] for g in grads[4:])]
+        copies = [A.new_zeros(rows if i < 3 else entries, *g.shape) for i, g in enumerate(whole)]
+        kernels.backward(dy, *part, out_start, out_length, borders, grads[0], *copies)
+        for g, c in zip(whole, copies, strict=True):
+            g.copy_(c.sum(0))
     return tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
 
 

@@ -79,7 +79,8 @@ ScanArgs<I, T> arguments(const Inputs& in) {
   STD_TORCH_CHECK(in.out_start >= 0 && in.out_length >= 0 && in.out_start + in.out_length <= L,
                   "out: expected (start, length) inside 0 … ", L, ", got (", in.out_start, ", ", in.out_length, ")");
   constexpr int64_t most = (1LL << 31) - 1;
-  STD_TORCH_CHECK(b * channel_tiles((int)E) <= most && L <= most - kTile && K <= 65535, "too many entries for a launch");
+  STD_TORCH_CHECK(b * channel_tiles((int)E) <= most && L <= most - kTile && K <= 65535,
+                  "too many entries for a launch");
   ScanArgs<I, T> a{};
   a.batch = (int)b, a.length = (int)L, a.channels = (int)E, a.directions = (int)K, a.states = (int)N, a.rank = (int)R;
   a.x = pointer<I>(in.x), a.dt = pointer<I>(in.dt), a.B = pointer<I>(in.B), a.C = pointer<I>(in.C);
@@ -164,6 +165,7 @@ STABLE_TORCH_LIBRARY_IMPL(avsmamba_cuda, CUDA, m) {
 
 // Importing the module is what registers the operators; it has nothing else to offer.
 extern "C" PyMODINIT_FUNC PyInit__cuda() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr,
+                               nullptr};
   return PyModule_Create(&module);
 }

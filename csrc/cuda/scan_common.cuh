@@ -5,7 +5,7 @@
 // channel, and each has kSteps consecutive tokens of the tile, with all the states. A state h_t = e_t h_{t-1} + u_t B_t
 // is scanned in three moves: each lane over its own steps from zero (lane 0 from what the tile before left), the lanes'
 // ends by shuffles, and then every step by h = (product of e so far) h_in + (own scan). So each exponential is computed
-// once, each delta too, N and R may be anything, and a sequence of L = 15,680 gives 8 times as many threads as channels.
+// once, each delta too, N and R may be anything, and one long sequence gives 8 times as many threads as channels.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -23,7 +23,8 @@ constexpr int kChannels = 32, kThreads = kChannels * kLanes, kWarps = kThreads /
 constexpr int kPitch = kChannels + 1;  // of a tile of tokens and channels in shared memory: an odd number of banks
 constexpr unsigned kAll = 0xffffffffu;
 
-// Strides are in elements; the last axis of every tensor has stride 1. Parameters, order, dy and outputs are contiguous.
+// Strides are in elements; the last axis of every tensor has stride 1. Parameters, order, dy and outputs are
+// contiguous.
 template <typename I, typename T>
 struct ScanArgs {
   int batch, length, channels, directions, states, rank;

@@ -72,7 +72,7 @@ struct State {
   jmp_buf scheduler;
   unsigned char* shared = nullptr;
   int current = 0, threads = 0, arrived = 0, generation = 0, any = 0, result = 0;
-  // Bit 0: blocks from the last to the first; bit 1: warps; bit 2: threads of a warp; bit 3: asynchronous copies at once.
+  // Bit 0: blocks from the last to the first; bit 1: warps; bit 2: threads of a warp; bit 3: copies at once.
   unsigned seed = 0;
   std::string error;
 };

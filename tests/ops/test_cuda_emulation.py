@@ -29,7 +29,7 @@ THREE = (3, 7, 65, 3, 2, 1), (1, 5)  # three adders everywhere: the sum of two i
 
 
 def faults(library) -> list[str]:
-    """What the checks find in a build of the kernels: wrong numbers, races, results that depend on the blocks' order."""
+    """What the checks find in a build of the kernels: wrong numbers, races, sums that depend on the blocks' order."""
     found = []
     for seed in (0, 7, 15):
         inputs, order, dy = problem(SHAPE, torch.float32, OUT)
