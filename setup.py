@@ -28,12 +28,13 @@ def extension():
         """A build that fails leaves a package that runs on the torch backend, and the other extension built."""
 
         def run(self):
+            before = {name: getattr(self, name) for name in ("compiler", "inplace", "editable_mode")}
             try:
                 super().run()
             except Exception as error:  # before anything was built: no compiler, or nvcc does not fit torch
                 without(reason(error), "operators")
                 if len(self.extensions) > 1:  # once more without the CUDA kernels
-                    self.extensions = self.extensions[:1]
+                    vars(self).update(before, extensions=self.extensions[:1])
                     self.run()
 
         def build_extension(self, ext):
@@ -92,9 +93,11 @@ def wants_cuda():
 
     if os.environ.get("AVSMAMBA_NO_CUDA") == "1":
         return False
-    if os.environ.get("FORCE_CUDA") == "1":
-        return True
-    return torch.version.cuda is not None and torch.cuda.is_available() and CUDA_HOME is not None
+    if os.environ.get("FORCE_CUDA") != "1":
+        return torch.version.cuda is not None and torch.cuda.is_available() and CUDA_HOME is not None
+    if CUDA_HOME is None:
+        without("FORCE_CUDA=1, but no nvcc was found: set CUDA_HOME", "CUDA kernels")
+    return CUDA_HOME is not None
 
 
 def reason(error):
