@@ -2,6 +2,7 @@
 # make test   set up and run the whole test suite
 # make wheel  build the wheel into dist/: one for every Python from 3.10 and every torch from 2.10
 # make test-wheel   install it beside another torch in a second environment and run the operator's tests there
+# make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test wheel test-wheel lint clean
+.PHONY: setup demo test test-gpu wheel test-wheel lint clean
 
 setup: $(SETUP)
 
@@ -29,7 +30,7 @@ $(VENV)/.torch:
 	$(PY) -m pip install $(PIP_FLAGS) $(TORCH) "setuptools>=77" wheel ninja
 	touch $@
 
-$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/cpu/*)
+$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/cpu/* csrc/cuda/*)
 	$(PY) -m pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@# mmengine pulls opencv-python, which needs a desktop's libGL; where that is missing, the headless build serves.
 	$(PY) -c "import cv2" 2>/dev/null || { $(PY) -m pip uninstall $(PIP_FLAGS) -y opencv-python && \
@@ -62,6 +63,9 @@ wheel: $(VENV)/.torch
 
 test-wheel: $(SETUP) wheel
 	$(PY) -m pytest -m slow tests/test_wheel.py
+
+test-gpu: $(SETUP)
+	$(PY) -m pytest -m gpu -rs tests/ops
 
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .

@@ -1,7 +1,9 @@
-"""Builds the CPU operator as a stable-ABI extension: one binary for every Python from 3.10 and every torch from 2.10.
+"""Builds the operator as stable-ABI extensions: one binary for every Python from 3.10 and every torch from 2.10.
 
 Without torch or a C++ compiler the package installs all the same and runs on its plain torch backend.
-AVSMAMBA_NO_EXT=1 leaves the extension out on purpose; AVSMAMBA_REQUIRE_EXT=1 makes its failure an error.
+AVSMAMBA_NO_EXT=1 leaves the extensions out on purpose; AVSMAMBA_REQUIRE_EXT=1 makes the failure of one an error. The
+CUDA kernels are built, for sm_80, sm_90 and sm_100, where there are nvcc and a GPU, or with FORCE_CUDA=1 (needs nvcc
+only; CUDA_HOME says where). AVSMAMBA_NO_CUDA=1 leaves them out.
 """
 
 import os
@@ -17,19 +19,30 @@ def extension():
     if os.environ.get("AVSMAMBA_NO_EXT") == "1":
         return {}
     try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
     except ImportError:
         without("torch is not there at build time: install it first and pass --no-build-isolation to pip")
         return {}
 
     class OptionalBuild(BuildExtension):
-        """A build that fails leaves a package that runs on the torch backend."""
+        """A build that fails leaves a package that runs on the torch backend, and the other extension built."""
 
         def run(self):
+            before = {name: getattr(self, name) for name in ("compiler", "inplace", "editable_mode")}
             try:
                 super().run()
+            except Exception as error:  # before anything was built: no compiler, or nvcc does not fit torch
+                without(reason(error), "operators")
+                if len(self.extensions) > 1:  # once more without the CUDA kernels
+                    vars(self).update(before, extensions=self.extensions[:1])
+                    self.run()
+
+        def build_extension(self, ext):
+            try:
+                super().build_extension(ext)
             except Exception as error:
-                without(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+                without(reason(error), "CUDA kernels" if ext.name.endswith("_cuda") else "C++ operator")
+                self.extensions = [e for e in self.extensions if e is not ext]
 
     cpu = CppExtension(
         "avsmamba._cpu",
@@ -47,18 +60,56 @@ def extension():
         ],
         py_limited_api=True,
     )
+    extensions = [cpu]
+    if wants_cuda():
+        cuda = CUDAExtension(
+            "avsmamba._cuda",
+            ["csrc/cuda/scan.cu"],
+            depends=sorted(glob("csrc/cuda/*.cuh")),
+            extra_compile_args={
+                "nvcc": [
+                    "-O3",
+                    "-std=c++20",
+                    "-DUSE_CUDA",
+                    "-DPy_LIMITED_API=0x030A0000",
+                    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+                    *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 90, 100)),
+                ]
+            },
+            py_limited_api=True,
+        )
+        extensions.append(cuda)
     return {
-        "ext_modules": [cpu],
+        "ext_modules": extensions,
         "cmdclass": {"build_ext": OptionalBuild},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
 
 
-def without(reason):
-    """Say once that the extension is left out, and why."""
+def wants_cuda():
+    """Whether to build the CUDA kernels: on demand, or where a GPU could run them."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if os.environ.get("AVSMAMBA_NO_CUDA") == "1":
+        return False
+    if os.environ.get("FORCE_CUDA") != "1":
+        return torch.version.cuda is not None and torch.cuda.is_available() and CUDA_HOME is not None
+    if CUDA_HOME is None:
+        without("FORCE_CUDA=1, but no nvcc was found: set CUDA_HOME", "CUDA kernels")
+    return CUDA_HOME is not None
+
+
+def reason(error):
+    """An exception in one line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def without(reason, what="C++ operator"):
+    """Say that an extension is left out, and why; or end, where it is required."""
     if os.environ.get("AVSMAMBA_REQUIRE_EXT") == "1":
-        raise SystemExit(f"avsmamba: AVSMAMBA_REQUIRE_EXT=1, but the C++ operator cannot be built ({reason})")
-    message = f"avsmamba is built without its C++ operator ({reason}). It runs on plain torch, many times slower."
+        raise SystemExit(f"avsmamba: AVSMAMBA_REQUIRE_EXT=1, but the {what} cannot be built ({reason})")
+    message = f"avsmamba is built without its {what} ({reason}). It runs on plain torch there, many times slower."
     warnings.warn(message, stacklevel=2)
     print(message, file=sys.stderr)
 

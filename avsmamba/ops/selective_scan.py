@@ -4,7 +4,8 @@
     h = exp(delta_k A_k) h + delta_k B_k x,      y_k = C_k h + D_k x,      y = sum over k, in natural token order
 
 It is registered with torch.library as `avsmamba::multi_directional_scan` and its backward as an operator of its own.
-On the CPU the kernels of csrc/cpu run; where nothing was compiled, and on other devices, the plain torch reference.
+On the CPU the kernels of csrc/cpu run, on a GPU those of csrc/cuda; where nothing was compiled, and on other devices,
+the plain torch reference.
 """
 
 import functools
@@ -13,17 +14,24 @@ import warnings
 import torch
 from torch import Tensor
 
-from avsmamba.ops import scan_order
+from avsmamba.ops import cuda_scan, scan_order
 from avsmamba.ops.reference import reference_scan, reference_scan_backward
 
 try:
-    import avsmamba._cpu  # noqa: F401
+    import avsmamba._cpu
 
     HAS_CPU_KERNEL = True
 except ImportError:
     HAS_CPU_KERNEL = False
 
-BACKENDS = ("auto", "cpu", "torch")
+try:
+    import avsmamba._cuda  # type: ignore[import-not-found]  # noqa: F401
+
+    HAS_CUDA_KERNEL = True
+except ImportError:
+    HAS_CUDA_KERNEL = False
+
+BACKENDS = ("auto", "cpu", "cuda", "torch")
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, Tensor order, "
     "SymInt out_start, SymInt out_length"
@@ -40,7 +48,8 @@ _FORWARD, _BACKWARD = "avsmamba::multi_directional_scan", "avsmamba::multi_direc
 
 def available_backends() -> list[str]:
     """Names that `backend` takes here, the fastest first."""
-    return ["cpu", "torch"] if HAS_CPU_KERNEL else ["torch"]
+    cuda = ["cuda"] if HAS_CUDA_KERNEL and torch.cuda.is_available() else []
+    return [*cuda, "cpu", "torch"] if HAS_CPU_KERNEL else [*cuda, "torch"]
 
 
 def multi_directional_scan(
@@ -74,7 +83,8 @@ def multi_directional_scan(
         dt_bias: `(K, E)`.
         order: `(K, L)` int32; row k is the permutation of 0 … L - 1 in which direction k visits the tokens.
         out: (start, length) of the tokens whose output is wanted; all by default. No output is made for the rest.
-        backend: 'auto', 'cpu' (the compiled kernel) or 'torch' (the reference, differentiable any number of times).
+        backend: 'auto', 'cpu' or 'cuda' (the compiled kernels), or 'torch' (the reference, differentiable any number
+            of times).
 
     Returns:
         `(b, L, E)`, or `(b, length, E)` with `out`, of x's dtype.
@@ -93,6 +103,9 @@ def multi_directional_scan(
     if backend == "cpu" and not (HAS_CPU_KERNEL and x.device.type == "cpu"):
         what = f"x is on {x.device}" if HAS_CPU_KERNEL else "the extension was not built (needs g++ at install time)"
         raise RuntimeError(f"backend: 'cpu' cannot run: {what}")
+    if backend == "cuda" and not (HAS_CUDA_KERNEL and x.device.type == "cuda"):
+        built = "the extension was not built (needs nvcc: FORCE_CUDA=1 at install time)"
+        raise RuntimeError(f"backend: 'cuda' cannot run: {f'x is on {x.device}' if HAS_CUDA_KERNEL else built}")
     parameters = [t.to(state) for t in (A, D, dt_weight, dt_bias)]
     if backend == "torch":
         wide = [*(t.to(state) for t in (x, dt, B, C)), *parameters, order, (start, length)]
@@ -238,7 +251,7 @@ def _check_permutations(order: Tensor) -> None:
 
 
 def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
-    _warn_slow()
+    _warn_slow(x.device.type)
     wide = [*(t.to(A.dtype) for t in (x, dt, B, C)), A, D, dt_weight, dt_bias, order, (out_start, out_length)]
     out = reference_scan(*wide).to(x.dtype)
     return out.contiguous() if out.is_contiguous() else out.clone(memory_format=torch.contiguous_format)
@@ -252,13 +265,18 @@ def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_st
 
 
 @functools.cache
-def _warn_slow() -> None:
-    if not HAS_CPU_KERNEL:
-        warnings.warn(
-            "avsmamba: the C++ scan was not built, so the plain torch reference runs: the same numbers, many times "
-            "slower. Install g++ and run `pip install --no-build-isolation -e .` again.",
-            stacklevel=2,
-        )
+def _warn_slow(device: str) -> None:
+    if device == "cpu" and not HAS_CPU_KERNEL:
+        what, cure = "C++", "Install g++ and run `pip install --no-build-isolation -e .` again."
+    elif device == "cuda" and not HAS_CUDA_KERNEL:
+        what, cure = "CUDA", "Run `FORCE_CUDA=1 pip install --no-build-isolation -e .` where there is nvcc."
+    else:
+        return
+    warnings.warn(
+        f"avsmamba: the {what} scan was not built, so the plain torch reference runs: the same numbers, many times "
+        f"slower. {cure}",
+        stacklevel=2,
+    )
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
@@ -280,6 +298,18 @@ def _cpu_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, o
     rows = _rows(x, dt, B, C)
     torch.ops.avsmamba_cpu.backward(dy.contiguous(), *rows, *parameters, out_start, out_length, *grads)
     return grads if x.dtype == A.dtype else tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
+
+
+def _cuda_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+    inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return cuda_scan.forward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
+
+
+def _cuda_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+    inputs = (dy, x, dt, B, C, A, D, dt_weight, dt_bias)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return cuda_scan.backward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -316,6 +346,9 @@ torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", _reference_backward, 
 if HAS_CPU_KERNEL:
     torch.library.impl(_FORWARD, "CPU", _cpu_forward, lib=_library)
     torch.library.impl(_BACKWARD, "CPU", _cpu_backward, lib=_library)
+if HAS_CUDA_KERNEL:
+    torch.library.impl(_FORWARD, "CUDA", _cuda_forward, lib=_library)
+    torch.library.impl(_BACKWARD, "CUDA", _cuda_backward, lib=_library)
 torch.library.register_fake(_FORWARD, _fake_forward, lib=_library)
 torch.library.register_fake(_BACKWARD, _fake_backward, lib=_library)
 torch.library.register_autograd(_FORWARD, _backward, setup_context=_setup_context, lib=_library)
