@@ -29,18 +29,12 @@ class FusionBlock(nn.Module):
         self.visual_norm, self.audio_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.visual_proj = nn.Linear(channels, inner * (2 if receiver == "visual" else 1), bias=False)
         self.audio_proj = nn.Linear(channels, inner * (2 if receiver == "audio" else 1), bias=False)
-        self.visual_conv = depthwise_conv(conv, inner)
-        self.audio_conv = CausalConv1d(inner, audio_conv_kernel)
-        self.conv_act = options.conv_act
+        self.visual_conv = depthwise_conv(conv, inner, options.activation)
+        self.audio_conv = CausalConv1d(inner, audio_conv_kernel, options.activation)
         self.ssm = MultiDirectionalSSM(channels, 4, options)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.drop_path = DropPath(options.drop_path)
-
-    def local(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve `(B, T, h, w, E)` visual and `(B, T, E)` audio tokens (Eq. 11 and 12)."""
-        visual, audio = self.visual_conv(visual), self.audio_conv(audio)
-        return (F.silu(visual), F.silu(audio)) if self.conv_act else (visual, audio)
 
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
         """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
@@ -78,7 +72,7 @@ class V2AFusionBlock(FusionBlock):
             `(B, T, C)`.
         """
         x, gate = self.audio_proj(self.audio_norm(audio)).chunk(2, dim=-1)
-        v, a = self.local(self.visual_proj(self.visual_norm(visual)), x)
+        v, a = self.visual_conv(self.visual_proj(self.visual_norm(visual))), self.audio_conv(x)
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
@@ -115,7 +109,7 @@ class A2VFusionBlock(FusionBlock):
             `(B, T, h, w, C)`.
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
-        v, a = self.local(x, self.audio_proj(self.audio_norm(audio)))
+        v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
         t, h, w = v.shape[1:4]
         tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
         y = self.ssm(tokens, a2v(t, h, w, device=v.device), out=(t, t * h * w))
