@@ -36,6 +36,10 @@ class FusionBlock(nn.Module):
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.drop_path = DropPath(options.drop_path)
 
+    def local(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve `(B, T, h, w, E)` visual and `(B, T, E)` audio tokens (Eq. 11 and 12)."""
+        return self.visual_conv(visual), self.audio_conv(audio)
+
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
         """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
         return residual + self.drop_path(self.out_proj(self.out_norm(y) * F.silu(gate)))
@@ -72,7 +76,7 @@ class V2AFusionBlock(FusionBlock):
             `(B, T, C)`.
         """
         x, gate = self.audio_proj(self.audio_norm(audio)).chunk(2, dim=-1)
-        v, a = self.visual_conv(self.visual_proj(self.visual_norm(visual))), self.audio_conv(x)
+        v, a = self.local(self.visual_proj(self.visual_norm(visual)), x)
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
@@ -109,7 +113,7 @@ class A2VFusionBlock(FusionBlock):
             `(B, T, h, w, C)`.
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
-        v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
+        v, a = self.local(x, self.audio_proj(self.audio_norm(audio)))
         t, h, w = v.shape[1:4]
         tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
         y = self.ssm(tokens, a2v(t, h, w, device=v.device), out=(t, t * h * w))
