@@ -1,6 +1,7 @@
-"""The multi-directional selective scan: the operator, its order tables and its reference."""
+"""The operators: the multi-directional selective scan, its orders and its reference; the depthwise convolution."""
 
 from avsmamba.ops import flops
+from avsmamba.ops.depthwise_conv import depthwise_conv
 from avsmamba.ops.reference import reference_scan
 from avsmamba.ops.scan_order import a2v, cross_scan_2d, cross_scan_3d, v2a_frame, v2a_temporal
 from avsmamba.ops.selective_scan import (
@@ -17,6 +18,7 @@ __all__ = [
     "available_backends",
     "cross_scan_2d",
     "cross_scan_3d",
+    "depthwise_conv",
     "flops",
     "multi_directional_scan",
     "reference_scan",

@@ -6,37 +6,17 @@
 // are added in order: the result depends on the number of threads, never on their timing.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "scan.h"
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+#include "tensors.h"
 
 namespace avsmamba {
 namespace {
 
 Kernels<float> float_kernels() {
-  const char* forced = std::getenv("AVSMAMBA_CPU_ISA");
-  const std::string isa = forced ? forced : "";
+  [[maybe_unused]] const Isa isa = instruction_set();
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  STD_TORCH_CHECK(isa.empty() || isa == "portable" || isa == "avx2" || isa == "avx512",
-                  "AVSMAMBA_CPU_ISA: expected portable, avx2 or avx512, got ", isa);
-  STD_TORCH_CHECK((isa != "avx2" || avx2) && (isa != "avx512" || avx512), "AVSMAMBA_CPU_ISA: this CPU has no ", isa);
-  if (isa == "avx512" || (isa.empty() && avx512)) return kernels_avx512();
-  if (isa == "avx2" || (isa.empty() && avx2)) return kernels_avx2();
-#else
-  STD_TORCH_CHECK(isa.empty() || isa == "portable", "AVSMAMBA_CPU_ISA: this build has portable only, got ", isa);
+  if (isa == Isa::avx512) return kernels_avx512();
+  if (isa == Isa::avx2) return kernels_avx2();
 #endif
   return kernels_portable();
 }
@@ -61,16 +41,6 @@ void check(const Tensor& t, const char* name, std::initializer_list<int64_t> siz
                   name, ": its last axis must have stride 1");
 }
 
-template <typename T>
-const T* pointer(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <typename T>
-T* writable(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
 // Steps of each direction up to its last wanted token: what comes after changes no output. An order that would lead
 // out of memory is refused here, whoever calls.
 std::vector<int64_t> needed_steps(const Inputs& in) {
@@ -88,10 +58,6 @@ std::vector<int64_t> needed_steps(const Inputs& in) {
       if ((uint64_t)(token - in.out_start) < (uint64_t)in.out_length) steps[k] = i + 1;
     }
   return steps;
-}
-
-Input input_type(ScalarType type) {
-  return type == ScalarType::BFloat16 ? Input::bfloat16 : type == ScalarType::Half ? Input::float16 : Input::same;
 }
 
 template <typename T>
@@ -153,39 +119,6 @@ struct Partition {
     j.k0 = first_direction(*group), j.k1 = first_direction(*group + 1);
     j.scratch = scratch;
     return j;
-  }
-
-  // f(range, scratch) for each range, on one thread each; scratch holds `size` values of T.
-  template <typename T, typename F>
-  void run(int64_t size, const F& f) const {
-    torch::stable::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<T[]> memory(new T[size + 64 / sizeof(T)]);
-      void* scratch = (void*)(((uintptr_t)memory.get() + 63) / 64 * 64);
-      for (int64_t r = begin; r < end; ++r) f(r, scratch);
-    });
-  }
-};
-
-// `copies` zeroed buffers of `size` values, the first of which is `own`; `gather` adds the others to it.
-template <typename T>
-struct Shared {
-  T* own;
-  int64_t size, copies;
-  std::vector<T> rest;
-
-  Shared(const Tensor& t, int64_t copies) : own(writable<T>(t)), size(t.numel()), copies(copies) {
-    std::fill(own, own + size, T(0));
-    rest.assign((copies - 1) * size, T(0));
-  }
-  T* copy(int64_t c) { return c % copies ? rest.data() + (c % copies - 1) * size : own; }
-  void gather() {
-    if (copies < 2) return;
-    torch::stable::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t c = 1; c < copies; ++c) {
-        const T* from = copy(c);
-        for (int64_t i = begin; i < end; ++i) own[i] += from[i];
-      }
-    });
   }
 };
 
@@ -254,7 +187,7 @@ void run_forward(const Inputs& in, const Tensor& y) {
   Shared<T> sums(y, p.groups);
   if (!p.jobs) return;
   const Kernels<T> kernel = kernels<T>();
-  p.run<T>(kernel.scratch(a, p.width, false), [&](int64_t r, void* scratch) {
+  run_ranges<T>(p.ranges, kernel.scratch(a, p.width, false), [&](int64_t r, void* scratch) {
     for (int64_t i = p.first_job(r); i < p.first_job(r + 1); ++i) {
       int64_t group;
       const ScanJob j = p.job(i, &group, scratch);
@@ -284,7 +217,7 @@ void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>&
   const RowSums<T> rows(a, p);
   const Kernels<T> kernel = kernels<T>();
   for (int64_t pass = 0; pass < rows.passes; ++pass) {
-    p.run<T>(kernel.scratch(a, p.width, true), [&](int64_t r, void* scratch) {
+    run_ranges<T>(p.ranges, kernel.scratch(a, p.width, true), [&](int64_t r, void* scratch) {
       rows.clear(r);
       for (int64_t i = p.first_job(r); i < p.first_job(r + 1); ++i) {
         int64_t group;
@@ -300,13 +233,6 @@ void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>&
   }
   dx.gather();
   for (auto& s : parameters) s.gather();
-}
-
-bool is_double(const Tensor& x) {
-  const ScalarType type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Double || type == ScalarType::Float || input_type(type) != Input::same,
-                  "x: expected float32, float64, bfloat16 or float16");
-  return type == ScalarType::Double;
 }
 
 void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A,

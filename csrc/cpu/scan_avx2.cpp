@@ -1,9 +1,10 @@
-// The float kernels, built for avx2. The standard headers stand before the target, so that no code of theirs is built for it.
+// The float kernels of the scan and the convolution, built for avx2. The standard headers stand before the target, so that no code of theirs is built for it.
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
 
+#include "conv.h"
 #include "scan.h"
 #pragma GCC target("avx2,fma")
 #define NS avx2
@@ -12,6 +13,10 @@
 #define LANES 8
 #define REAL_IS_FLOAT 1
 #include "scan_kernel.inl"
+#include "conv_kernel.inl"
 
 avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward, avx2::scratch}; }
+avsmamba::ConvKernels<float> avsmamba::conv_kernels_avx2() {
+  return {avx2::conv_forward, avx2::conv_backward, avx2::conv_scratch};
+}
 #endif

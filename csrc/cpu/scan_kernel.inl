@@ -253,7 +253,6 @@ static int64_t scratch(const ScanArgs<REAL>& a, int width, bool backward) {
   return Workspace<64>(nullptr, a.states, a.rank, borders).size;
 }
 
-#undef AI
 #undef SHUFFLE
 }  // namespace NS
 }  // namespace avsmamba

@@ -1,7 +1,8 @@
-// The float kernels, built for portable. The standard headers stand before the target, so that no code of theirs is built for it.
+// The float kernels of the scan and the convolution, built for portable. The standard headers stand before the target, so that no code of theirs is built for it.
 #include <cmath>
 #include <cstring>
 
+#include "conv.h"
 #include "scan.h"
 #define NS portable
 #define REAL float
@@ -9,5 +10,9 @@
 #define LANES 4
 #define REAL_IS_FLOAT 1
 #include "scan_kernel.inl"
+#include "conv_kernel.inl"
 
 avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward, portable::scratch}; }
+avsmamba::ConvKernels<float> avsmamba::conv_kernels_portable() {
+  return {portable::conv_forward, portable::conv_backward, portable::conv_scratch};
+}

@@ -29,9 +29,8 @@ class FusionBlock(nn.Module):
         self.visual_norm, self.audio_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.visual_proj = nn.Linear(channels, inner * (2 if receiver == "visual" else 1), bias=False)
         self.audio_proj = nn.Linear(channels, inner * (2 if receiver == "audio" else 1), bias=False)
-        self.visual_conv = depthwise_conv(conv, inner)
-        self.audio_conv = CausalConv1d(inner, audio_conv_kernel)
-        self.conv_act = options.conv_act
+        self.visual_conv = depthwise_conv(conv, inner, options.activation)
+        self.audio_conv = CausalConv1d(inner, audio_conv_kernel, options.activation)
         self.ssm = MultiDirectionalSSM(channels, 4, options)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
@@ -39,8 +38,7 @@ class FusionBlock(nn.Module):
 
     def local(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve `(B, T, h, w, E)` visual and `(B, T, E)` audio tokens (Eq. 11 and 12)."""
-        visual, audio = self.visual_conv(visual), self.audio_conv(audio)
-        return (F.silu(visual), F.silu(audio)) if self.conv_act else (visual, audio)
+        return self.visual_conv(visual), self.audio_conv(audio)
 
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
         """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""

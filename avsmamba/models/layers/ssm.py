@@ -32,6 +32,11 @@ class SSMOptions:
     conv_act: bool = True
     drop_path: float = 0.0
 
+    @property
+    def activation(self) -> str | None:
+        """What follows the depthwise convolutions, as they take it."""
+        return "silu" if self.conv_act else None
+
     def inner(self, channels: int) -> int:
         """Inner channels E of a block with C model channels."""
         return int(self.expand * channels)

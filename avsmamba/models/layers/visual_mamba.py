@@ -49,24 +49,18 @@ class VisualMambaBlock(nn.Module):
         self.layout = layout
         self.norm = nn.LayerNorm(channels)
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
-        self.conv = depthwise_conv(conv, inner)
-        self.conv_act = options.conv_act
+        self.conv = depthwise_conv(conv, inner, options.activation)
         self.ssm = MultiDirectionalSSM(channels, num_directions, options)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.drop_path = DropPath(options.drop_path)
-
-    def local(self, x: Tensor) -> Tensor:
-        """Depthwise convolution and activation of one scale's `(B, T, h, w, E)` map."""
-        x = self.conv(x)
-        return F.silu(x) if self.conv_act else x
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Map a list of `(B, T, h_i, w_i, C)` maps, one a scale, to maps of the same shapes."""
         num_frames, sizes = maps[0].shape[1], map_sizes(maps)
         tokens = self.layout.flatten(maps)
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
-        x = self.layout.flatten([self.local(m) for m in self.layout.split(x, num_frames, sizes)])
+        x = self.layout.flatten([self.conv(m) for m in self.layout.split(x, num_frames, sizes)])
         order = self.layout.order(num_frames, sizes, self.ssm.num_directions, x.device)
         y = self.ssm(x.flatten(0, -3), order).view_as(x)
         y = self.out_proj(self.out_norm(y) * F.silu(gate))
