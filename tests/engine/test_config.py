@@ -62,6 +62,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 trees = st.recursive(scalars, lambda t: st.lists(t, max_size=3) | st.dictionaries(st.text(max_size=6), t, max_size=3))
 
 
+@settings(deadline=None)
 @given(trees)
 @example({"\x85": "a\u2028b"})
 def test_a_dump_reads_back(value):
