@@ -75,7 +75,7 @@ def depthwise_conv(
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if causal and backend == "auto" and _suits_causal_conv1d(x, weight):
         return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation=activation).transpose(1, 2)
-    tokens = x.reshape(len(x), *(1,) * (5 - x.ndim), *x.shape[1:])
+    tokens = x.reshape(x.shape[0], *(1,) * (5 - x.ndim), *x.shape[1:])
     weight = weight.reshape(len(weight), 1, *(1,) * (5 - weight.ndim), *weight.shape[2:])
     if backend == "torch":
         y = reference_depthwise_conv(tokens.to(wide), weight, bias, front, activation == "silu").to(x.dtype)
