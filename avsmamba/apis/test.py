@@ -9,12 +9,12 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from avsmamba.apis.train import default_work_dir
+from avsmamba.datasets.avsbench import SOUNDS
 from avsmamba.engine.config import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.utils import UserError, atomic_write
 
-SOUNDS = ("real", "silence", "noise", "shuffle")
 _TRAINING_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 _VALIDATION_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
 

@@ -1,14 +1,14 @@
 """Walking whole data sets and listing all that is wrong with their files: what tools/check_data.py calls."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from avsmamba.datasets.avsbench import attempt
-from avsmamba.engine.config import LOADERS, load_config, parse_options
+from avsmamba.engine.config import LOADERS, data_sets, load_config, parse_options
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 
@@ -30,7 +30,7 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
     cfg = load_config(config, parse_options(options), data_root)
     configs: list[dict[str, Any]] = []
     for loader in LOADERS:
-        for found in innermost((cfg.get(loader) or {}).get("dataset")):
+        for found in data_sets((cfg.get(loader) or {}).get("dataset")):
             # Neither what is done to the pictures nor a replaced sound finds a fault of a file.
             values = {k: {"pipeline": [], "audio": "real"}.get(k, v) for k, v in found.items()}
             if values not in configs:
@@ -56,16 +56,6 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
                 bar.update()
     print(f"{clips} clips of {len(datasets)} data sets, {len(faults)} {'fault' if len(faults) == 1 else 'faults'}")
     return len(faults)
-
-
-def innermost(config: Any) -> Iterator[dict[str, Any]]:
-    """The data sets of a config that may be wrapped by others (`dataset`, `datasets`)."""
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            yield from innermost(item)
-    elif isinstance(config, dict):
-        wrapped = [config[key] for key in ("dataset", "datasets") if key in config]
-        yield from innermost(wrapped) if wrapped else [config]
 
 
 def _print_new(problems: Sequence[str], seen: set[str]) -> None:

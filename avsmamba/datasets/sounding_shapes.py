@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.shape_pictures import draw_clip, random_scene
 from avsmamba.utils import UserError
 
 NUM_FRAMES = 5  # one a second
-SPLITS = ("train", "val", "test")
 SUBSETS = ("s4", "ms3")
 COLOURS = ("kind", "any")
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources"}
