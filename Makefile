@@ -2,12 +2,14 @@
 # make test   set up and run the whole test suite
 # make wheel  build the wheel into dist/: one for every Python from 3.10 and every torch from 2.10
 # make test-wheel   install it beside another torch in a second environment and run the operator's tests there
+# make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+OUTSIDE ?= mamba-ssm==2.3.2.post1 causal-conv1d==1.7.0
 PIP_FLAGS ?= -q --disable-pip-version-check
 
 PY := $(VENV)/bin/python
@@ -20,7 +22,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-gpu wheel test-wheel lint clean
+.PHONY: setup demo test outside test-gpu wheel test-wheel lint clean
 
 setup: $(SETUP)
 
@@ -55,6 +57,11 @@ $(DEMO)/index.html: $(METRICS)
 
 test: $(SETUP)
 	$(PY) -m pytest
+
+outside: $(SETUP)
+	@# FORCE_BUILD: no look-up of prebuilt CUDA wheels. --no-deps: the reference functions need none of theirs.
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
+	  $(PY) -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps $(OUTSIDE)
 
 wheel: $(VENV)/.torch
 	rm -f dist/avsmamba-*.whl

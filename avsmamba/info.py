@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import avsmamba
-from avsmamba.ops import available_backends, multi_directional_scan, selective_scan
+from avsmamba.ops import available_backends, mamba_ssm_scan, multi_directional_scan, selective_scan
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
 OPTIONAL = ("causal_conv1d", "mamba_ssm")
@@ -105,10 +105,11 @@ def report() -> str:
             state, what = extension_state(name)
             if what is not None:
                 todo.append(what)
-            lines.append(f"  {name:6}{state}")
+            lines.append(f"  {name:10}{state}")
     if "cpu" in available_backends():
-        lines.append(f"        the CPU kernel runs its {_isa_or_error()} build")
-    lines.append("  torch always there: the plain reference, many times slower")
+        lines.append(f"            the CPU kernel runs its {_isa_or_error()} build")
+    lines.append(f"  mamba_ssm for comparison: {mamba_ssm_scan.what_is_missing() or 'loaded'}")
+    lines.append("  torch     always there: the plain reference, many times slower")
     lines += [f"to do: {what}" for what in todo] or ["nothing is missing"]
     return "\n".join(lines)
 

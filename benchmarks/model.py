@@ -1,13 +1,13 @@
 """Time a clip's inference and a training step of a config's model on this machine, with the share of each part.
 
     python benchmarks/model.py [CONFIG ...] [--batch 1] [--frames 5] [--size 224] [--repeats 3] [--json model.json]
-        [--grad-checkpointing [PART ...]]
+        [--grad-checkpointing [PART ...]] [--amp]
 
 Weights are random and pictures are noise: neither changes the time. Each case runs in a process of its own, so that
 its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
 and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
-pass: compare the peak with that of a run without. The backbone is also timed alone, step by step in turn with the
-whole.
+pass: compare the peak with that of a run without. `--amp` times inference a second time under autocast (bfloat16) and
+prints what it gains. The backbone is also timed alone, step by step in turn with the whole.
 """
 
 import argparse
@@ -67,7 +67,14 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure(
-    config: str, training: bool, batch: int, frames: int, size: int, repeats: int, grad_checkpointing: Sequence[str]
+    config: str,
+    training: bool,
+    batch: int,
+    frames: int,
+    size: int,
+    repeats: int,
+    grad_checkpointing: Sequence[str],
+    amp: bool = False,
 ) -> dict[str, Any]:
     """One case; to be run in a fresh process."""
     torch.manual_seed(0)
@@ -89,7 +96,7 @@ def measure(
 
     def step() -> None:
         if not training:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
                 model(clip, log_mel, mode="tensor")
             return
         losses = model(clip, log_mel, samples, mode="loss")
@@ -98,7 +105,7 @@ def measure(
         optimizer.step()
 
     def backbone() -> None:
-        with torch.set_grad_enabled(training):
+        with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=amp):
             maps = model.backbone(clip.flatten(0, 1))
         if training:
             sum(m.sum() for m in maps).backward()
@@ -117,7 +124,7 @@ def measure(
     parts = {name: statistics.median(f[name] for f in forward) for name in forward[0]}
     return {
         "config": config,
-        "case": "training step" if training else "inference",
+        "case": "training step" if training else "inference" + (", bfloat16" if amp else ""),
         "batch": batch,
         "frames": frames,
         "size": size,
@@ -161,16 +168,21 @@ def main() -> None:
         metavar="PART",
         help=f"make activations again in the backward pass; parts: {', '.join(CHECKPOINTING)}; none named: all",
     )
+    parser.add_argument("--amp", action="store_true", help="inference in bfloat16 as well")
     args = parser.parse_args()
     checkpointing = () if args.grad_checkpointing is None else tuple(args.grad_checkpointing) or CHECKPOINTING
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     rows = []
     for config in args.configs:
-        for training in (False, True):
+        for training, amp in ((False, False), (False, True), (True, False)):
+            if amp and not args.amp:
+                continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                case = (config, training, args.batch, args.frames, args.size, args.repeats, checkpointing)
+                case = (config, training, args.batch, args.frames, args.size, args.repeats, checkpointing, amp)
                 rows.append(pool.apply(measure, case))
             print(show(rows[-1]))
+            if amp:
+                print(f"  bfloat16 takes {rows[-1]['seconds'] / rows[-2]['seconds']:.2f} times the time of float32")
     if args.json:
         with atomic_write(args.json) as path:
             path.write_text(json.dumps(rows, indent=1))

@@ -20,7 +20,8 @@ def test_the_command_prints_the_report():
     assert lines[0].startswith(f"avsmamba {__version__} in ")
     assert any(f"torch {torch.__version__.split('+')[0]}" in line and "timm " in line for line in lines)
     assert any("causal_conv1d" in line and "mamba_ssm" in line for line in lines)
-    assert any(line.startswith("  torch always there") for line in lines)
+    assert any(line.startswith("  torch     always there") for line in lines)
+    assert any(line.startswith("  mamba_ssm for comparison: ") for line in lines)
     assert ("nothing is missing" in lines) == (not any(line.startswith("to do: ") for line in lines))
 
 

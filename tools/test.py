@@ -21,6 +21,7 @@ def parse_args() -> argparse.Namespace:
         default="real",
         help="what the model hears; a model that listens scores lower with anything but the real sound",
     )
+    parser.add_argument("--amp", action="store_true", help="mixed precision (bfloat16; works on the CPU too)")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
@@ -45,6 +46,7 @@ def main() -> None:
             launcher=args.launcher,
             options=args.cfg_options,
             data_root=args.data_root,
+            amp=args.amp,
         )
     )
 

@@ -58,6 +58,11 @@ def use_amp(cfg: Config) -> None:
         raise UserError(f"--amp: optim_wrapper.type must be OptimWrapper, got {kind if wrapper else wrapper!r}")
     if kind != "OptimWrapper":
         return
-    scaled = torch.cuda.is_available() and not torch.cuda.is_bf16_supported()
+    scaled = amp_dtype() == torch.float16
     wrapper["type"] = "AmpOptimWrapper" if scaled else "AutocastOptimWrapper"
     wrapper["dtype"] = "float16" if scaled else "bfloat16"
+
+
+def amp_dtype() -> torch.dtype:
+    """What `--amp` computes in: bfloat16, or float16 on GPUs without it."""
+    return torch.float16 if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else torch.bfloat16

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from avsmamba.ops.forward_ad import refuse_tangents
 from avsmamba.ops.selective_scan import HAS_CPU_KERNEL
 
 try:
@@ -54,14 +55,16 @@ def depthwise_conv(
         bias: `(C,)`.
         activation: 'silu', applied to the result, or None.
         causal: along the kernel's first axis, an output depends on inputs at and before its own position only.
-        backend: 'auto', 'cpu' (the compiled kernel) or 'torch' (differentiable any number of times).
+        backend: 'auto', 'cpu' (the compiled kernel) or 'torch' (differentiable any number of times and in forward
+            mode).
 
     Returns:
         x's shape and dtype.
 
     Raises:
         ValueError: if a shape, dtype, device, activation or backend does not fit; the message names the argument.
-        RuntimeError: if the compiled kernel is asked for and cannot run.
+        RuntimeError: if the compiled kernel is asked for and cannot run; if a tensor carries a tangent of
+            forward-mode differentiation, which only 'torch' can take.
     """
     front = _check(x, weight, bias, activation, causal)
     if backend not in BACKENDS:
@@ -73,6 +76,8 @@ def depthwise_conv(
         x = x.to(torch.get_autocast_dtype(x.device.type))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
+    if backend != "torch":
+        refuse_tangents("depthwise_conv", x, weight, bias)
     if causal and backend == "auto" and _suits_causal_conv1d(x, weight):
         return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation=activation).transpose(1, 2)
     tokens = x.reshape(x.shape[0], *(1,) * (5 - x.ndim), *x.shape[1:])
@@ -201,7 +206,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy: Tensor):
-    grads = torch.ops.avsmamba.depthwise_conv_backward(dy, *ctx.saved_tensors, ctx.front, ctx.silu)
+    saved = ctx.saved_tensors  # once: torch.utils.checkpoint makes them anew each time
+    refuse_tangents("depthwise_conv's backward", dy, *saved)
+    grads = torch.ops.avsmamba.depthwise_conv_backward(dy, *saved, ctx.front, ctx.silu)
     needed = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None, None)
 

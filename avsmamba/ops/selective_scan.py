@@ -14,7 +14,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from avsmamba.ops import cuda_scan, scan_order
+from avsmamba.ops import cuda_scan, mamba_ssm_scan, scan_order
+from avsmamba.ops.forward_ad import refuse_tangents
 from avsmamba.ops.reference import reference_scan, reference_scan_backward
 
 try:
@@ -31,7 +32,7 @@ try:
 except ImportError:
     HAS_CUDA_KERNEL = False
 
-BACKENDS = ("auto", "cpu", "cuda", "torch")
+BACKENDS = ("auto", "cpu", "cuda", "mamba_ssm", "torch")
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, Tensor order, "
     "SymInt out_start, SymInt out_length"
@@ -48,8 +49,13 @@ _FORWARD, _BACKWARD = "avsmamba::multi_directional_scan", "avsmamba::multi_direc
 
 def available_backends() -> list[str]:
     """Names that `backend` takes here, the fastest first."""
-    cuda = ["cuda"] if HAS_CUDA_KERNEL and torch.cuda.is_available() else []
-    return [*cuda, "cpu", "torch"] if HAS_CPU_KERNEL else [*cuda, "torch"]
+    runs = {
+        "cuda": HAS_CUDA_KERNEL and torch.cuda.is_available(),
+        "mamba_ssm": mamba_ssm_scan.what_is_missing() is None,
+        "cpu": HAS_CPU_KERNEL,
+        "torch": True,
+    }
+    return [name for name, can in runs.items() if can]
 
 
 def multi_directional_scan(
@@ -83,15 +89,16 @@ def multi_directional_scan(
         dt_bias: `(K, E)`.
         order: `(K, L)` int32; row k is the permutation of 0 … L - 1 in which direction k visits the tokens.
         out: (start, length) of the tokens whose output is wanted; all by default. No output is made for the rest.
-        backend: 'auto', 'cpu' or 'cuda' (the compiled kernels), or 'torch' (the reference, differentiable any number
-            of times).
+        backend: 'auto', 'cpu' or 'cuda' (the compiled kernels), 'torch' (the reference, differentiable any number of
+            times and in forward mode), or 'mamba_ssm' (that package's CUDA kernel on K copies, for comparison).
 
     Returns:
         `(b, L, E)`, or `(b, length, E)` with `out`, of x's dtype.
 
     Raises:
         ValueError: if a shape, dtype, device, the order or the range does not fit; the message names the argument.
-        RuntimeError: if the compiled kernel is asked for and there is none.
+        RuntimeError: if a backend is asked for that cannot run; if a tensor carries a tangent of forward-mode
+            differentiation, which only 'torch' can take.
     """
     if x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
@@ -110,6 +117,10 @@ def multi_directional_scan(
     if backend == "torch":
         wide = [*(t.to(state) for t in (x, dt, B, C)), *parameters, order, (start, length)]
         return reference_scan(*wide).to(x.dtype)
+    refuse_tangents("multi_directional_scan", x, dt, B, C, *parameters)
+    if backend == "mamba_ssm":
+        everything = [x, dt, B, C, *parameters, order, (start, length)]
+        return mamba_ssm_scan.scan(*everything)
     return torch.ops.avsmamba.multi_directional_scan(x, dt, B, C, *parameters, order, start, length)
 
 
@@ -318,7 +329,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy: Tensor):
-    grads = torch.ops.avsmamba.multi_directional_scan_backward(dy, *ctx.saved_tensors, ctx.out_start, ctx.out_length)
+    saved = ctx.saved_tensors  # once: torch.utils.checkpoint makes them anew each time
+    refuse_tangents("multi_directional_scan's backward", dy, *saved)
+    grads = torch.ops.avsmamba.multi_directional_scan_backward(dy, *saved, ctx.out_start, ctx.out_length)
     needed = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None, None, None)
 

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from avsmamba.ops import cross_scan_2d, cross_scan_3d, multi_directional_scan
+from avsmamba.ops import cross_scan_2d, cross_scan_3d, depthwise_conv, multi_directional_scan
 from avsmamba.ops.scan_order import is_order_table
 from tests.ops.conftest import NAMES, scan_inputs
 
@@ -64,6 +65,54 @@ def test_vmap_says_what_to_do():
     inputs, order = scan_inputs()
     with pytest.raises(RuntimeError, match="put the mapped axis into the batch"):
         torch.vmap(lambda x: multi_directional_scan(x, *inputs[1:], order))(torch.stack([inputs[0]] * 2))
+
+
+def conv(x, backend="auto"):
+    return depthwise_conv(x, torch.ones(x.shape[-1], 1, 4, dtype=x.dtype), causal=True, backend=backend)
+
+
+def of_one(name):
+    """The scan as a function of one of its tensors, or the convolution of x; and a value."""
+    inputs, order = scan_inputs()
+    if name == "conv":
+        return conv, inputs[0]
+    i = NAMES.index(name)
+    return lambda t: multi_directional_scan(*inputs[:i], t, *inputs[i + 1 :], order), inputs[i]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "conv"])
+def test_forward_mode_is_refused(name):
+    function, t = of_one(name)
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        function(forward_ad.make_dual(t, torch.ones_like(t)))
+
+
+@pytest.mark.parametrize("name", ["x", "dt_weight", "conv"])
+def test_no_graph_drops_a_tangent(name):
+    function, t = of_one(name)
+    torch._dynamo.reset()
+    derivative = torch.compile(lambda t: torch.func.jvp(function, (t,), (t,))[1], fullgraph=True, backend="aot_eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="no forward-mode derivative"):
+        derivative(t)
+
+
+@pytest.mark.parametrize("name", ["x", "conv"])
+def test_forward_mode_over_the_backward_pass_is_refused(name):
+    function, t = of_one(name)
+    t = t.requires_grad_()
+    y = function(t)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backward has no forward-mode derivative"):
+        torch.autograd.grad(y, t, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+
+
+def test_the_torch_backends_have_a_forward_mode_derivative():
+    inputs, order = scan_inputs(dtype=torch.float64)
+    v = torch.randn_like(inputs[0])
+    for run in (lambda x: multi_directional_scan(x, *inputs[1:], order, backend="torch"), lambda x: conv(x, "torch")):
+        # Both are linear in x.
+        torch.testing.assert_close(torch.func.jvp(run, (inputs[0],), (v,))[1], run(v))
 
 
 def test_meta_tensors_go_backward_too():

@@ -51,11 +51,13 @@ def test_resume_and_amp(trained):
 
 def test_a_test_is_quiet_and_ends_well(trained, tmp_path):
     path, work_dir, _ = trained
-    status, out, err = run("test", path, work_dir / "epoch_4.pth", "--work-dir", tmp_path, "--audio", "silence")
+    status, out, err = run(
+        "test", path, work_dir / "epoch_4.pth", "--work-dir", tmp_path, "--audio", "silence", "--amp"
+    )
     assert (status, err) == (0, "")
     assert (tmp_path / "metrics.json").is_file()
     table = [line for line in out.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert table[0].startswith("7 clips, 35 frames, sound: silence")
+    assert table[0].startswith("7 clips, 35 frames, sound: silence") and table[0].endswith(", bfloat16")
     assert [line.split()[0] for line in table[1:4]] == ["protocol", "frame", "avsbench"]
     assert len(out.splitlines()) < 12
 
