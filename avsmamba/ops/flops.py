@@ -35,10 +35,14 @@ def _sizes(x, dt, B, out_length) -> tuple[int, int, int, int, int, int, int]:
 
 
 @register_flop_formula(torch.ops.avsmamba.multi_directional_scan)
-def _forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, *, out_shape=None) -> int:
+def _forward(
+    x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False, *, out_shape=None
+) -> int:
     return forward_flops(*_sizes(x, dt, B, out_length))
 
 
 @register_flop_formula(torch.ops.avsmamba.multi_directional_scan_backward)
-def _backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, *, out_shape=None) -> int:
+def _backward(
+    dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, *, out_shape=None
+) -> int:
     return backward_flops(*_sizes(x, dt, B, out_length))

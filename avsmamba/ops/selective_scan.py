@@ -38,9 +38,12 @@ _ARGUMENTS = (
     "SymInt out_start, SymInt out_length"
 )
 _library = torch.library.Library("avsmamba", "DEF")
-_library.define(f"multi_directional_scan({_ARGUMENTS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
-    f"multi_directional_scan_backward(Tensor dy, {_ARGUMENTS}) -> "
+    f"multi_directional_scan({_ARGUMENTS}, bool keep_states=False) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"multi_directional_scan_backward(Tensor dy, Tensor states, {_ARGUMENTS}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -121,7 +124,9 @@ def multi_directional_scan(
     if backend == "mamba_ssm":
         everything = [x, dt, B, C, *parameters, order, (start, length)]
         return mamba_ssm_scan.scan(*everything)
-    return torch.ops.avsmamba.multi_directional_scan(x, dt, B, C, *parameters, order, start, length)
+    inputs = (x, dt, B, C, *parameters)
+    train = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not torch.compiler.is_exporting()
+    return torch.ops.avsmamba.multi_directional_scan(*inputs, order, start, length, train)[0]
 
 
 def selective_scan_2d(
@@ -261,14 +266,28 @@ def _check_permutations(order: Tensor) -> None:
         raise ValueError(f"order: row {int(wrong.int().argmax())} is no permutation of 0 … {order.shape[1] - 1}")
 
 
-def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _states_shape(x: Tensor, B: Tensor, kept: bool) -> tuple[int, ...]:
+    """Of the states that the CPU kernel's forward keeps for its backward, those before each tile; else none."""
+    if not (kept and HAS_CPU_KERNEL and x.device.type == "cpu"):
+        return (0,)
+    tile = _cpu_tile()
+    return (x.shape[0], B.shape[2], (x.shape[1] + tile - 1) // tile, B.shape[3], x.shape[2])
+
+
+@functools.cache
+def _cpu_tile() -> int:
+    return torch.ops.avsmamba_cpu.tile()
+
+
+def _reference_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):
     _warn_slow(x.device.type)
     wide = [*(t.to(A.dtype) for t in (x, dt, B, C)), A, D, dt_weight, dt_bias, order, (out_start, out_length)]
     out = reference_scan(*wide).to(x.dtype)
-    return out.contiguous() if out.is_contiguous() else out.clone(memory_format=torch.contiguous_format)
+    out = out.contiguous() if out.is_contiguous() else out.clone(memory_format=torch.contiguous_format)
+    return out, A.new_empty(0)
 
 
-def _reference_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _reference_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
     wide = [*(t.to(A.dtype) for t in (dy, *inputs)), order, (out_start, out_length)]
     grads = reference_scan_backward(*wide)
@@ -295,45 +314,51 @@ def _rows(*tensors: Tensor) -> list[Tensor]:
     return [t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous() for t in tensors]
 
 
-def _cpu_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _cpu_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):
     y = torch.empty(x.shape[0], out_length, x.shape[2], dtype=A.dtype)
+    states = torch.empty(_states_shape(x, B, keep_states), dtype=A.dtype)
     parameters = [t.contiguous() for t in (A, D, dt_weight, dt_bias, order)]
-    torch.ops.avsmamba_cpu.forward(*_rows(x, dt, B, C), *parameters, out_start, out_length, y)
-    return y.to(x.dtype)
+    torch.ops.avsmamba_cpu.forward(*_rows(x, dt, B, C), *parameters, out_start, out_length, y, states)
+    return y.to(x.dtype), states
 
 
-def _cpu_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _cpu_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
+    if states.numel() == 0:  # the forward did not know that it would be differentiated
+        states = _cpu_forward(*inputs, order, out_start, out_length, True)[1]
     grads = tuple(torch.empty(t.shape, dtype=A.dtype) for t in inputs)
     parameters = [t.contiguous() for t in (A, D, dt_weight, dt_bias, order)]
     rows = _rows(x, dt, B, C)
-    torch.ops.avsmamba_cpu.backward(dy.contiguous(), *rows, *parameters, out_start, out_length, *grads)
+    torch.ops.avsmamba_cpu.backward(dy.contiguous(), states, *rows, *parameters, out_start, out_length, *grads)
     return grads if x.dtype == A.dtype else tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
 
 
-def _cuda_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _cuda_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return cuda_scan.forward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
+    y = cuda_scan.forward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
+    return y, A.new_empty(0)
 
 
-def _cuda_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _cuda_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (dy, x, dt, B, C, A, D, dt_weight, dt_bias)
     deterministic = torch.are_deterministic_algorithms_enabled()
     return cuda_scan.backward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.out_start, ctx.out_length = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.out_start, ctx.out_length, _ = inputs
+    states = output[1]
+    ctx.mark_non_differentiable(states)
+    ctx.save_for_backward(states, *tensors)
 
 
-def _backward(ctx, dy: Tensor):
+def _backward(ctx, dy: Tensor, _):
     saved = ctx.saved_tensors  # once: torch.utils.checkpoint makes them anew each time
     refuse_tangents("multi_directional_scan's backward", dy, *saved)
     grads = torch.ops.avsmamba.multi_directional_scan_backward(dy, *saved, ctx.out_start, ctx.out_length)
     needed = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]
-    return (*needed, None, None, None)
+    return (*needed, None, None, None, None)
 
 
 def _no_double_backward(ctx, *grads):
@@ -346,11 +371,11 @@ def _no_vmap(info, in_dims, *args):
     raise RuntimeError("multi_directional_scan cannot be mapped by vmap: put the mapped axis into the batch b instead")
 
 
-def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
-    return x.new_empty(x.shape[0], out_length, x.shape[2])
+def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):
+    return x.new_empty(x.shape[0], out_length, x.shape[2]), A.new_empty(_states_shape(x, B, keep_states))
 
 
-def _fake_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
+def _fake_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     return tuple(t.new_empty(t.shape) for t in (x, dt, B, C, A, D, dt_weight, dt_bias))
 
 

@@ -178,11 +178,22 @@ struct RowSums {
   }
 };
 
+// States (b, K, tiles, N, E) at the tiles' borders: what the backward starts from. Tiles that no output needs are zero.
 template <typename T>
-void run_forward(const Inputs& in, const Tensor& y) {
+T* border_states(const ScanArgs<T>& a, const Tensor& states) {
+  const int64_t tiles = (a.length + kTile - 1) / kTile;
+  check(states, "states", {a.batch, a.directions, tiles, a.states, a.channels}, states.scalar_type());
+  STD_TORCH_CHECK(states.is_contiguous() && states.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float),
+                  "states: expected contiguous, of the state's dtype");
+  return writable<T>(states);
+}
+
+template <typename T>
+void run_forward(const Inputs& in, const Tensor& y, const Tensor& states) {
   const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
   check(y, "y", {a.batch, a.out_length, a.channels}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  T* const borders = states.numel() ? border_states(a, states) : nullptr;
   const Partition p(a);
   Shared<T> sums(y, p.groups);
   if (!p.jobs) return;
@@ -191,19 +202,20 @@ void run_forward(const Inputs& in, const Tensor& y) {
     for (int64_t i = p.first_job(r); i < p.first_job(r + 1); ++i) {
       int64_t group;
       const ScanJob j = p.job(i, &group, scratch);
-      kernel.forward(a, j, sums.copy(group));
+      kernel.forward(a, j, sums.copy(group), borders);
     }
   });
   sums.gather();
 }
 
 template <typename T>
-void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>& grads) {
+void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, const std::vector<Tensor>& grads) {
   const std::vector<int64_t> steps = needed_steps(in);
   const ScanArgs<T> a = arguments<T>(in, steps);
   const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   check(dy, "dy", {a.batch, a.out_length, a.channels}, in.x.scalar_type());
   STD_TORCH_CHECK(dy.is_contiguous(), "dy must be contiguous");
+  const T* const borders = border_states(a, states);
   for (const Tensor& grad : grads)
     STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state, "gradients: expected contiguous, of the state's dtype");
   const Partition p(a);
@@ -226,7 +238,7 @@ void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>&
         j.k1 = std::min(j.k1, j.k0 + rows.at_once);
         const ScanGrads<T> out{dx.copy(group), rows.of(r, i / p.tiles), a.length * rows.pitch, parameters[0].copy(r),
                                parameters[1].copy(r), parameters[2].copy(r), parameters[3].copy(r)};
-        kernel.backward(a, j, dy.const_data_ptr(), out);
+        kernel.backward(a, j, dy.const_data_ptr(), borders, out);
       }
     });
     rows.gather(pass, writable<T>(grads[1]), writable<T>(grads[2]), writable<T>(grads[3]));
@@ -235,35 +247,55 @@ void run_backward(const Inputs& in, const Tensor& dy, const std::vector<Tensor>&
   for (auto& s : parameters) s.gather();
 }
 
-void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A,
-                         const Tensor D, const Tensor dt_weight, const Tensor dt_bias, const Tensor order,
-                         int64_t out_start, int64_t out_length, Tensor y) {
+void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A, const Tensor D,
+                  const Tensor dt_weight, const Tensor dt_bias, const Tensor order, int64_t out_start,
+                  int64_t out_length, Tensor y, Tensor states) {
   const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
-  if (is_double(x)) run_forward<double>(in, y);
-  else run_forward<float>(in, y);
+  if (is_double(x)) run_forward<double>(in, y, states);
+  else run_forward<float>(in, y, states);
 }
 
-void scan_backward(const Tensor dy, const Tensor x, const Tensor dt, const Tensor B, const Tensor C,
-                          const Tensor A, const Tensor D, const Tensor dt_weight, const Tensor dt_bias,
-                          const Tensor order, int64_t out_start, int64_t out_length, Tensor dx, Tensor ddt, Tensor dB,
-                          Tensor dC, Tensor dA, Tensor dD, Tensor ddt_weight, Tensor ddt_bias) {
+void scan_backward(const Tensor dy, const Tensor states, const Tensor x, const Tensor dt, const Tensor B,
+                   const Tensor C, const Tensor A, const Tensor D, const Tensor dt_weight, const Tensor dt_bias,
+                   const Tensor order, int64_t out_start, int64_t out_length, Tensor dx, Tensor ddt, Tensor dB,
+                   Tensor dC, Tensor dA, Tensor dD, Tensor ddt_weight, Tensor ddt_bias) {
   const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
   const std::vector<Tensor> grads{dx, ddt, dB, dC, dA, dD, ddt_weight, ddt_bias};
-  if (is_double(x)) run_backward<double>(in, dy, grads);
-  else run_backward<float>(in, dy, grads);
+  if (is_double(x)) run_backward<double>(in, dy, states, grads);
+  else run_backward<float>(in, dy, states, grads);
+}
+
+int64_t scan_tile() { return kTile; }
+
+// Runs the recurrence on data in cache, on every thread, and says how many state updates that were.
+int64_t scan_peak(int64_t states, bool backward, int64_t rounds) {
+  ScanArgs<float> a{};
+  a.states = states, a.rank = 1;
+  const Kernels<float> kernel = float_kernels();
+  const int64_t threads = torch::stable::get_num_threads();
+  run_ranges<float>(threads, kernel.scratch(a, 64, true) + kTile * 2 * states,
+                    [&](int64_t, void* scratch) { kernel.peak(states, rounds, backward, (float*)scratch); });
+  return threads * rounds * 64 * kTile * states;
 }
 
 }  // namespace
 }  // namespace avsmamba
 
 STABLE_TORCH_LIBRARY(avsmamba_cpu, m) {
+  m.def("tile() -> int");
+  m.def("peak(int states, bool backward, int rounds) -> int");
   m.def(
       "forward(Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, "
-      "Tensor order, int out_start, int out_length, Tensor(a!) y) -> ()");
+      "Tensor order, int out_start, int out_length, Tensor(a!) y, Tensor(b!) states) -> ()");
   m.def(
-      "backward(Tensor dy, Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, "
-      "Tensor dt_bias, Tensor order, int out_start, int out_length, Tensor(a!) dx, Tensor(b!) ddt, Tensor(c!) dB, "
+      "backward(Tensor dy, Tensor states, Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, "
+      "Tensor dt_weight, Tensor dt_bias, Tensor order, int out_start, int out_length, Tensor(a!) dx, Tensor(b!) ddt, Tensor(c!) dB, "
       "Tensor(d!) dC, Tensor(e!) dA, Tensor(f!) dD, Tensor(g!) ddt_weight, Tensor(h!) ddt_bias) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(avsmamba_cpu, CompositeExplicitAutograd, m) {
+  m.impl("tile", TORCH_BOX(&avsmamba::scan_tile));
+  m.impl("peak", TORCH_BOX(&avsmamba::scan_peak));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(avsmamba_cpu, CPU, m) {

@@ -40,11 +40,13 @@ struct ScanJob {
   void* scratch;  // as many values as `scratch` below says, on a 64-byte border
 };
 
+// `states` (b, K, tiles, N, E) are those before each tile of kTile steps; null: forward does not keep them.
 template <typename T>
 struct Kernels {
-  void (*forward)(const ScanArgs<T>&, const ScanJob&, T* y);
-  void (*backward)(const ScanArgs<T>&, const ScanJob&, const void* dy, const ScanGrads<T>&);
+  void (*forward)(const ScanArgs<T>&, const ScanJob&, T* y, T* states);
+  void (*backward)(const ScanArgs<T>&, const ScanJob&, const void* dy, const T* states, const ScanGrads<T>&);
   int64_t (*scratch)(const ScanArgs<T>&, int width, bool backward);
+  void (*peak)(int64_t states, int64_t rounds, bool backward, T* scratch);
 };
 
 Kernels<float> kernels_portable();

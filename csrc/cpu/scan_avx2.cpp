@@ -15,7 +15,7 @@
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward, avx2::scratch}; }
+avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward, avx2::scratch, avx2::peak}; }
 avsmamba::ConvKernels<float> avsmamba::conv_kernels_avx2() {
   return {avx2::conv_forward, avx2::conv_backward, avx2::conv_scratch};
 }

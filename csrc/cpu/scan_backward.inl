@@ -1,24 +1,23 @@
 // The backward of a job; part of scan_kernel.inl.
 
 // Gradients of S states from n0 on over T packed tokens, from `border`, the states before the first of them. Each
-// token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart.
+// token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart. What of the state before a token
+// survives it, decay h, serves three times: in the recurrence, as grad decay h for delta and A, and, as
+// h = decay h + u B, for C; sum(dy u) over channels does not depend on the state and is made once.
 template <int WIDTH, int S>
 AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int64_t n0, int T) {
   constexpr int NV = WIDTH / LANES;
   for (int v = 0; v < WIDTH; v += LANES) {
     V h[S], a2[S];
-    for (int s = 0; s < S; ++s) {
-      h[s] = load(border + (n0 + s) * WIDTH + v), a2[s] = load(w.A2 + (n0 + s) * WIDTH + v);
-      store(w.H + s * WIDTH + v, h[s]);
-    }
+    for (int s = 0; s < S; ++s) h[s] = load(border + (n0 + s) * WIDTH + v), a2[s] = load(w.A2 + (n0 + s) * WIDTH + v);
     for (int t = 0; t < T; ++t) {
-      const V d = load(w.delta + t * WIDTH + v), u = d * load(w.x + t * WIDTH + v);
+      const V d = load(w.delta + t * WIDTH + v), u = load(w.u + t * WIDTH + v);
 #pragma GCC unroll 2
       for (int s = 0; s < S; ++s) {
-        const V e = exp2v(d * a2[s]);
-        h[s] = e * h[s] + u * w.B[t * N + n0 + s];
+        const V e = exp2v(d * a2[s]), left = e * h[s];
+        h[s] = u * w.B[t * N + n0 + s] + left;
         store(w.decay + (t * S + s) * WIDTH + v, e);
-        store(w.H + ((t + 1) * S + s) * WIDTH + v, h[s]);
+        store(w.left + (t * S + s) * WIDTH + v, left);
       }
     }
   }
@@ -30,37 +29,53 @@ AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* bord
     }
   for (int t = T - 1; t >= 0; --t) {
     const REAL *b = w.B + t * N + n0, *c = w.C + t * N + n0;
-    V dB[2], dC[2];
+    V dB[2], dC[2], bs[S], cs[S];
     for (int s = 0; s < 2; ++s) dB[s] = dC[s] = V{};
+    for (int s = 0; s < S; ++s) {
+      bs[s] = splat(b[s]), cs[s] = splat(c[s]);
+      KEEP(bs[s]);
+      KEEP(cs[s]);
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const int o = t * WIDTH + v * LANES;
-      const V d = load(w.delta + o), u = d * load(w.x + o), dy = load(w.dy + o);
+      V d = load(w.delta + o), u = load(w.u + o), dy = load(w.dy + o);
+      KEEP(d);
+      KEEP(u);
+      KEEP(dy);
       V d_delta = load(w.d_delta + o), d_xb = load(w.d_xb + o);
 #pragma GCC unroll 2
       for (int s = 0; s < S; ++s) {
-        const V grad = dy * c[s] + g[s][v];
-        const V carried = load(w.decay + (t * S + s) * WIDTH + v * LANES) * grad;
-        const V q = carried * load(w.H + (t * S + s) * WIDTH + v * LANES);
+        const int i = (t * S + s) * WIDTH + v * LANES;
+        V left = load(w.left + i);
+        KEEP(left);
+        const V grad = dy * cs[s] + g[s][v], q = grad * left;
+        g[s][v] = load(w.decay + i) * grad;
         d_delta = load(w.A2 + (n0 + s) * WIDTH + v * LANES) * q + d_delta;
         gA[s][v] = d * q + gA[s][v];
-        d_xb = grad * b[s] + d_xb;
+        d_xb = grad * bs[s] + d_xb;
         dB[s] = grad * u + dB[s];
-        dC[s] = dy * load(w.H + ((t + 1) * S + s) * WIDTH + v * LANES) + dC[s];
-        g[s][v] = carried;
+        dC[s] = dy * left + dC[s];
       }
       store(w.d_delta + o, d_delta);
       store(w.d_xb + o, d_xb);
     }
     const V4 sums = sum4(dB[0], dB[1], dC[0], dC[1]);
     REAL* row = rows + t * pitch + n0;
-    for (int s = 0; s < S; ++s) row[s] += sums[s], row[N + s] += sums[2 + s];
+    for (int s = 0; s < S; ++s) row[s] += sums[s], row[N + s] += sums[2 + s] + b[s] * w.dy_u[t];
   }
   for (int s = 0; s < S; ++s)
     for (int v = 0; v < NV; ++v) {
       store(w.g + (n0 + s) * WIDTH + v * LANES, g[s][v]);
       store(w.gA + (n0 + s) * WIDTH + v * LANES, gA[s][v]);
     }
+}
+
+template <int WIDTH>
+AI void retreat_all(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int T) {
+  int64_t n = 0;
+  for (; n + 2 <= N; n += 2) retreat<WIDTH, 2>(w, rows, pitch, border, N, n, T);
+  for (; n < N; ++n) retreat<WIDTH, 1>(w, rows, pitch, border, N, n, T);
 }
 
 // The gradient of delta before its softplus, in place of d_delta, and what it adds to BLOCK columns of the weights.
@@ -81,9 +96,40 @@ AI void add_weights(Workspace<WIDTH>& w, int64_t R, int64_t r, int T) {
   }
 }
 
+// The gradient of dt, raw W, of one token: sums over channels, four at a time.
+template <int WIDTH>
+AI void add_low_sums(const Workspace<WIDTH>& w, const V* raw, int64_t R, REAL* row) {
+  for (int64_t r = 0; r < R; r += 4) {
+    V acc[4];
+    for (int64_t q = 0; q < 4; ++q) {
+      acc[q] = V{};
+      if (r + q >= R) continue;
+      for (int v = 0; v < WIDTH / LANES; ++v) acc[q] = raw[v] * load(w.W + (r + q) * WIDTH + v * LANES) + acc[q];
+    }
+    const V4 sums = sum4(acc[0], acc[1], acc[2], acc[3]);
+    if (r + 4 <= R) *(V4*)(row + r) = *(V4*)(row + r) + sums;
+    else
+      for (int q = 0; r + q < R; ++q) row[r + q] += sums[q];
+  }
+}
+
+// The same of several tokens where R is a multiple of the lanes: vectors over R, so that nothing is summed across one.
+template <int WIDTH, int TOKENS>
+AI void add_low(Workspace<WIDTH>& w, const REAL* weight, REAL* rows, int64_t pitch, int64_t R, int lanes, int t) {
+  for (int64_t r = 0; r < R; r += LANES) {
+    V acc[TOKENS];
+    for (int u = 0; u < TOKENS; ++u) acc[u] = load(rows + (t + u) * pitch + r);
+    for (int c = 0; c < lanes; ++c) {
+      const V column = load(weight + c * R + r);
+      for (int u = 0; u < TOKENS; ++u) acc[u] = w.d_delta[(t + u) * WIDTH + c] * column + acc[u];
+    }
+    for (int u = 0; u < TOKENS; ++u) store(rows + (t + u) * pitch + r, acc[u]);
+  }
+}
+
 // From the gradients of delta and of delta x B to those of x, dt and delta's weights.
 template <int WIDTH>
-AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob& j, REAL* dx, REAL* rows,
+AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, REAL* dx, REAL* rows,
                     int64_t pitch, const int32_t* tokens, int T) {
   constexpr int NV = WIDTH / LANES;
   const int64_t R = a.rank;
@@ -99,68 +145,75 @@ AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob&
       store(w.gbias + v * LANES, load(w.gbias + v * LANES) + raw[v]);
     }
     add_channels<WIDTH>(dx + (j.b * a.length + tokens[t]) * a.channels + j.e0, row, j.lanes);
-    for (int64_t r = 0; r < R; r += 4) {
-      V acc[4];
-      for (int64_t q = 0; q < 4; ++q) {
-        acc[q] = V{};
-        if (r + q >= R) continue;
-        for (int v = 0; v < NV; ++v) acc[q] = raw[v] * load(w.W + (r + q) * WIDTH + v * LANES) + acc[q];
-      }
-      const V4 sums = sum4(acc[0], acc[1], acc[2], acc[3]);
-      REAL* d_low = rows + t * pitch + r;
-      if (r + 4 <= R) *(V4*)d_low = *(V4*)d_low + sums;
-      else
-        for (int q = 0; r + q < R; ++q) d_low[q] += sums[q];
-    }
+    if (R % LANES) add_low_sums(w, raw, R, rows + t * pitch);
+  }
+  if (R % LANES == 0) {
+    const REAL* weight = a.dt_weight + (k * a.channels + j.e0) * R;
+    int t = 0;
+    for (; t + 8 <= T; t += 8) add_low<WIDTH, 8>(w, weight, rows, pitch, R, j.lanes, t);
+    for (; t < T; ++t) add_low<WIDTH, 1>(w, weight, rows, pitch, R, j.lanes, t);
   }
   int64_t r = 0;
   for (; r + 4 <= R; r += 4) add_weights<WIDTH, 4>(w, R, r, T);
   for (; r < R; ++r) add_weights<WIDTH, 1>(w, R, r, T);
 }
 
+// dy of T tokens, zero where no output is wanted, with sum(dy u) over channels and the gradient of D.
 template <int WIDTH>
-void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const ScanGrads<REAL>& out) {
+AI void pack_gradients(const ScanArgs<REAL>& a, const ScanJob& j, const int32_t* tokens, int T, const int32_t* next,
+                       int next_count, const void* dy, const REAL* dx, Workspace<WIDTH>& w) {
+  const int64_t first = (j.b * a.out_length - a.out_start) * a.channels + j.e0;
+  const int bytes = a.input == Input::same ? sizeof(REAL) : 2;
+  for (int t = 0; t < T; ++t) {
+    const int64_t i = tokens[t];
+    REAL* packed = w.dy + t * WIDTH;
+    prefetch(dx + (j.b * a.length + i) * a.channels + j.e0, WIDTH * sizeof(REAL));
+    if (t < next_count && wanted(a, next[t]))
+      prefetch((const char*)dy + (first + next[t] * a.channels) * bytes, WIDTH * bytes);
+    if (wanted(a, i)) {
+      const int64_t at = first + i * a.channels;
+      read_channels<WIDTH>(packed, dy, at, j.lanes, a.input);
+    } else {
+      std::memset(packed, 0, sizeof(REAL) * WIDTH);
+    }
+  }
+  V gD[WIDTH / LANES];
+  for (int v = 0; v < WIDTH; v += LANES) gD[v / LANES] = load(w.gD + v);
+  for (int t = 0; t < T; ++t) {
+    V sum = V{};
+    for (int v = 0; v < WIDTH; v += LANES) {
+      const V g = load(w.dy + t * WIDTH + v);
+      gD[v / LANES] = g * load(w.x + t * WIDTH + v) + gD[v / LANES];
+      sum = g * load(w.u + t * WIDTH + v) + sum;
+    }
+    w.dy_u[t] = sum4(sum, V{}, V{}, V{})[0];
+  }
+  for (int v = 0; v < WIDTH; v += LANES) store(w.gD + v, gD[v / LANES]);
+}
+
+template <int WIDTH>
+void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const REAL* states,
+                    const ScanGrads<REAL>& out) {
   const int64_t N = a.states, R = a.rank, pitch = R + 2 * N;
-  Workspace<WIDTH> w((REAL*)j.scratch, N, R, (a.length + kTile - 1) / kTile);
+  Workspace<WIDTH> w((REAL*)j.scratch, N, R, true);
   for (int64_t k = j.k0; k < j.k1; ++k) {
     pack_direction(a, j, k, w);
     const int32_t* order = a.order + k * a.length;
     const int64_t steps = a.steps[k];
-    for (int64_t start = 0, c = 0; start < steps; start += kTile, ++c) {
-      std::memcpy(w.borders + c * N * WIDTH, w.h, sizeof(REAL) * N * WIDTH);
-      if (start + kTile >= steps) break;
-      const int32_t* next = order + start + kTile;
-      pack_tile<WIDTH, false>(a, j, k, order + start, kTile, next, shorter(steps - start - kTile, kTile), w);
-      advance_all<WIDTH, false>(w, N, kTile);
-    }
     for (REAL* p : {w.g, w.gA}) std::memset(p, 0, sizeof(REAL) * N * WIDTH);
     std::memset(w.gW, 0, sizeof(REAL) * R * WIDTH);
     for (REAL* p : {w.gbias, w.gD}) std::memset(p, 0, sizeof(REAL) * WIDTH);
-    for (int64_t c = (steps + kTile - 1) / kTile - 1; c >= 0; --c) {
+    for (int64_t c = tiles(steps) - 1; c >= 0; --c) {
       const int32_t* tokens = order + c * kTile;
       const int T = shorter(steps - c * kTile, kTile);
-      pack_tile<WIDTH, true>(a, j, k, tokens, T, c ? tokens - kTile : tokens, c ? T : 0, w);
-      for (int t = 0; t < T; ++t) {
-        const int64_t i = tokens[t];
-        REAL* packed = w.dy + t * WIDTH;
-        prefetch(out.dx + (j.b * a.length + i) * a.channels + j.e0, WIDTH * sizeof(REAL));
-        if (wanted(a, i)) {
-          const int64_t at = (j.b * a.out_length + i - a.out_start) * a.channels + j.e0;
-          read_channels<WIDTH>(packed, dy, at, j.lanes, a.input);
-        } else {
-          std::memset(packed, 0, sizeof(REAL) * WIDTH);
-        }
-        for (int v = 0; v < WIDTH; v += LANES)
-          store(w.gD + v, load(w.gD + v) + load(packed + v) * load(w.x + t * WIDTH + v));
-      }
-      std::memset(w.d_delta, 0, sizeof(REAL) * kTile * WIDTH);
-      std::memset(w.d_xb, 0, sizeof(REAL) * kTile * WIDTH);
-      const REAL* border = w.borders + c * N * WIDTH;
+      pack_tile<WIDTH, true>(a, j, k, tokens, T, c ? tokens - kTile : tokens, c ? kTile : 0, w);
+      pack_gradients(a, j, tokens, T, c ? tokens - kTile : tokens, c ? kTile : 0, dy, out.dx, w);
+      copy_states<WIDTH>(w.h, WIDTH, state_row(states, a, j, k, c), a.channels, N, j.lanes);
+      std::memset(w.d_delta, 0, sizeof(REAL) * T * WIDTH);
+      std::memset(w.d_xb, 0, sizeof(REAL) * T * WIDTH);
       REAL* rows = out.rows + (k - j.k0) * out.row_stride + c * kTile * pitch;
-      int64_t n = 0;
-      for (; n + 2 <= N; n += 2) retreat<WIDTH, 2>(w, rows + R, pitch, border, N, n, T);
-      for (; n < N; ++n) retreat<WIDTH, 1>(w, rows + R, pitch, border, N, n, T);
-      finish_tile(w, a, j, out.dx, rows, pitch, tokens, T);
+      retreat_all(w, rows + R, pitch, w.h, N, T);
+      finish_tile(w, a, j, k, out.dx, rows, pitch, tokens, T);
     }
     for (int c = 0; c < j.lanes; ++c) {
       const int64_t e = k * a.channels + j.e0 + c;

@@ -1,15 +1,17 @@
 // The scan over the compiler's own vector types, without intrinsics: included once for each instruction set, with
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
-// and, where an instruction set has them, SCALE(p, n) for p 2^n and ROUND(x) for the nearest whole number.
+// and, where an instruction set has them, SCALE(p, n) for p 2^n, ROUND(x) for the nearest whole number, LOOKUP(table, t)
+// for the entries of a table in registers, and KEEP(x), which keeps the compiler from making x again.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
 // delta that softplus(dt W + b) gives into L1, then run the recurrence
 //   h = exp(delta A) h + delta x B,   y = C h + D x
-// with up to eight states in registers. Backward first repeats the recurrence and keeps the states at the tiles'
-// borders, then walks the tiles from the last to the first: it recomputes a tile's states and runs
+// with up to eight states in registers. For training it also stores the states before each tile: N / kTile of a
+// K x L x E tensor, which itself never exists. Backward walks the tiles from the last to the first: it makes a tile's
+// states again from those before it, and runs
 //   g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}
-// from which all gradients follow. Nothing of size K x L x E exists.
+// from which all gradients follow.
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
@@ -27,23 +29,23 @@ template <int WIDTH>
 struct Workspace {
   static constexpr int NV = WIDTH / LANES;
   int64_t size = 0;
-  REAL *A2, *h, *W, *bias, *D, *delta, *x, *y, *low, *B, *C;                           // both
-  REAL *borders, *sigmoid, *dy, *d_delta, *d_xb, *g, *gA, *gW, *gbias, *gD, *H, *decay;  // backward
+  REAL *A2, *h, *W, *bias, *D, *delta, *x, *u, *y, *low, *B, *C;                         // both; u = delta x
+  REAL *sigmoid, *dy, *dy_u, *d_delta, *d_xb, *g, *gA, *gW, *gbias, *gD, *left, *decay;  // backward
 
-  Workspace(REAL* memory, int64_t N, int64_t R, int64_t border_states) {
+  Workspace(REAL* memory, int64_t N, int64_t R, bool backward) {
+    // The odd number of cache lines between two arrays keeps tokens of the same number out of one set of L1.
     auto take = [&](int64_t n) {
       REAL* p = memory ? memory + size : nullptr;
-      size += (n + 15) / 16 * 16;
+      size += (n + 15) / 16 * 16 + 144;
       return p;
     };
     A2 = take(N * WIDTH), h = take(N * WIDTH), W = take(R * WIDTH), bias = take(WIDTH), D = take(WIDTH);
-    delta = take(kTile * WIDTH), x = take(kTile * WIDTH), y = take(kTile * WIDTH);
+    delta = take(kTile * WIDTH), x = take(kTile * WIDTH), u = take(kTile * WIDTH), y = take(kTile * WIDTH);
     low = take(kTile * R), B = take(kTile * N), C = take(kTile * N);
-    if (!border_states) return;
+    if (!backward) return;
     sigmoid = take(kTile * WIDTH), dy = take(kTile * WIDTH), d_delta = take(kTile * WIDTH), d_xb = take(kTile * WIDTH);
     g = take(N * WIDTH), gA = take(N * WIDTH), gW = take(R * WIDTH), gbias = take(WIDTH), gD = take(WIDTH);
-    H = take((kTile + 1) * 2 * WIDTH), decay = take(kTile * 2 * WIDTH);
-    borders = take(border_states * N * WIDTH);
+    left = take(kTile * 2 * WIDTH), decay = take(kTile * 2 * WIDTH), dy_u = take(kTile);
   }
 };
 
@@ -129,12 +131,7 @@ AI void make_delta(Workspace<WIDTH>& w, int64_t R, int t) {
       }
     }
     for (int u = 0; u < TOKENS; ++u)
-      for (int q = 0; q < NB; ++q) {
-        const int o = (t + u) * WIDTH + v + q * LANES;
-        V s;
-        store(w.delta + o, softplus(acc[u][q], &s));
-        if (SIGMOID) store(w.sigmoid + o, s);
-      }
+      for (int q = 0; q < NB; ++q) store(w.delta + (t + u) * WIDTH + v + q * LANES, acc[u][q]);
   }
 }
 
@@ -150,7 +147,9 @@ AI void pack_tile(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, const in
     const int64_t i = tokens[t];
     if (t < next_count) {
       prefetch((const char*)a.x + (x0 + next[t] * a.x_stride[1]) * bytes, WIDTH * bytes);
-      prefetch((const char*)a.dt + (dt0 + next[t] * a.dt_stride[1]) * bytes, 64);
+      prefetch((const char*)a.dt + (dt0 + next[t] * a.dt_stride[1]) * bytes, R * bytes);
+      prefetch((const char*)a.B + (B0 + next[t] * a.B_stride[1]) * bytes, N * bytes);
+      prefetch((const char*)a.C + (C0 + next[t] * a.C_stride[1]) * bytes, N * bytes);
     }
     read_channels<WIDTH>(w.x + t * WIDTH, a.x, x0 + i * a.x_stride[1], j.lanes, a.input);
     read_row(w.low + t * R, a.dt, dt0 + i * a.dt_stride[1], R, a.input);
@@ -160,6 +159,14 @@ AI void pack_tile(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, const in
   int t = 0;
   for (; t + 4 <= T; t += 4) make_delta<WIDTH, 4, SIGMOID>(w, R, t);
   for (; t < T; ++t) make_delta<WIDTH, 1, SIGMOID>(w, R, t);
+#pragma GCC unroll 4
+  for (int o = 0; o < T * WIDTH; o += LANES) {
+    V s;
+    const V d = softplus(load(w.delta + o), &s);
+    store(w.delta + o, d);
+    store(w.u + o, d * load(w.x + o));
+    if (SIGMOID) store(w.sigmoid + o, s);
+  }
 }
 
 // S states from n0 on through T packed tokens; with OUT also y, to which the first block adds D x.
@@ -170,10 +177,10 @@ AI void advance(Workspace<WIDTH>& w, int64_t N, int64_t n0, int T) {
     for (int s = 0; s < S; ++s) h[s] = load(w.h + (n0 + s) * WIDTH + v), a[s] = load(w.A2 + (n0 + s) * WIDTH + v);
     const V skip = load(w.D + v);
     for (int t = 0; t < T; ++t) {
-      const V d = load(w.delta + t * WIDTH + v), x = load(w.x + t * WIDTH + v), u = d * x;
+      const V d = load(w.delta + t * WIDTH + v), u = load(w.u + t * WIDTH + v);
       const REAL *b = w.B + t * N + n0, *c = w.C + t * N + n0;
       V y0 = V{}, y1 = V{};
-      if (OUT) y0 = n0 ? load(w.y + t * WIDTH + v) : skip * x;
+      if (OUT) y0 = n0 ? load(w.y + t * WIDTH + v) : skip * load(w.x + t * WIDTH + v);
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s) {
         h[s] = exp2v(d * a[s]) * h[s] + u * b[s];
@@ -207,50 +214,83 @@ AI bool any_wanted(const ScanArgs<REAL>& a, const int32_t* tokens, int T) {
 
 AI int shorter(int64_t a, int b) { return a < b ? (int)a : b; }
 
+AI int64_t tiles(int64_t steps) { return (steps + kTile - 1) / kTile; }
+
+// The states before tile c of direction k, which `states` (b, K, tiles, N, E) holds.
+template <typename T>
+AI T* state_row(T* states, const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, int64_t c) {
+  return states + ((j.b * a.directions + k) * tiles(a.length) + c) * a.states * a.channels + j.e0;
+}
+
 template <int WIDTH>
-void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y) {
+AI void copy_states(REAL* to, int64_t to_pitch, const REAL* from, int64_t from_pitch, int64_t N, int lanes) {
+  for (int64_t n = 0; n < N; ++n, to += to_pitch, from += from_pitch) {
+    if (lanes == WIDTH)
+      for (int v = 0; v < WIDTH; v += LANES) store(to + v, load(from + v));
+    else
+      for (int c = 0; c < lanes; ++c) to[c] = from[c];
+  }
+}
+
+template <int WIDTH>
+void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* states) {
   const int64_t N = a.states;
-  Workspace<WIDTH> w((REAL*)j.scratch, N, a.rank, 0);
+  Workspace<WIDTH> w((REAL*)j.scratch, N, a.rank, false);
   for (int64_t k = j.k0; k < j.k1; ++k) {
     pack_direction(a, j, k, w);
     const int64_t steps = a.steps[k];
     for (int64_t start = 0; start < steps; start += kTile) {
       const int32_t* tokens = a.order + k * a.length + start;
       const int T = shorter(steps - start, kTile);
+      if (states) copy_states<WIDTH>(state_row(states, a, j, k, start / kTile), a.channels, w.h, WIDTH, N, j.lanes);
       pack_tile<WIDTH, false>(a, j, k, tokens, T, tokens + kTile, shorter(steps - start - T, kTile), w);
       if (!any_wanted(a, tokens, T)) {
         advance_all<WIDTH, false>(w, N, T);
         continue;
       }
+      REAL* const first = y + (j.b * a.out_length - a.out_start) * a.channels + j.e0;
+      for (int t = 0; t < T; ++t)
+        if (wanted(a, tokens[t])) prefetch(first + tokens[t] * a.channels, WIDTH * sizeof(REAL));
       advance_all<WIDTH, true>(w, N, T);
-      for (int t = 0; t < T; ++t) {
-        const int64_t i = tokens[t] - a.out_start;
-        if (!wanted(a, tokens[t])) continue;
-        add_channels<WIDTH>(y + (j.b * a.out_length + i) * a.channels + j.e0, w.y + t * WIDTH, j.lanes);
-      }
+      for (int t = 0; t < T; ++t)
+        if (wanted(a, tokens[t])) add_channels<WIDTH>(first + tokens[t] * a.channels, w.y + t * WIDTH, j.lanes);
     }
+    for (int64_t c = tiles(steps); states && c < tiles(a.length); ++c)
+      for (int64_t n = 0; n < N; ++n)
+        std::memset(state_row(states, a, j, k, c) + n * a.channels, 0, sizeof(REAL) * j.lanes);
   }
 }
 
 #include "scan_backward.inl"
 
-static void forward(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y) {
-  if (j.width == 16) forward_width<16>(a, j, y);
-  else if (j.width == 32) forward_width<32>(a, j, y);
-  else forward_width<64>(a, j, y);
+// The recurrence alone, `rounds` times over one packed tile: what the arithmetic takes when all data lie in cache.
+static void peak(int64_t N, int64_t rounds, bool backward, REAL* scratch) {
+  Workspace<64> w(scratch, N, 1, true);
+  for (int64_t i = 0; i < w.size + kTile * 2 * N; ++i) scratch[i] = REAL(0.01);
+  for (int64_t i = 0; i < N * 64; ++i) w.A2[i] = -1;
+  for (int64_t r = 0; r < rounds; ++r) {
+    if (backward) retreat_all(w, scratch + w.size, 2 * N, w.h, N, kTile);
+    else advance_all<64, true>(w, N, kTile);
+  }
 }
 
-static void backward(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const ScanGrads<REAL>& out) {
-  if (j.width == 16) backward_width<16>(a, j, dy, out);
-  else if (j.width == 32) backward_width<32>(a, j, dy, out);
-  else backward_width<64>(a, j, dy, out);
+static void forward(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* states) {
+  if (j.width == 16) forward_width<16>(a, j, y, states);
+  else if (j.width == 32) forward_width<32>(a, j, y, states);
+  else forward_width<64>(a, j, y, states);
+}
+
+static void backward(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, const REAL* states,
+                     const ScanGrads<REAL>& out) {
+  if (j.width == 16) backward_width<16>(a, j, dy, states, out);
+  else if (j.width == 32) backward_width<32>(a, j, dy, states, out);
+  else backward_width<64>(a, j, dy, states, out);
 }
 
 static int64_t scratch(const ScanArgs<REAL>& a, int width, bool backward) {
-  const int64_t borders = backward ? (a.length + kTile - 1) / kTile : 0;
-  if (width == 16) return Workspace<16>(nullptr, a.states, a.rank, borders).size;
-  if (width == 32) return Workspace<32>(nullptr, a.states, a.rank, borders).size;
-  return Workspace<64>(nullptr, a.states, a.rank, borders).size;
+  if (width == 16) return Workspace<16>(nullptr, a.states, a.rank, backward).size;
+  if (width == 32) return Workspace<32>(nullptr, a.states, a.rank, backward).size;
+  return Workspace<64>(nullptr, a.states, a.rank, backward).size;
 }
 
 #undef SHUFFLE

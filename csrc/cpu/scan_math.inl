@@ -2,6 +2,9 @@
 typedef REAL V __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
 typedef INT I __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
 typedef REAL V4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL))));
+#ifndef KEEP
+#define KEEP(x)
+#endif
 #define AI static inline __attribute__((always_inline))
 
 AI V load(const REAL* p) { return *(const V*)p; }
@@ -66,6 +69,17 @@ AI V bounded(V x, REAL low, REAL high) {
   return x > high ? splat(high) : x;
 }
 #endif
+// 2^x to 1.9 ulp: x = n + i / TABLE + f with a whole n and |f| <= 1 / (2 TABLE); 2^(i / TABLE) comes from a table in
+// registers, 2^f from a short polynomial (minimax). Adding `magic` leaves i in the last bits of t.
+#if defined(LOOKUP) && defined(SCALE)  // 32 entries, a polynomial of degree 2
+AI V exp2v(V x) {
+  constexpr REAL magic = 393216.f;
+  KEEP(x);
+  const V t = x + magic, n = t - magic, f = x - n, table = LOOKUP(kExp2, t);
+  const V r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
+  return scale(table * r + table, n);
+}
+#else
 // 2^x: round to an integer part, then a polynomial of degree 6 on [-1/2, 1/2] (minimax, error 2e-9 before rounding).
 AI V exp2v(V x) {
   x = bounded(x, -126.f, 127.f);
@@ -79,6 +93,31 @@ AI V exp2v(V x) {
   p = p * f + 1.f;
   return scale(p, n);
 }
+#endif
+#if defined(LOOKUP)
+AI V expv(V x) {
+  constexpr REAL magic = 393216.f;
+  const V t = x * 1.44269504f + magic, n = t - magic, f = x * 1.92596299e-8f + (x * 1.44269504f - n), table = LOOKUP(kExp2, t);
+  const V r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
+  return scale(table * r + table, n);
+}
+// 1 + e = (1 + r) c for c = 1 + i / 31 and a small r.
+struct Split { V t, inverse, r; };
+AI Split split(V e) {
+  const V t = e * 31.f + 12582912.f, inverse = LOOKUP(kInverse, t);
+  return {t, inverse, e * inverse + (inverse - 1.f)};
+}
+AI V log1pv(V e) {
+  const Split m = split(e);
+  const V p = (m.r * -2.500432507e-1f + 3.333737900e-1f) * m.r - 5e-1f;
+  return LOOKUP(kLog, m.t) + (p * (m.r * m.r) + m.r);
+}
+// 1 / (1 + e)
+AI V reciprocal(V e) {
+  const Split m = split(e);
+  return (m.inverse - m.inverse * m.r) * (m.r * m.r + 1.f);
+}
+#else
 // e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here ln 2 is subtracted in
 // two parts, the first of which has so few bits that its product is exact.
 AI V expv(V x) {
@@ -104,6 +143,8 @@ AI V log1pv(V e) {
   p = p * e - 4.999964833e-1f;
   return p * (e * e) + e;
 }
+AI V reciprocal(V e) { return 1 / (1 + e); }
+#endif
 #else
 constexpr REAL kLog2e = 1.4426950408889634074, kLn2 = 0.69314718055994530942;
 AI V exp2v(V x) {
@@ -118,13 +159,14 @@ AI V log1pv(V e) {
   for (int i = 0; i < LANES; ++i) e[i] = std::log1p(e[i]);
   return e;
 }
+AI V reciprocal(V e) { return 1 / (1 + e); }
 #endif
 
 // softplus(x) and its derivative, both from e = exp(-|x|). The signs are handled on the bits, which costs less.
 AI V softplus(V x, V* sigmoid) {
   const I sign = I{} + (INT(1) << (8 * sizeof(INT) - 1)), bits = (I)x;
   V e = expv((V)(bits | sign));
-  V s = 1 / (1 + e);
+  V s = reciprocal(e);
   *sigmoid = bits < 0 ? e * s : s;
   return (V)(bits > 0 ? bits : I{}) + log1pv(e);
 }

@@ -12,7 +12,7 @@
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward, portable::scratch}; }
+avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward, portable::scratch, portable::peak}; }
 avsmamba::ConvKernels<float> avsmamba::conv_kernels_portable() {
   return {portable::conv_forward, portable::conv_backward, portable::conv_scratch};
 }

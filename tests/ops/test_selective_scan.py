@@ -153,10 +153,30 @@ def test_gradcheck(backend):
 def test_opcheck(dtype, requires_grad):
     inputs, order = scan_inputs(2, 7, 5, 3, 2, 2, dtype)
     inputs = [t.detach().clone().requires_grad_(requires_grad) for t in inputs]
-    torch.library.opcheck(torch.ops.avsmamba.multi_directional_scan.default, (*inputs, order, 1, 4))
+    forward = torch.ops.avsmamba.multi_directional_scan.default
+    for keep_states in (False, True):
+        torch.library.opcheck(forward, (*inputs, order, 1, 4, keep_states))
     dy = torch.randn(2, 4, 5, dtype=dtype)
     detached = [t.detach() for t in inputs]
-    torch.library.opcheck(torch.ops.avsmamba.multi_directional_scan_backward.default, (dy, *detached, order, 1, 4))
+    states = forward(*detached, order, 1, 4, True)[1]
+    backward = torch.ops.avsmamba.multi_directional_scan_backward.default
+    torch.library.opcheck(backward, (dy, states, *detached, order, 1, 4))
+
+
+def test_gradients_do_not_depend_on_whether_the_forward_kept_its_states():
+    """Tiles after the last wanted token, channel tails and several tiles; without states the backward makes them."""
+    inputs, order = scan_inputs(2, 150, 21, 3, 5, 2)
+    forward, backward = torch.ops.avsmamba.multi_directional_scan, torch.ops.avsmamba.multi_directional_scan_backward
+    y, states = forward(*inputs, order, 4, 3, True)
+    assert torch.equal(y, forward(*inputs, order, 4, 3)[0]) and forward(*inputs, order, 4, 3)[1].numel() == 0
+    dy = torch.randn_like(y)
+    kept, made = (backward(dy, s, *inputs, order, 4, 3) for s in (states, torch.empty(0)))
+    for name, a, b in zip(NAMES, kept, made, strict=True):
+        assert torch.equal(a, b), name
+    if "cpu" in available_backends():
+        assert states.shape[:2] == (2, 3) and states.shape[3:] == (5, 21) and bool(states.isfinite().all())
+        with pytest.raises(RuntimeError, match="states"):
+            backward(dy, states[:, :, 1:].contiguous(), *inputs, order, 4, 3)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
