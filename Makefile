@@ -1,7 +1,8 @@
 # make demo   set up, generate data, train, test with three kinds of sound, draw the page work_dirs/demo/index.html
 # make test   set up and run the whole test suite
-# make wheel  build the wheel into dist/: one for every Python from 3.10 and every torch from 2.10
-# make test-wheel   install it beside another torch in a second environment and run the operator's tests there
+# make wheel  build the wheels into dist/, each for every Python from 3.10 and every torch from 2.10: one with the CPU
+#             kernels, and, where nvcc is, one with the CUDA kernels as well (make wheel-cpu, make wheel-cuda: one of them)
+# make test-wheel   install them beside another torch in a second environment and run the operator's tests there
 # make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
@@ -11,6 +12,13 @@ VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 OUTSIDE ?= mamba-ssm==2.3.2.post1 causal-conv1d==1.7.0
 PIP_FLAGS ?= -q --disable-pip-version-check
+
+# What `make test-wheel` builds and tests: wheel, or wheel-cpu to leave CUDA out.
+WHEELS ?= wheel
+
+# The folder that holds bin/nvcc, include/ and lib64/. The nvcc on the PATH may be a script elsewhere that calls it.
+NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(realpath $(shell command -v nvcc 2>/dev/null)))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC))
 
 PY := $(VENV)/bin/python
 SETUP := $(VENV)/.installed
@@ -22,7 +30,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test outside test-gpu wheel test-wheel lint clean
+.PHONY: setup demo test outside test-gpu wheel wheel-cpu wheel-cuda test-wheel lint clean
 
 setup: $(SETUP)
 
@@ -63,13 +71,30 @@ outside: $(SETUP)
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
 	  $(PY) -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps $(OUTSIDE)
 
-wheel: $(VENV)/.torch
-	rm -f dist/avsmamba-*.whl
-	AVSMAMBA_REQUIRE_EXT=1 $(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps -w dist .
+# build/ would bring along what an earlier build put there.
+BUILD_WHEEL = rm -rf build/bdist.* build/lib.* && env AVSMAMBA_REQUIRE_EXT=1 $(1) \
+  $(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps -w dist .
+
+wheel: wheel-cpu
+	@if [ ! -x "$(CUDA_HOME)/bin/nvcc" ]; then \
+	  echo "no CUDA wheel: no nvcc in $(or $(CUDA_HOME),/usr/local/cuda or on the PATH) (CUDA_HOME=... says where)"; \
+	elif ! $(PY) -c "import sys, torch; sys.exit(torch.version.cuda is None)"; then \
+	  echo "no CUDA wheel: the torch in $(VENV) is a CPU build"; \
+	else $(MAKE) --no-print-directory wheel-cuda; fi
+
+wheel-cpu: $(VENV)/.torch
+	rm -f $(filter-out $(wildcard dist/avsmamba-*+cu*),$(wildcard dist/avsmamba-*.whl))
+	$(call BUILD_WHEEL,AVSMAMBA_NO_CUDA=1)
 	@ls dist/avsmamba-*-cp310-abi3-*.whl
 
-test-wheel: $(SETUP) wheel
-	$(PY) -m pytest -m slow tests/test_wheel.py
+wheel-cuda: $(VENV)/.torch
+	@[ -x "$(CUDA_HOME)/bin/nvcc" ] || { echo "no nvcc in '$(CUDA_HOME)': set CUDA_HOME" >&2; exit 1; }
+	rm -f dist/avsmamba-*+cu*.whl
+	$(call BUILD_WHEEL,FORCE_CUDA=1 CUDA_HOME="$(CUDA_HOME)")
+	@ls dist/avsmamba-*+cu*-cp310-abi3-*.whl
+
+test-wheel: $(SETUP) $(WHEELS)
+	$(PY) -m pytest -m slow -rs tests/test_wheel.py
 
 test-gpu: $(SETUP)
 	$(PY) -m pytest -m gpu -rs tests/ops

@@ -3,7 +3,8 @@
 Without torch or a C++ compiler the package installs all the same and runs on its plain torch backend.
 AVSMAMBA_NO_EXT=1 leaves the extensions out on purpose; AVSMAMBA_REQUIRE_EXT=1 makes the failure of one an error. The
 CUDA kernels are built, for sm_80, sm_90 and sm_100, where there are nvcc and a GPU, or with FORCE_CUDA=1 (needs nvcc
-only; CUDA_HOME says where). AVSMAMBA_NO_CUDA=1 leaves them out.
+only; CUDA_HOME says where). AVSMAMBA_NO_CUDA=1 leaves them out. A build with them has torch's CUDA in its version
+(0.1.0+cu130), so that the two wheels have different names.
 """
 
 import os
@@ -13,12 +14,17 @@ from glob import glob
 
 from setuptools import setup
 
+# Also those of benchmarks/instructions.py and of the tests that build the kernels without torch.
+CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-Wno-unknown-pragmas", "-Wno-psabi"]
+STABLE_ABI = ["-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+
 
 def extension():
     """Keyword arguments of `setup` that build the extension, or none."""
     if os.environ.get("AVSMAMBA_NO_EXT") == "1":
         return {}
     try:
+        import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
     except ImportError:
         without("torch is not there at build time: install it first and pass --no-build-isolation to pip")
@@ -48,20 +54,12 @@ def extension():
         "avsmamba._cpu",
         sorted(glob("csrc/cpu/*.cpp")),
         depends=sorted(glob("csrc/cpu/*.h") + glob("csrc/cpu/*.inl")),
-        extra_compile_args=[
-            "-O3",
-            "-g0",
-            "-std=c++20",
-            "-fno-math-errno",
-            "-Wno-unknown-pragmas",
-            "-Wno-psabi",
-            "-DPy_LIMITED_API=0x030A0000",
-            "-DTORCH_TARGET_VERSION=0x020a000000000000",
-        ],
+        extra_compile_args=[*CXX_FLAGS, *STABLE_ABI],
         py_limited_api=True,
     )
-    extensions = [cpu]
+    extensions, options = [cpu], {"bdist_wheel": {"py_limited_api": "cp310"}}
     if wants_cuda():
+        options["egg_info"] = {"tag_build": "+cu" + torch.version.cuda.replace(".", "")}
         cuda = CUDAExtension(
             "avsmamba._cuda",
             ["csrc/cuda/scan.cu"],
@@ -71,8 +69,7 @@ def extension():
                     "-O3",
                     "-std=c++20",
                     "-DUSE_CUDA",
-                    "-DPy_LIMITED_API=0x030A0000",
-                    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+                    *STABLE_ABI,
                     *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 90, 100)),
                 ]
             },
@@ -82,7 +79,7 @@ def extension():
     return {
         "ext_modules": extensions,
         "cmdclass": {"build_ext": OptionalBuild},
-        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+        "options": options,
     }
 
 
@@ -95,9 +92,11 @@ def wants_cuda():
         return False
     if os.environ.get("FORCE_CUDA") != "1":
         return torch.version.cuda is not None and torch.cuda.is_available() and CUDA_HOME is not None
-    if CUDA_HOME is None:
+    if torch.version.cuda is None:
+        without(f"FORCE_CUDA=1, but torch {torch.__version__} is a CPU build", "CUDA kernels")
+    elif CUDA_HOME is None:
         without("FORCE_CUDA=1, but no nvcc was found: set CUDA_HOME", "CUDA kernels")
-    return CUDA_HOME is not None
+    return None not in (torch.version.cuda, CUDA_HOME)
 
 
 def reason(error):
@@ -114,4 +113,5 @@ def without(reason, what="C++ operator"):
     print(message, file=sys.stderr)
 
 
-setup(**extension())
+if __name__ == "__main__":
+    setup(**extension())

@@ -82,7 +82,10 @@ def extension_state(name: str) -> tuple[str, str | None]:
     try:
         path = importlib.import_module(module).__file__
     except ImportError as error:
-        state = f"built, but does not load: {' '.join(str(error).split())}"
+        why = " ".join(str(error).split())
+        if name == "cuda" and torch.version.cuda is None:
+            return f"built, but does not load beside a CPU build of torch: {why}", "cuda: install a torch for CUDA"
+        state = f"built, but does not load: {why}"
         return state, f"{name}: build it again: `{INSTALL}`; it needs torch 2.10 or later"
     if name not in available_backends():
         return f"loaded from {path}, but nothing here can run it", None

@@ -64,3 +64,15 @@ def test_an_extension_that_does_not_load_is_told_with_its_reason(monkeypatch, tm
     state, what = info.extension_state("cpu")
     assert state == "built, but does not load: undefined symbol: aoti_torch_x"
     assert "build it again" in what
+
+
+def test_cuda_kernels_beside_a_cpu_build_of_torch_are_told(monkeypatch, tmp_path):
+    (tmp_path / "no_cuda_here.py").write_text("raise ImportError('libc10_cuda.so: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(info.EXTENSIONS, "cuda", ("no_cuda_here", "nvcc"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    state, what = info.extension_state("cuda")
+    assert (
+        state == "built, but does not load beside a CPU build of torch: libc10_cuda.so: cannot open shared object file"
+    )
+    assert what == "cuda: install a torch for CUDA"

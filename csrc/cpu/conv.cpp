@@ -12,7 +12,7 @@ namespace {
 
 ConvKernels<float> float_kernels() {
   [[maybe_unused]] const Isa isa = instruction_set();
-#if defined(__x86_64__)
+#ifdef AVSMAMBA_X86
   if (isa == Isa::avx512) return conv_kernels_avx512();
   if (isa == Isa::avx2) return conv_kernels_avx2();
 #endif

@@ -40,7 +40,7 @@ struct ConvKernels {
 
 ConvKernels<float> conv_kernels_portable();
 ConvKernels<double> conv_kernels_double();
-#if defined(__x86_64__)
+#ifdef AVSMAMBA_X86
 ConvKernels<float> conv_kernels_avx2();
 ConvKernels<float> conv_kernels_avx512();
 #endif

@@ -14,7 +14,7 @@ namespace {
 
 Kernels<float> float_kernels() {
   [[maybe_unused]] const Isa isa = instruction_set();
-#if defined(__x86_64__)
+#ifdef AVSMAMBA_X86
   if (isa == Isa::avx512) return kernels_avx512();
   if (isa == Isa::avx2) return kernels_avx2();
 #endif

@@ -2,6 +2,11 @@
 #pragma once
 #include <cstdint>
 
+// Whether the kernels of x86-64 are built. AVSMAMBA_PORTABLE_ONLY leaves them out, as any other CPU does.
+#if defined(__x86_64__) && !defined(AVSMAMBA_PORTABLE_ONLY)
+#define AVSMAMBA_X86 1
+#endif
+
 namespace avsmamba {
 
 constexpr int kTile = 32;  // tokens packed into L1 at a time; states are kept at the tiles' borders in backward
@@ -51,7 +56,7 @@ struct Kernels {
 
 Kernels<float> kernels_portable();
 Kernels<double> kernels_double();
-#if defined(__x86_64__)
+#ifdef AVSMAMBA_X86
 Kernels<float> kernels_avx2();
 Kernels<float> kernels_avx512();
 #endif

@@ -1,11 +1,11 @@
 // The float kernels of the scan and the convolution, built for avx2. The standard headers stand before the target, so that no code of theirs is built for it.
-#if defined(__x86_64__)
+#include "conv.h"
+#include "scan.h"
+#ifdef AVSMAMBA_X86
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
 
-#include "conv.h"
-#include "scan.h"
 #pragma GCC target("avx2,fma")
 #define NS avx2
 #define REAL float

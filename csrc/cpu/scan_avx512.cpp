@@ -1,13 +1,13 @@
 // The float kernels of the scan and the convolution, built for avx512. The standard headers stand before the target, so that no code of theirs is built for it.
-#if defined(__x86_64__)
+#include "conv.h"
+#include "scan.h"
+#ifdef AVSMAMBA_X86
 #include <immintrin.h>
 
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
 
-#include "conv.h"
-#include "scan.h"
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
 #define NS avx512
 #define REAL float

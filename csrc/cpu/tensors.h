@@ -22,7 +22,7 @@ enum class Isa { portable, avx2, avx512 };
 inline Isa instruction_set() {
   const char* forced = std::getenv("AVSMAMBA_CPU_ISA");
   const std::string isa = forced ? forced : "";
-#if defined(__x86_64__)
+#ifdef AVSMAMBA_X86
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
