@@ -11,8 +11,9 @@ updates over the peak of the recurrence on data in cache (scan_limits.py says wh
 the two times: `%` is that over ours, and rows below 60 % carry a `<`.
 
 Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
-and in percent of the inputs; `!` marks more (by 0.25 MB, what can be told) than 5 % in forward, and in backward more than the states at chunk borders
-and the partial gradients of each thread (`may`; scan_shapes.py has the formula).
+and in percent of the inputs. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk
+borders and the partial gradients of each thread (scan_shapes.py has the formula). What cannot be told from nothing,
+0.25 MB, is never marked.
 
 The yardstick (L = 784, K = 4, N = 16) is also run by public code: copies in each order and a Python loop over tokens
 (outside_scans.py), whole, with fewer runs, since a forward + backward takes minutes. `--loop-everywhere` runs it in the
@@ -29,12 +30,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from avsmamba import ops
 from common import MB, Stages, extra_memory, fresh, machine, pm, spread, take_turns, timed, title, write_json
 from outside_scans import Scan, loop_bytes, mamba_ssm_loop, torch_loop
 from scan_limits import copy_bandwidth, peak_source, peak_updates_per_second
 from scan_shapes import Case, cases, yardstick
+
+from avsmamba import ops
 
 Row = dict[str, Any]
 ENOUGH = 0.6  # of the nearer limit
@@ -217,7 +218,9 @@ def main() -> None:
     parser.add_argument("--states", type=int, nargs="+", default=[16, 1], help="values of N")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--loop-repeats", type=int, default=2, help="turns of public code")
-    parser.add_argument("--filter", default="", metavar="NAME", help="only rows whose name holds this")
+    parser.add_argument(
+        "--filter", nargs="+", default=[""], metavar="NAME", help="only rows whose name holds one of them"
+    )
     parser.add_argument("--loop-everywhere", action="store_true", help="public code in every row: hours")
     parser.add_argument("--no-memory", action="store_true", help="without the memory columns")
     parser.add_argument("--quick", action="store_true", help="64 pixels, 32 channels, few runs: does it work?")
@@ -233,7 +236,7 @@ def main() -> None:
         check_equal(scan, yardstick(channels, min(side, 10)), name)
 
     todo = [yardstick(channels, side)] + [c for n in args.states for s in sizes for c in cases(s, n, channels)]
-    todo = [c for c in todo if args.filter.lower() in c.name.lower()]
+    todo = [c for c in todo if any(name.lower() in c.name.lower() for name in args.filter)]
     if not todo:
         parser.error(f"--filter: no row's name holds {args.filter!r}")
     rows, skipped, measured_for = [], [], None
@@ -268,9 +271,7 @@ def main() -> None:
     for text in skipped:
         print(f"public code left out of {text}")
     below, over = (sum(bool(row[mark]) for row, _, _ in rows) for mark in ("below_60", "memory_over"))
-    print(
-        f"\nof {len(rows)} rows, {below} are below {ENOUGH:.0%} of the nearer limit, {over} take more memory than they may"
-    )
+    print(f"\n{len(rows)} rows: {below} below {ENOUGH:.0%} of the nearer limit, {over} with more memory than allowed")
     if args.json:
         content = {"machine": about, "limits": found, "outside": list(outside), "rows": [row for row, _, _ in rows]}
         write_json(args.json, content)

@@ -3,10 +3,10 @@
 import time
 
 import torch
-
-from avsmamba import ops
 from common import timed
 from scan_shapes import Case
+
+from avsmamba import ops
 
 COPY_BYTES = 256 << 20
 
