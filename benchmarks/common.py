@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ from avsmamba.utils import atomic_write
 
 Stages = dict[str, float]  # seconds of each stage of a run
 MB = 1e6
+PRELOAD = ("torch", "avsmamba.ops", "avsmamba.engine", "avsmamba.models", "matplotlib.figure")
 
 
 def machine() -> dict[str, Any]:
@@ -113,13 +115,13 @@ def resident(process: int | str = "self") -> dict[str, int]:
 
 
 def fresh(run: Callable[..., Any], *args: Any) -> Any:
-    """`run(*args)` in a process of its own, forked from one that has loaded torch and done nothing else.
+    """`run(*args)` in a process of its own, forked from one that has loaded what this one uses and done nothing else.
 
     Raises:
         MemoryError: if the system killed it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "avsmamba.ops"])
+    context.set_forkserver_preload([name for name in PRELOAD if name in sys.modules])
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(threads,)) as pool:
         try:

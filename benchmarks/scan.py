@@ -8,7 +8,8 @@ quartiles (of the least and the most, where there are few runs). All runs of a r
 
 Limits, both measured in this run: the bytes that a pass cannot do without over the bandwidth of a copy, and its state
 updates over the peak of the recurrence on data in cache (scan_limits.py says whose). The nearer limit is the larger of
-the two times: `%` is that over ours, and rows below 60 % carry a `<`.
+the two times: `%` is that over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the
+bandwidth of main memory does not bind, and a row that is bound by bytes may reach more than 100 %.
 
 Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
 and in percent of the inputs. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk
