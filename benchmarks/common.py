@@ -21,7 +21,7 @@ from avsmamba.utils import atomic_write
 
 Stages = dict[str, float]  # seconds of each stage of a run
 MB = 1e6
-PRELOAD = ("torch", "avsmamba.ops", "avsmamba.engine", "avsmamba.models", "matplotlib.figure")
+PRELOAD = ("torch", "avsmamba.ops")
 
 
 def machine() -> dict[str, Any]:
