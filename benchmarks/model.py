@@ -7,7 +7,8 @@ Weights are random and pictures are noise: neither changes the time. Each case r
 its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
 and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
 pass: compare the peak with that of a run without. `--amp` times inference a second time under autocast (bfloat16) and
-prints what it gains. The backbone is also timed alone, step by step in turn with the whole.
+prints what it gains. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
+step; `rest` is what lies in no part (losses, resizing), and part_clock.py says how the backward of a part is told apart.
 """
 
 import argparse
@@ -16,11 +17,11 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from part_clock import PartClock
 
 from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
@@ -41,24 +42,6 @@ def build(config: str, grad_checkpointing: Sequence[str] = ()) -> torch.nn.Modul
     return MODELS.build(cfg.model)
 
 
-def clock(model: torch.nn.Module, seconds: dict[str, list[float]]) -> None:
-    """Append the time of each forward of each part to `seconds`."""
-    for name in PARTS:
-        part = getattr(model, name, None)
-        if part is None:
-            continue
-        started: dict[str, float] = {}
-
-        def before(_: Any, __: Any, name: str = name, started: dict[str, float] = started) -> None:
-            started[name] = time.perf_counter()
-
-        def after(_: Any, __: Any, ___: Any, name: str = name, started: dict[str, float] = started) -> None:
-            seconds[name].append(time.perf_counter() - started[name])
-
-        part.register_forward_pre_hook(before)
-        part.register_forward_hook(after)
-
-
 def timed(run: Callable[[], object]) -> float:
     """Seconds that one run takes."""
     start = time.perf_counter()
@@ -76,7 +59,7 @@ def measure(
     grad_checkpointing: Sequence[str],
     amp: bool = False,
 ) -> dict[str, Any]:
-    """One case; to be run in a fresh process."""
+    """One case; to be run in a fresh process. Without repeats: the peak memory of one step, no times."""
     torch.manual_seed(0)
     model = build(config, grad_checkpointing).train(training)
     parameters = sum(p.numel() for p in model.parameters())
@@ -94,14 +77,17 @@ def measure(
     ]
     optimizer = torch.optim.AdamW(trained, lr=1e-5)
 
+    clock = PartClock(model, PARTS)
+
     def step() -> None:
+        clock.reset()
         if not training:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                model(clip, log_mel, mode="tensor")
+                clock.time_forward(lambda: model(clip, log_mel, mode="tensor"))
             return
-        losses = model(clip, log_mel, samples, mode="loss")
+        losses = clock.time_forward(lambda: model(clip, log_mel, samples, mode="loss"))
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        clock.time_backward(sum(losses.values()).backward)
         optimizer.step()
 
     def backbone() -> None:
@@ -110,18 +96,18 @@ def measure(
         if training:
             sum(m.sum() for m in maps).backward()
 
-    seconds: dict[str, list[float]] = defaultdict(list)
-    clock(model, seconds)
     step()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if not repeats:
+        return {"config": config, "size": size, "grad_checkpointing": list(grad_checkpointing), "peak_GB": peak}
     backbone()
-    whole, alone, forward = [], [], []
+    whole, alone, outside, forward, backward = [], [], [], [], []
     for _ in range(repeats):
-        seconds.clear()
         whole.append(timed(step))
-        forward.append({name: times[0] for name, times in seconds.items()})
+        forward.append(dict(clock.forward))
+        backward.append(dict(clock.backward))
+        outside.append(outside_over_backbone(clock))
         alone.append(timed(backbone))
-    parts = {name: statistics.median(f[name] for f in forward) for name in forward[0]}
     return {
         "config": config,
         "case": "training step" if training else "inference" + (", bfloat16" if amp else ""),
@@ -134,23 +120,44 @@ def measure(
         "seconds": statistics.median(whole),
         "spread": max(whole) - min(whole),
         "backbone_alone": statistics.median(alone),
-        "forward_of_parts": parts,
+        "forward_of_parts": medians(forward),
+        "backward_of_parts": medians(backward),
+        "optimizer": statistics.median(
+            w - sum(f.values()) - sum(b.values()) for w, f, b in zip(whole, forward, backward, strict=True)
+        ),
+        "outside_over_backbone": statistics.median(outside),
         "peak_GB": peak,
     }
 
 
+def medians(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Of each part over the steps."""
+    return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
+
+
+def outside_over_backbone(clock: PartClock) -> float:
+    """Time of all but the backbone, the audio encoder and the optimizer over the backbone's, in the last step."""
+    backbone = clock.forward["backbone"] + clock.backward["backbone"]
+    outside = [t for side in (clock.forward, clock.backward) for name, t in side.items() if name not in PARTS[:2]]
+    return sum(outside) / backbone
+
+
 def show(row: dict[str, Any]) -> str:
     """A case as text."""
-    forward = row["forward_of_parts"]
-    total = sum(forward.values())
-    shares = ", ".join(f"{k} {v:.2f} s ({100 * v / total:.0f} %)" for k, v in forward.items())
-    rest = row["seconds"] - row["backbone_alone"]
-    return (
+    lines = [
         f"{row['config']}, {row['case']}: {row['seconds']:.2f} s (spread {row['spread']:.2f}), "
-        f"peak {row['peak_GB']:.2f} GB, {row['parameters_M']:.1f} M parameters, {row['trained_M']:.1f} M trained\n"
-        f"  backbone alone {row['backbone_alone']:.2f} s ({100 * row['backbone_alone'] / row['seconds']:.0f} %), "
-        f"all else {rest / row['backbone_alone']:.2f} times that\n  forward: {shares}"
-    )
+        f"peak {row['peak_GB']:.2f} GB, {row['parameters_M']:.1f} M parameters, {row['trained_M']:.1f} M trained",
+        f"  outside the backbone and the audio encoder: {row['outside_over_backbone']:.2f} times the backbone; "
+        f"the backbone alone takes {row['backbone_alone']:.2f} s",
+    ]
+    for side in ("forward", "backward"):
+        if parts := row[f"{side}_of_parts"]:
+            total = sum(parts.values())
+            shares = ", ".join(f"{k} {v:.2f} s ({100 * v / row['seconds']:.0f} %)" for k, v in parts.items())
+            lines.append(f"  {side} {total:.2f} s: {shares}")
+    if row["backward_of_parts"]:
+        lines.append(f"  optimizer {row['optimizer']:.2f} s")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,0 +1,125 @@
+"""The scans that the benchmarks run: their shapes, their tensors, what they must move and what memory they may take."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avsmamba import ops
+
+CHANNELS, RANK, FRAMES = 512, 16, 5  # E, R, T of the paper's model
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan. `kind` and `maps` say which order table it has; `size` are the frames' pixels, for the table."""
+
+    name: str
+    size: int
+    kind: str
+    maps: tuple[tuple[int, int], ...]
+    states: int
+    channels: int = CHANNELS
+    frames: int = FRAMES
+
+    @property
+    def batch(self) -> int:
+        return self.frames if self.kind in ("vss", "v2a_frame") else 1
+
+    @property
+    def order(self) -> Tensor:
+        (h, w), t = self.maps[0], self.frames
+        if self.kind == "vss":
+            return ops.cross_scan_2d(self.maps)
+        if self.kind == "temporal":
+            return ops.cross_scan_3d(t, self.maps, 8)
+        if self.kind == "v2a_frame":
+            return ops.v2a_frame(h, w)
+        return ops.v2a_temporal(t, h, w) if self.kind == "v2a_temporal" else ops.a2v(t, h, w)
+
+    @property
+    def directions(self) -> int:
+        return self.order.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.order.shape[1]
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """(start, length) of the wanted tokens."""
+        h, w = self.maps[0]
+        clip = self.frames * h * w
+        ranges = {"v2a_frame": (h * w, 1), "v2a_temporal": (clip, self.frames), "a2v": (self.frames, clip)}
+        return ranges.get(self.kind, (0, self.length))
+
+    @property
+    def updates(self) -> int:
+        """State updates of a pass."""
+        return self.batch * self.length * self.directions * self.channels * self.states
+
+    def inputs(self) -> list[Tensor]:
+        """Random tensors as the model's blocks make them: dt, B and C are slices of one projection."""
+        k, e, n, length = self.directions, self.channels, self.states, self.length
+        projected = torch.randn(self.batch, length, k, RANK + 2 * n)
+        tensors = [
+            torch.randn(self.batch, length, e),
+            *projected.split([RANK, n, n], dim=-1),
+            -torch.rand(k, e, n) * n - 0.1,
+            torch.ones(k, e),
+            torch.randn(k, e, RANK) * RANK**-0.5,
+            torch.randn(k, e) - 4,
+        ]
+        return [t.detach().requires_grad_() for t in tensors]
+
+    def _values(self) -> tuple[int, int, int, int, int]:
+        """Values in x, in dt and B, in C of all tokens, in the parameters, and in y."""
+        k, e, n, tokens = self.directions, self.channels, self.states, self.batch * self.length
+        return tokens * e, tokens * k * (RANK + n), tokens * k * n, k * e * (n + RANK + 2), self.batch * self.out[1] * e
+
+    def input_bytes(self) -> int:
+        """Of x, dt, B, C and the parameters, float32, and the order table, int32."""
+        x, low, c, parameters, _ = self._values()
+        return 4 * (x + low + c + parameters + self.directions * self.length)
+
+    def must_move(self, backward: bool) -> int:
+        """Bytes that a pass cannot do without.
+
+        Forward: x, dt, B, the parameters and the order table read once, C of the wanted tokens read once, y written
+        once. Backward: the same inputs and dy read once; the gradients of x, dt, B, C and the parameters written once.
+        """
+        x, low, c, parameters, y = self._values()
+        wanted_c = c * self.out[1] // self.length
+        read = x + low + wanted_c + parameters + self.directions * self.length
+        return 4 * (read + y + (x + low + c + parameters if backward else 0))
+
+    def allowed_memory(self, threads: int, backward: bool) -> int:
+        """Bytes beyond inputs and outputs that the issue allows.
+
+        Forward: 5 % of the inputs. Backward, for each thread: the states of one direction of all channels at the
+        borders of chunks of 32 tokens, and partial gradients of one batch entry (x, dt, B, C) and of the parameters.
+        """
+        if not backward:
+            return self.input_bytes() // 20
+        x, low, c, parameters, _ = self._values()
+        borders = self.channels * self.states * -(-self.length // 32)
+        return 4 * threads * (borders + (x + low + c) // self.batch + parameters)
+
+
+def cases(size: int, states: int, channels: int = CHANNELS) -> list[Case]:
+    """The paper's scans of one clip of five frames of `size` pixels."""
+    maps = tuple((size // s, size // s) for s in (4, 8, 16, 32))
+    rows = [("VSS, scales 2-4", "vss", maps[1:]), ("Temporal Mamba, scales 2-4", "temporal", maps[1:])]
+    for kind, name, scales in (
+        ("v2a_frame", "V2A frame", (2, 3, 4)),
+        ("v2a_temporal", "V2A temporal", (2, 3, 4)),
+        ("a2v", "A2V", (1, 2, 3, 4)),
+        ("temporal", "Temporal Mamba", (1, 2, 3, 4)),
+    ):
+        rows += [(f"{name}, scale {s}", kind, maps[s - 1 : s]) for s in scales]
+    return [Case(name, size, kind, shape, states, channels) for name, kind, shape in rows]
+
+
+def yardstick(channels: int = CHANNELS, side: int = 28) -> Case:
+    """The shape that public code was timed at: L = 784, K = 4, E = 512, N = 16, one batch entry."""
+    return Case(f"yardstick: cross-scan, {side} x {side}", 8 * side, "vss", ((side, side),), 16, channels, frames=1)
