@@ -7,14 +7,16 @@ dy to all eight gradients in a run that did both. Times are medians in ms; after
 quartiles (of the least and the most, where there are few runs). All runs of a row take turns.
 
 Limits, both measured in this run: the bytes that a pass cannot do without over the bandwidth of a copy, and its state
-updates over the peak of the recurrence on data in cache (scan_limits.py says whose). The nearer limit is the larger of
-the two times: `%` is that over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the
-bandwidth of main memory does not bind, and a row that is bound by bytes may reach more than 100 %.
+updates over the peak of the kernel's inner loops on data in cache (scan_limits.py): delta's low-rank product, softplus
+and the recurrence; the recurrence's alone is printed too. The nearer limit is the larger of the two times: `%` is that
+over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the bandwidth of main memory does
+not bind, and a row that is bound by bytes may reach more than 100 %.
 
 Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
-and in percent of the inputs. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk
-borders and the partial gradients of each thread (scan_shapes.py has the formula). What cannot be told from nothing,
-0.25 MB, is never marked.
+and in percent of the inputs. `kept` are the states that a forward in training hands to the backward; they count for the
+backward. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk borders and the
+partial gradients of each thread (scan_shapes.py has the formula). What cannot be told from nothing, 0.25 MB, is never
+marked.
 
 The yardstick (L = 784, K = 4, N = 16) is also run by public code: copies in each order and a Python loop over tokens
 (outside_scans.py), whole, with fewer runs, since a forward + backward takes minutes. `--loop-everywhere` runs it in the
@@ -33,8 +35,8 @@ from typing import Any
 import torch
 from common import MB, Stages, extra_memory, fresh, machine, pm, spread, take_turns, timed, title, write_json
 from outside_scans import Scan, loop_bytes, mamba_ssm_loop, torch_loop
-from scan_limits import copy_bandwidth, peak_source, peak_updates_per_second
-from scan_shapes import Case, cases, yardstick
+from scan_limits import copy_bandwidth, peak_updates_per_second
+from scan_shapes import RANK, Case, cases, yardstick
 
 from avsmamba import ops
 
@@ -111,23 +113,28 @@ def measure(case: Case, outside: dict[str, Scan], repeats: int, loop_repeats: in
 
 
 def memory(case: Case) -> dict[str, float]:
-    """Bytes beyond inputs and outputs of a forward and a backward pass, medians of three; for a fresh process."""
+    """Bytes beyond inputs and outputs of a forward and a backward pass, medians of three; for a fresh process.
+
+    `kept`, the states that the forward hands to the backward, are part of the backward's.
+    """
     tiny = Case("tiny", 0, "vss", ((4, 4),), case.states, 16, frames=torch.get_num_threads() * 4)
-    values: dict[str, list[int]] = {"forward": [], "backward": []}
+    values: dict[str, list[int]] = {"forward": [], "backward": [], "kept": []}
+    forward, backward = torch.ops.avsmamba.multi_directional_scan, torch.ops.avsmamba.multi_directional_scan_backward
     tensors, order, out = case.inputs(), case.order, case.out
     plain = [t.detach() for t in tensors]
     for warm, (inputs, table, wanted) in enumerate([(tiny.inputs(), tiny.order, tiny.out), *[(plain, order, out)] * 3]):
-        inputs = [t.detach() for t in inputs]
-        args = (*inputs, table, *wanted)
-        grown, y = extra_memory(lambda a=args: torch.ops.avsmamba.multi_directional_scan(*a))
+        args = (*(t.detach() for t in inputs), table, *wanted)
+        grown, (y, _) = extra_memory(lambda a=args: forward(*a))
         if warm:
             values["forward"].append(grown - y.nbytes)
+        states = forward(*args, True)[1]
         dy = torch.ones_like(y)
         del y
-        grown, grads = extra_memory(lambda a=args, d=dy: torch.ops.avsmamba.multi_directional_scan_backward(d, *a))
+        grown, grads = extra_memory(lambda a=args, d=dy, s=states: backward(d, s, *a))
         if warm:
-            values["backward"].append(grown - sum(g.nbytes for g in grads))
-        del grads
+            values["kept"].append(states.nbytes)
+            values["backward"].append(states.nbytes + grown - sum(g.nbytes for g in grads))
+        del grads, states
     return {what: max(0.0, float(statistics.median(v))) for what, v in values.items()}
 
 
@@ -140,7 +147,8 @@ class Limits:
     def measure(self, states: int) -> None:
         self._keep("copy", copy_bandwidth())
         for backward in (False, True):
-            self._keep((states, backward), peak_updates_per_second(states, backward))
+            for rank in (RANK, 0):
+                self._keep((states, backward, rank), peak_updates_per_second(states, rank, backward))
 
     def _keep(self, key: Any, value: float) -> None:
         self.best[key] = max(value, self.best.get(key, 0.0))
@@ -149,12 +157,16 @@ class Limits:
         """ms that a pass cannot beat, by bytes and by updates."""
         return {
             "bytes": case.must_move(backward) / self.best["copy"] * 1e3,
-            "updates": case.updates / self.best[case.states, backward] * 1e3,
+            "updates": case.updates / self.best[case.states, backward, RANK] * 1e3,
         }
 
     def as_json(self) -> dict[str, Any]:
-        peaks = {f"N={k[0]} {'backward' if k[1] else 'forward'}": v for k, v in self.best.items() if k != "copy"}
-        return {"copy_bytes_per_s": self.best["copy"], "updates_per_s": peaks, "peak_is": peak_source()}
+        peaks = {
+            f"N={key[0]} {'backward' if key[1] else 'forward'}{'' if key[2] else ', recurrence alone'}": value
+            for key, value in self.best.items()
+            if key != "copy"
+        }
+        return {"copy_bytes_per_s": self.best["copy"], "updates_per_s": peaks}
 
 
 def add_limits(row: Row, case: Case, limits: Limits, used: dict[str, float] | None) -> None:
@@ -190,13 +202,13 @@ def show(row: Row) -> str:
     for what in ("forward", "backward"):
         mark = "!" if what in row["memory_over"] else " "
         text += f" | {used[what] / MB:7.2f} {100 * used[what] / row['input_bytes']:5.1f} %{mark}"
-    return text + f" {may['backward'] / MB:7.2f}"
+    return text + f" {used['kept'] / MB:7.2f} {may['backward'] / MB:7.2f}"
 
 
 HEAD = (
     f"{'scan':27} {'L':>6} {'K':>2} {'b':>2} {'N':>3} | {'forward, ms':>18} {'limit':>8} {'by':>3} {'%':>6} "
     f"| {'backward, ms':>18} {'limit':>8} {'by':>3} {'%':>6} | {'both, ms':>9} {'b / f':>5} "
-    f"| {'memory f, MB':>16} | {'backward':>15} {'may':>8}"
+    f"| {'memory f, MB':>16} | {'backward':>15} {'kept':>8} {'may':>7}"
 )
 
 
@@ -260,7 +272,6 @@ def main() -> None:
     found = limits.as_json()
     print(f"copy: {found['copy_bytes_per_s'] / 1e9:.2f} GB/s, read and written; peak, G updates/s: ", end="")
     print(", ".join(f"{name} {value / 1e9:.2f}" for name, value in found["updates_per_s"].items()))
-    print(f"peak of {found['peak_is']}")
     shown = None
     for row, case, _ in rows:
         if (case.size, case.states) != shown:

@@ -96,14 +96,14 @@ class Case:
     def allowed_memory(self, threads: int, backward: bool) -> int:
         """Bytes beyond inputs and outputs that the issue allows.
 
-        Forward: 5 % of the inputs. Backward, for each thread: the states of one direction of all channels at the
-        borders of chunks of 32 tokens, and partial gradients of one batch entry (x, dt, B, C) and of the parameters.
+        Forward: 5 % of the inputs. Backward: the states at the borders of chunks of 32 tokens, and for each thread
+        partial gradients of one batch entry (x, dt, B, C) and of the parameters.
         """
         if not backward:
             return self.input_bytes() // 20
         x, low, c, parameters, _ = self._values()
-        borders = self.channels * self.states * -(-self.length // 32)
-        return 4 * threads * (borders + (x + low + c) // self.batch + parameters)
+        borders = self.batch * self.directions * self.channels * self.states * -(-self.length // 32)
+        return 4 * (borders + threads * ((x + low + c) // self.batch + parameters))
 
 
 def cases(size: int, states: int, channels: int = CHANNELS) -> list[Case]:

@@ -267,14 +267,14 @@ void scan_backward(const Tensor dy, const Tensor states, const Tensor x, const T
 
 int64_t scan_tile() { return kTile; }
 
-// Runs the recurrence on data in cache, on every thread, and says how many state updates that were.
-int64_t scan_peak(int64_t states, bool backward, int64_t rounds) {
+// Runs the arithmetic of a tile on data in cache, on every thread, and says how many state updates that were.
+int64_t scan_peak(int64_t states, int64_t rank, bool backward, int64_t rounds) {
   ScanArgs<float> a{};
-  a.states = states, a.rank = 1;
+  a.states = states, a.rank = rank;
   const Kernels<float> kernel = float_kernels();
   const int64_t threads = torch::stable::get_num_threads();
   run_ranges<float>(threads, kernel.scratch(a, 64, true) + kTile * 2 * states,
-                    [&](int64_t, void* scratch) { kernel.peak(states, rounds, backward, (float*)scratch); });
+                    [&](int64_t, void* scratch) { kernel.peak(states, rank, rounds, backward, (float*)scratch); });
   return threads * rounds * 64 * kTile * states;
 }
 
@@ -283,7 +283,7 @@ int64_t scan_peak(int64_t states, bool backward, int64_t rounds) {
 
 STABLE_TORCH_LIBRARY(avsmamba_cpu, m) {
   m.def("tile() -> int");
-  m.def("peak(int states, bool backward, int rounds) -> int");
+  m.def("peak(int states, int rank, bool backward, int rounds) -> int");
   m.def(
       "forward(Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, Tensor dt_weight, Tensor dt_bias, "
       "Tensor order, int out_start, int out_length, Tensor(a!) y, Tensor(b!) states) -> ()");

@@ -51,7 +51,7 @@ struct Kernels {
   void (*forward)(const ScanArgs<T>&, const ScanJob&, T* y, T* states);
   void (*backward)(const ScanArgs<T>&, const ScanJob&, const void* dy, const T* states, const ScanGrads<T>&);
   int64_t (*scratch)(const ScanArgs<T>&, int width, bool backward);
-  void (*peak)(int64_t states, int64_t rounds, bool backward, T* scratch);
+  void (*peak)(int64_t states, int64_t rank, int64_t rounds, bool backward, T* scratch);
 };
 
 Kernels<float> kernels_portable();

@@ -114,9 +114,9 @@ void pack_direction(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, Worksp
   std::memset(w.h, 0, sizeof(REAL) * N * WIDTH);
 }
 
-// Delta of TOKENS packed tokens from t on; several at once, so that a vector of weights serves them all.
-template <int WIDTH, int TOKENS, bool SIGMOID>
-AI void make_delta(Workspace<WIDTH>& w, int64_t R, int t) {
+// dt W + b of TOKENS packed tokens from t on; several at once, so that a vector of weights serves them all.
+template <int WIDTH, int TOKENS>
+AI void add_low_rank(Workspace<WIDTH>& w, int64_t R, int t) {
   constexpr int NV = WIDTH / LANES, NB = NV < 2 ? 1 : LANES == 16 ? (NV < 4 ? NV : 4) : 2;
   for (int v = 0; v < WIDTH; v += NB * LANES) {
     V acc[TOKENS][NB];
@@ -132,6 +132,22 @@ AI void make_delta(Workspace<WIDTH>& w, int64_t R, int t) {
     }
     for (int u = 0; u < TOKENS; ++u)
       for (int q = 0; q < NB; ++q) store(w.delta + (t + u) * WIDTH + v + q * LANES, acc[u][q]);
+  }
+}
+
+// Delta of T packed tokens and u = delta x; with SIGMOID also the derivative of softplus.
+template <int WIDTH, bool SIGMOID>
+AI void make_deltas(Workspace<WIDTH>& w, int64_t R, int T) {
+  int t = 0;
+  for (; t + 4 <= T; t += 4) add_low_rank<WIDTH, 4>(w, R, t);
+  for (; t < T; ++t) add_low_rank<WIDTH, 1>(w, R, t);
+#pragma GCC unroll 4
+  for (int o = 0; o < T * WIDTH; o += LANES) {
+    V s;
+    const V d = softplus(load(w.delta + o), &s);
+    store(w.delta + o, d);
+    store(w.u + o, d * load(w.x + o));
+    if (SIGMOID) store(w.sigmoid + o, s);
   }
 }
 
@@ -156,17 +172,7 @@ AI void pack_tile(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, const in
     read_row(w.B + t * N, a.B, B0 + i * a.B_stride[1], N, a.input);
     read_row(w.C + t * N, a.C, C0 + i * a.C_stride[1], N, a.input);
   }
-  int t = 0;
-  for (; t + 4 <= T; t += 4) make_delta<WIDTH, 4, SIGMOID>(w, R, t);
-  for (; t < T; ++t) make_delta<WIDTH, 1, SIGMOID>(w, R, t);
-#pragma GCC unroll 4
-  for (int o = 0; o < T * WIDTH; o += LANES) {
-    V s;
-    const V d = softplus(load(w.delta + o), &s);
-    store(w.delta + o, d);
-    store(w.u + o, d * load(w.x + o));
-    if (SIGMOID) store(w.sigmoid + o, s);
-  }
+  make_deltas<WIDTH, SIGMOID>(w, R, T);
 }
 
 // S states from n0 on through T packed tokens; with OUT also y, to which the first block adds D x.
@@ -263,12 +269,15 @@ void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* sta
 
 #include "scan_backward.inl"
 
-// The recurrence alone, `rounds` times over one packed tile: what the arithmetic takes when all data lie in cache.
-static void peak(int64_t N, int64_t rounds, bool backward, REAL* scratch) {
-  Workspace<64> w(scratch, N, 1, true);
+// The arithmetic of a packed tile, `rounds` times: what it takes when all data lie in cache and nothing is gathered.
+// Without a rank delta is left as it is, and only the recurrence (and its gradients) runs.
+static void peak(int64_t N, int64_t R, int64_t rounds, bool backward, REAL* scratch) {
+  Workspace<64> w(scratch, N, R, true);
   for (int64_t i = 0; i < w.size + kTile * 2 * N; ++i) scratch[i] = REAL(0.01);
   for (int64_t i = 0; i < N * 64; ++i) w.A2[i] = -1;
   for (int64_t r = 0; r < rounds; ++r) {
+    if (R && backward) make_deltas<64, true>(w, R, kTile);
+    else if (R) make_deltas<64, false>(w, R, kTile);
     if (backward) retreat_all(w, scratch + w.size, 2 * N, w.h, N, kTile);
     else advance_all<64, true>(w, N, kTile);
   }
