@@ -8,7 +8,7 @@ its peak memory (resident set, the interpreter and torch included) is its own. A
 and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
 pass: compare the peak with that of a run without. `--amp` times inference a second time under autocast (bfloat16) and
 prints what it gains. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
-step; `rest` is what lies in no part (losses, resizing), and part_clock.py says how the backward of a part is told apart.
+step; `rest` is what lies in no part (losses, resizing), and part_clock.py says how a part's backward is told apart.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The two limits of a scan on this machine: the bandwidth of a copy, and the peak of a tile's arithmetic on data in cache."""
+"""The two limits of a scan on this machine: a copy's bandwidth, and the peak of a tile's arithmetic on cached data."""
 
 import time
 

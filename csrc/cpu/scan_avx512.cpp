@@ -33,6 +33,7 @@ alignas(64) static const float kLog[32] = {
     0.573345959f, 0.591364503f, 0.609064043f, 0.626455784f, 0.643550277f, 0.660357416f, 0.676886678f, 0.693147182f};
 // The entry that the last five bits of each lane of t name.
 #define LOOKUP(table, t) (V) _mm512_permutex2var_ps(_mm512_load_ps(table), (__m512i)(t), _mm512_load_ps(table + 16))
+#define FMA(a, b, c) (V) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define KEEP(x) asm("" : "+v"(x))
 #define SCALE(p, n) (V) _mm512_maskz_scalef_ps(0xffff, (__m512)(p), (__m512)(n))
 #include "scan_kernel.inl"

@@ -2,7 +2,8 @@
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
 // and, where an instruction set has them, SCALE(p, n) for p 2^n, ROUND(x) for the nearest whole number, LOOKUP(table, t)
-// for the entries of a table in registers, and KEEP(x), which keeps the compiler from making x again.
+// for the entries of a table in registers, FMA(a, b, c) for a b + c rounded once, and KEEP(x), which keeps the compiler
+// from making x again.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
 // delta that softplus(dt W + b) gives into L1, then run the recurrence

@@ -95,9 +95,12 @@ AI V exp2v(V x) {
 }
 #endif
 #if defined(LOOKUP)
+// e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here log2 e has two parts,
+// and x times the first is not rounded before n is taken from it.
 AI V expv(V x) {
   constexpr REAL magic = 393216.f;
-  const V t = x * 1.44269504f + magic, n = t - magic, f = x * 1.92596299e-8f + (x * 1.44269504f - n), table = LOOKUP(kExp2, t);
+  const V t = FMA(x, splat(1.44269504f), splat(magic)), n = t - magic, table = LOOKUP(kExp2, t);
+  const V f = FMA(x, splat(1.92596299e-8f), FMA(x, splat(1.44269504f), -n));
   const V r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
   return scale(table * r + table, n);
 }

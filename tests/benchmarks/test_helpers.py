@@ -146,6 +146,6 @@ def test_bytes_and_updates_of_the_shapes():
     assert small.updates == 1 * 14 * 4 * 4 * 3
     yard = yardstick()
     assert (yard.batch, yard.length, yard.directions, yard.channels, yard.states) == (1, 784, 4, 512, 16)
-    # For each thread: 25 borders of 512 x 16 states; gradients of x, dt, B, C; of A, D, delta's weight and bias.
-    one = 25 * 512 * 16 + 784 * 512 + 784 * 4 * 48 + 4 * 512 * 34
-    assert yard.allowed_memory(2, backward=True) == 2 * 4 * one
+    # 25 borders of 4 x 512 x 16 states; for each thread gradients of x, dt, B, C; of A, D, delta's weight and bias.
+    borders, one = 25 * 4 * 512 * 16, 784 * 512 + 784 * 4 * 48 + 4 * 512 * 34
+    assert yard.allowed_memory(2, backward=True) == 4 * (borders + 2 * one)

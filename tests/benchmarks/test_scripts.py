@@ -1,6 +1,7 @@
 """Each script runs as its own help says, and what it writes hangs together."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -72,6 +73,22 @@ def test_model(tmp_path):
         assert all(side["pyramid"] > 0 and side["backbone"] > 0 for side in sides if side)
         assert row["peak_GB"] > 0.1 and row["outside_over_backbone"] > 0
     assert text.count("  backward ") == 1
+
+
+def test_growth(tmp_path):
+    small = ["--size", 32, "--side", 4, "--channels", 16, "--repeats", 1]
+    picture = tmp_path / "growth.png"
+    _, found = run("growth.py", tmp_path, "--frames", 2, 32, *small, "--plot", picture)
+    assert found["frames"] == [2, 32]
+    assert [(c["what"], c["pass"]) for c in found["curves"]] == [
+        (what, name) for what in ("scan", "model") for name in ("inference", "training")
+    ]
+    for curve in found["curves"]:
+        assert min(curve["seconds"]) > 0 and min(curve["bytes"]) >= 0
+    model = found["curves"][3]
+    assert model["bytes"][1] > 2 * model["bytes"][0] > 0
+    assert model["bytes_slope"] == pytest.approx(math.log(model["bytes"][1] / model["bytes"][0], 16))
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_memory(tmp_path):
