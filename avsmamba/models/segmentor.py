@@ -81,7 +81,7 @@ class AVSSegmentor(BaseModel):
             log_mel: `(B, T, 1, 96, 64)`.
 
         Returns:
-            queries `(B, T, Q, C)` and mask features `(B, T, h, w, C)`, or what else decoder and pyramid hand to the head.
+            queries `(B, T, Q, C)` and mask features `(B, T, h, w, C)`, or what else the head reads.
         """
         maps, audio = self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
         if self.encoder is not None:

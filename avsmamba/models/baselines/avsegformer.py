@@ -1,4 +1,4 @@
-"""AVSegFormer (Gao et al., AVSegFormer: Audio-Visual Segmentation with Transformer, AAAI 2024) as parts of AVSSegmentor.
+"""AVSegFormer (Gao et al., Audio-Visual Segmentation with Transformer, AAAI 2024) as parts of AVSSegmentor.
 
 Encoder: deformable attention over three scales. Decoder: queries from the sound, then a transformer decoder. Pyramid:
 mask features and the audio-visual mixer. Head: masks of all queries. Each frame is seen by itself with its own second
@@ -29,8 +29,8 @@ def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
     )
 
 
-def init_transformer(module: nn.Module) -> None:
-    """Xavier for all matrices, as in DETR; deformable attention keeps its own start."""
+def xavier(module: nn.Module) -> None:
+    """Xavier for all matrices and kernels, as the authors start; deformable attention keeps its own start."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)
@@ -87,7 +87,7 @@ class AVSegFormerEncoder(nn.Module):
             EncoderLayer(embed_dims, len(self.scales), num_heads, num_points, ffn_dims, dropout)
             for _ in range(num_layers)
         )
-        init_transformer(self)
+        xavier(self)
         nn.init.normal_(self.level_embed)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -169,7 +169,7 @@ class AVSegFormerDecoder(nn.Module):
             nn.TransformerDecoderLayer(embed_dims, num_heads, ffn_dims, dropout, "gelu", batch_first=True)
             for _ in range(num_layers)
         )
-        init_transformer(self)
+        xavier(self)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
         """Make the queries.
@@ -221,6 +221,7 @@ class AVSegFormerMixer(nn.Module):
         self.query = nn.Linear(embed_dims, embed_dims, bias=False)
         self.key_value = nn.Linear(embed_dims, 2 * embed_dims, bias=False)
         self.output = nn.Linear(embed_dims, embed_dims)
+        xavier(self)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
         """Make the mask features.
@@ -280,8 +281,9 @@ class AVSegFormerHead(nn.Module):
             nn.ReLU(),
             nn.Linear(mlp_dims, embed_dims),
         )
-        self.classifier = UpsamplingClassifier(embed_dims, hidden_dims, num_classes, scale=4)
+        self.classifier = UpsamplingClassifier(embed_dims, hidden_dims, num_classes, scale=4, bias=False)
         self.mixing = nn.Linear(embed_dims, 1) if mixing_mask else None
+        xavier(self)
 
     def forward(self, query: Tensor, mask_features: Tensor) -> HeadOutput:
         """Predict.

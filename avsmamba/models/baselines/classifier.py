@@ -14,15 +14,16 @@ class UpsamplingClassifier(nn.Module):
         hidden_dims: channels after the two 3 x 3 convolutions.
         num_classes: channels of the logits.
         scale: factor of the upsampling.
+        bias: of the last convolution.
     """
 
-    def __init__(self, channels: int, hidden_dims: Sequence[int], num_classes: int, scale: int):
+    def __init__(self, channels: int, hidden_dims: Sequence[int], num_classes: int, scale: int, bias: bool = True):
         super().__init__()
         first, second = hidden_dims
         self.scale = scale
         self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         self.conv_out = nn.Conv2d(first, second, 3, padding=1)
-        self.classifier = nn.Conv2d(second, num_classes, 1)
+        self.classifier = nn.Conv2d(second, num_classes, 1, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map `(B, T, h, w, C)` features to `(B, T, N_class, scale * h, scale * w)` logits."""

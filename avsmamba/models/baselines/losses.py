@@ -12,7 +12,7 @@ REDUCTIONS = ("sum", "mean")
 
 @MODELS.register_module()
 class AVMLoss(nn.Module):
-    """Kullback-Leibler divergence of what the predicted masks cut out of a map from the sound (L_AVM of TPAVI, AV form).
+    """Kullback-Leibler divergence between the sound and what the predicted mask cuts out of a map (TPAVI's L_AVM-AV).
 
     For each scale: KL(softmax(a) || softmax(v)), v the mean over the pixels of map x sigmoid(pooled logits), a the
     audio feature, both `(C,)` a frame; the mean over the scales. It needs no labels, so that all frames count.

@@ -137,7 +137,7 @@ class FusionPath(nn.Module):
         self.lateral = None if coarsest else ResidualConvUnit(channels)
         self.unit = ResidualConvUnit(channels)
 
-    def forward(self, visual: Tensor, coarser: Tensor | None) -> Tensor:
+    def forward(self, visual: Tensor, coarser: Tensor | None = None) -> Tensor:
         """Map `(N, C, h, w)` and what came from below, of the same shape, to `(N, C, 2 h, 2 w)`."""
         x = visual if self.lateral is None or coarser is None else coarser + self.lateral(visual)
         return F.interpolate(self.unit(x), scale_factor=2, mode="bilinear", align_corners=False)
@@ -164,7 +164,7 @@ class TPAVIPyramid(nn.Module):
         super().__init__()
         self.audio_channels = audio_channels
         self.interactions = nn.ModuleDict({str(s): TPAVIBlock(embed_dims, audio_channels) for s in stages})
-        self.paths = nn.ModuleList(FusionPath(embed_dims, coarsest=i == 3) for i in range(4))
+        self.paths = nn.ModuleList(FusionPath(embed_dims, coarsest=i == 0) for i in range(4))
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> TPAVIFeatures:
         """Make the mask features.
@@ -183,9 +183,10 @@ class TPAVIPyramid(nn.Module):
             visual, aligned = block(maps[int(stage) - 1], audio)
             maps[int(stage) - 1] = visual
             pairs.append((visual, aligned))
-        y = None
-        for visual, path in zip(reversed(maps), reversed(self.paths), strict=True):
-            y = path(visual.flatten(0, 1).permute(0, 3, 1, 2), y)
+        finest_last = [m.flatten(0, 1).permute(0, 3, 1, 2) for m in reversed(maps)]
+        y = self.paths[0](finest_last[0])
+        for visual, path in zip(finest_last[1:], self.paths[1:], strict=True):
+            y = path(visual, y)
         return TPAVIFeatures(y.permute(0, 2, 3, 1).unflatten(0, audio.shape[:2]), tuple(pairs))
 
 
