@@ -26,7 +26,10 @@ class DilatedConvs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C_in, h, w)` to `(N, C, h, w)`."""
-        return torch.stack([conv(x) for conv in self.convs]).sum(0)
+        y = self.convs[0](x)
+        for conv in self.convs[1:]:
+            y = y + conv(x)
+        return y
 
 
 @MODELS.register_module()

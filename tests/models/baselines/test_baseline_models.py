@@ -68,6 +68,15 @@ def test_sizes_and_lengths(config, t, h, w):
 
 
 @pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_mixed_precision_trains(config, batch):
+    model = build(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(*batch, [sample(), sample()], mode="loss")
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
 def test_tiny_models_share_data_schedule_and_encoders_with_avs_mamba(config):
     ours, theirs = load_config(str(CONFIGS / "avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")), load_config(str(config))
     for key in set(ours) - {"model"}:
