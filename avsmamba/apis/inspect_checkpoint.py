@@ -139,7 +139,8 @@ def _compare_with_part(
     fit = compare(own, ours)
     matching = [k for k in fit.matching if k not in kept]
     notes = {"not in such files, left as made": kept, "not part of it, not used": [*unused, *rest]}
-    what = f"model.{name} ({type(part).__name__}{f' {part.arch}' if hasattr(part, 'arch') else ''})"
+    which = getattr(part, "arch", "") or getattr(part, "model_name", "")
+    what = f"model.{name} ({type(part).__name__}{f' {which}' if which else ''})"
     return what, fit._replace(matching=matching), {k: v for k, v in notes.items() if v}
 
 

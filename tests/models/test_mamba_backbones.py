@@ -208,7 +208,7 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("family", GRAPHS)
+@pytest.mark.parametrize("family", ["v05", "vim"])  # v0 has no step that these have not
 def test_one_graph(family):
     backbone, x = GRAPHS[family]().double(), torch.randn(2, 3, 64, 32, dtype=torch.float64)
     expected = backbone(x)
