@@ -94,6 +94,15 @@ def a2v(num_frames: int, height: int, width: int, device: torch.device | str = "
     return _place(_with_audio, t, *_checked([(height, width)])[0], "first", device=device)
 
 
+def one_way(length: int, reverse: bool = False, device: torch.device | str = "cpu") -> Tensor:
+    """One direction over a sequence: its own order, or the reverse (Vim).
+
+    Returns:
+        `(1, length)` int32.
+    """
+    return _place(_one_way, _positive("length", length), reverse, device=device)
+
+
 def is_order_table(order: Tensor) -> bool:
     """Whether `order` is a table that this module made (and so is known to hold permutations)."""
     return id(order) in _ids
@@ -109,6 +118,11 @@ def _checked(sizes: Sizes) -> tuple[tuple[int, int], ...]:
     if not len(sizes) or any(h < 1 or w < 1 for h, w in sizes):
         raise ValueError(f"sizes: expected positive (height, width) pairs, got {tuple(sizes)}")
     return tuple((h, w) for h, w in sizes)
+
+
+def _one_way(length: int, reverse: bool, device: torch.device | str) -> Tensor:
+    steps = torch.arange(length, device=device).int()
+    return (steps.flip(0) if reverse else steps).unsqueeze(0)
 
 
 def _unfold(num_frames: int, height: int, width: int, orientation: str, device: torch.device | str) -> Tensor:

@@ -2,5 +2,7 @@
 
 from avsmamba.models.backbones.small_conv import SmallConvBackbone
 from avsmamba.models.backbones.timm_backbone import TimmBackbone
+from avsmamba.models.backbones.vim import Vim
+from avsmamba.models.backbones.vmamba import VMamba
 
-__all__ = ["SmallConvBackbone", "TimmBackbone"]
+__all__ = ["SmallConvBackbone", "TimmBackbone", "VMamba", "Vim"]

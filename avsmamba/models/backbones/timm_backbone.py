@@ -3,16 +3,17 @@
 import difflib
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avsmamba.models.checkpoint import load_checkpoint_file, load_into, name_some, raise_unless_fits
+from avsmamba.models.checkpoint import raise_unless_fits
+from avsmamba.models.pretrained import Layout, load_pretrained
 from avsmamba.registry import MODELS
 
 STRIDES = [4, 8, 16, 32]
@@ -94,14 +95,16 @@ class TimmBackbone(nn.Module):
         Raises:
             UserError: if it is missing, damaged, or does not hold all of the model's tensors.
         """
-        if self.checkpoint is None:
-            return
+        if self.checkpoint is not None:
+            load_pretrained(self.layout(), self.checkpoint, self.model_name)
+
+    def layout(self) -> Layout:
+        """How the file is read."""
         # timm translates names for its whole models, not for the cut ones; the meta device makes one for its shapes.
         with torch.device("meta"):
             whole = _create(self.model_name, **self._model_args)
-        state = load_checkpoint_file(self.checkpoint, strip=PREFIXES)
-        load_features(self.net, whole, _filter_of(self.model_name), state, self.checkpoint)
-        print_log(f"{self.model_name}: pretrained weights from {self.checkpoint}", logger="current")
+        translate = partial(translate_features, self.net, whole, _filter_of(self.model_name))
+        return Layout(self.net, translate, PREFIXES)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
         """As in `nn.Module`; parts that are frozen stay in eval mode."""
@@ -126,14 +129,14 @@ class TimmBackbone(nn.Module):
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
 
 
-def load_features(
+def translate_features(
     net: nn.Module,
     whole: nn.Module,
     translate: Callable[..., dict[str, Tensor]] | None,
     state: dict[str, Tensor],
     file: str | Path,
-) -> None:
-    """Load the weights of a whole timm model into its cut form (`features_only`).
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of a whole timm model in terms of its cut form (`features_only`).
 
     timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or put `model.`
     before them; so names are compared with all dots turned to underscores.
@@ -143,10 +146,13 @@ def load_features(
         whole: the same model with its classifier; only names and shapes are used.
         translate: timm's `checkpoint_filter_fn` for the model, from foreign names to those of `whole`.
         state: tensors by name.
-        file: named in errors and in the log.
+        file: named in errors.
+
+    Returns:
+        tensors by the cut model's names (those of no known use by their own), and the names of the whole model's rest.
 
     Raises:
-        UserError: if the tensors do not fit.
+        UserError: if timm cannot read them.
     """
     if translate is not None:
         try:
@@ -159,9 +165,7 @@ def load_features(
     unused = [k for k in state if k not in needed and (k in known.values() or k.split(".")[0] in HEADS)]
     fitting = {k: state[source] for k, source in own.items() if source in state}
     unexpected = {k: v for k, v in state.items() if k not in needed and k not in unused}
-    load_into(net, fitting | unexpected, file=file)
-    if unused:
-        print_log(f"{file}: not part of the backbone, not used: {name_some(unused)}", logger="current")
+    return fitting | unexpected, unused
 
 
 def _create(model_name: str, **arguments: Any) -> nn.Module:

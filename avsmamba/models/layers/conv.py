@@ -9,14 +9,14 @@ from avsmamba import ops
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Depthwise 3 x 3 convolution over height and width of `(B, T, h, w, E)` tokens; one kernel for all frames."""
+    """Depthwise 3 x 3 convolution over height and width of `(..., h, w, E)` tokens; one kernel for all frames."""
 
-    def __init__(self, channels: int, kernel_size: int = 3, activation: str | None = None):
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+    def __init__(self, channels: int, kernel_size: int = 3, activation: str | None = None, bias: bool = True):
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, T, h, w, E)` to the same shape."""
+        """Map `(B, h, w, E)` or `(B, T, h, w, E)` to the same shape."""
         return ops.depthwise_conv(x, self.weight, self.bias, self.activation)
 
 

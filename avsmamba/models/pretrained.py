@@ -1,0 +1,64 @@
+"""Foreign weights into a part of the model: each part says how it reads them, one function loads them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from avsmamba.models.checkpoint import load_checkpoint_file, load_into, name_some
+
+Translation = Callable[[dict[str, Tensor], str | Path], tuple[dict[str, Tensor], list[str]]]
+
+
+class Layout(NamedTuple):
+    """How a part reads files that were not written by this package.
+
+    Attributes:
+        module: what is filled.
+        translate: from a file's tensors (and the file's name, for errors) to those of `module` by its own names, and
+            the names of tensors that are known not to belong to it, such as a classifier's.
+        prefixes: of the part's names in files of larger models, the most specific first.
+        new_parts: leading parts of the module's names that foreign files do not hold; they stay as they are.
+    """
+
+    module: nn.Module
+    translate: Translation
+    prefixes: Sequence[str] = ()
+    new_parts: Sequence[str] = ()
+
+    def read(self, state: dict[str, Tensor], file: str | Path) -> tuple[dict[str, Tensor], list[str], list[str]]:
+        """A file's tensors by the module's names, the names that are not used, and those filled from the module."""
+        ours, unused = self.translate(state, file)
+        kept: dict[str, Tensor] = {}
+        for part in self.new_parts:
+            if not any(k.startswith(f"{part}.") for k in ours):
+                kept |= {k: v for k, v in self.module.state_dict().items() if k.startswith(f"{part}.")}
+        return ours | kept, unused, list(kept)
+
+
+def load_pretrained(layout: Layout, path: str | Path, what: str) -> None:
+    """Fill a part from a file: every tensor that the file should hold, or none and an error.
+
+    Args:
+        layout: the part's.
+        path: local file.
+        what: the model's name, for the log.
+
+    Raises:
+        UserError: if the file is missing, damaged, or does not fit.
+    """
+    state, unused, kept = layout.read(load_checkpoint_file(path, strip=layout.prefixes), path)
+    load_into(layout.module, state, file=path)
+    if unused:
+        print_log(f"{path}: not part of the backbone, not used: {name_some(unused)}", logger="current")
+    if kept:
+        print_log(f"{path}: not in it, left as made: {name_some(kept)}", logger="current")
+    print_log(f"{what}: pretrained weights from {path}", logger="current")
+
+
+def by_leading_part(state: dict[str, Tensor], parts: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Split names by whether their first part is one of `parts`: the others' tensors, and these names."""
+    unused = [k for k in state if k.split(".")[0] in parts]
+    return {k: v for k, v in state.items() if k not in unused}, unused
