@@ -1,6 +1,6 @@
 """The model and its parts; importing this registers them."""
 
-from avsmamba.models import audio, backbones
+from avsmamba.models import audio, backbones, baselines
 from avsmamba.models.cip import ContextualIntegrationPyramid
 from avsmamba.models.data_preprocessor import AVSDataPreprocessor
 from avsmamba.models.head import AudioQueryHead
@@ -23,4 +23,5 @@ __all__ = [
     "Projection",
     "audio",
     "backbones",
+    "baselines",
 ]

@@ -10,10 +10,17 @@ from avsmamba.registry import MODELS
 
 
 class HeadOutput(NamedTuple):
-    """`logits` `(B, T, N_class, h, w)` and the intermediate mask `(B, T, 1, h, w)`, both at the features' size."""
+    """What a head gives out.
+
+    Attributes:
+        logits: `(B, T, N_class, h, w)`, at whatever size the head works.
+        intermediate: mask `(B, T, 1, h', w')` for the auxiliary losses, or None.
+        pairs: maps `(B, T, h_i, w_i, C)`, each with the audio `(B, T, C)` that a matching loss holds against it.
+    """
 
     logits: Tensor
-    intermediate: Tensor
+    intermediate: Tensor | None = None
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 @MODELS.register_module()

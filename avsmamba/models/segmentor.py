@@ -28,12 +28,13 @@ class AVSSegmentor(BaseModel):
         backbone: frames `(N, 3, H, W)` to four maps; has `out_channels`.
         audio_encoder: log-mel `(B, T, 1, 96, 64)` to `(B, T, C_a)`; has `out_channels`.
         projection: maps and audio to C channels.
-        head: query and mask features to logits.
+        head: query and mask features to logits, and what the losses below read.
         losses: on the logits.
         encoder: maps to maps, or None: as they are.
-        decoder: maps and audio to queries `(B, T, 1, C)`, or None: the audio is the query.
+        decoder: maps and audio to queries `(B, T, Q, C)`, or None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
+        matching_losses: on the logits and the pairs of maps and audio of the head; none by default.
         embed_dims: C, handed to every part of the neck and to the head.
         data_preprocessor: config of the data preprocessor.
     """
@@ -49,6 +50,7 @@ class AVSSegmentor(BaseModel):
         decoder: Config | None = None,
         pyramid: Config | None = None,
         aux_losses: Sequence[Config] | None = None,
+        matching_losses: Sequence[Config] | None = None,
         embed_dims: int = 256,
         data_preprocessor: Config | None = None,
     ):
@@ -70,6 +72,7 @@ class AVSSegmentor(BaseModel):
         self.head = part(head)
         self.losses = nn.ModuleList(MODELS.build(c) for c in losses)
         self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())
+        self.matching_losses = nn.ModuleList(MODELS.build(c) for c in matching_losses or ())
 
     def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Everything before the head, for clips without padding.
@@ -79,7 +82,7 @@ class AVSSegmentor(BaseModel):
             log_mel: `(B, T, 1, 96, 64)`.
 
         Returns:
-            queries `(B, T, 1, C)` and mask features `(B, T, h, w, C)`.
+            queries `(B, T, Q, C)` and mask features `(B, T, h, w, C)`, or what else the head reads.
         """
         return self.neck(*self.features(frames, log_mel))
 
@@ -146,8 +149,8 @@ class AVSSegmentor(BaseModel):
             log_mel: `(B, T, 1, 96, 64)`.
             data_samples: B samples; needed by 'loss', which reads their masks and flags. In every mode their
                 `vid_temporal_mask_flag` says which frames exist.
-            mode: 'tensor' gives logits `(B, T, N_class, H / 4, W / 4)`, 'loss' a dict of losses, 'predict' the samples
-                with predictions at the labels' size.
+            mode: 'tensor' gives logits `(B, T, N_class, h, w)` at the head's size (H / 4, W / 4 in AVS-Mamba), 'loss' a
+                dict of losses, 'predict' the samples with predictions at the labels' size.
 
         Raises:
             ValueError: if `mode` is unknown, the shapes or flags do not fit, or 'loss' gets no samples.
@@ -168,6 +171,10 @@ class AVSSegmentor(BaseModel):
         """Losses by name; auxiliary ones are prefixed with `aux_`."""
         if not data_samples:
             raise ValueError("data_samples: mode 'loss' needs the labels")
+        if len(self.aux_losses) and output.intermediate is None:
+            raise ValueError(f"aux_losses: {type(self.head).__name__} gives no intermediate mask for them")
+        if len(self.matching_losses) and not output.pairs:
+            raise ValueError(f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them")
         masks = [s.gt_masks for s in data_samples]
         flags = [s.gt_temporal_mask_flag & s.get("vid_temporal_mask_flag", True) for s in data_samples]
         losses: dict[str, Tensor] = {}
@@ -175,13 +182,16 @@ class AVSSegmentor(BaseModel):
             ("loss_", self.losses, output.logits),
             ("aux_loss_", self.aux_losses, output.intermediate),
         ):
-            if not len(modules):
+            if logits is None or not len(modules):
                 continue
             pairs = labelled_frames(resize(logits, size), masks, flags)
             frames = max(1, sum(len(p) for p, _ in pairs))
             for module in modules:
                 name = prefix + type(module).__name__.removesuffix("Loss").lower()
                 losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
+        for module in self.matching_losses:
+            name = "loss_" + type(module).__name__.removesuffix("Loss").lower()
+            losses[name] = module(output.logits, output.pairs)
         return losses
 
     @torch.no_grad()

@@ -1,0 +1,303 @@
+"""AVSegFormer (Gao et al., Audio-Visual Segmentation with Transformer, AAAI 2024) as parts of AVSSegmentor.
+
+Encoder: deformable attention over three scales. Decoder: queries from the sound, then a transformer decoder. Pyramid:
+mask features and the audio-visual mixer. Head: masks of all queries. Each frame is seen by itself with its own second
+of sound. The projection is AVS-Mamba's (1 x 1 convolutions and group normalisation come from AVSegFormer).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avsmamba.models.baselines.classifier import UpsamplingClassifier
+from avsmamba.models.baselines.deformable import DeformableAttention, pixel_centres, sine_positions
+from avsmamba.models.head import HeadOutput
+from avsmamba.models.layers.scales import Sizes, flatten_frames, map_sizes, split_frames
+from avsmamba.registry import MODELS
+
+
+def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Two linear layers with a GELU between them."""
+    return nn.Sequential(
+        nn.Linear(channels, hidden),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, channels),
+        nn.Dropout(dropout),
+    )
+
+
+def xavier(module: nn.Module) -> None:
+    """Xavier for all matrices and kernels, as the authors start; deformable attention keeps its own start."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter)
+    for part in module.modules():
+        if isinstance(part, DeformableAttention):
+            part.reset_parameters()
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each with a residual and a layer normalisation after it."""
+
+    def __init__(self, channels: int, levels: int, heads: int, points: int, ffn_dims: int, dropout: float):
+        super().__init__()
+        self.attention = DeformableAttention(channels, levels, heads, points)
+        self.dropout = nn.Dropout(dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.ffn = feed_forward(channels, ffn_dims, dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+        """Map `(N, L, C)` tokens of several scales to the same shape."""
+        gathered = self.attention(tokens + positions, tokens, reference, sizes)
+        tokens = self.norm1(tokens + self.dropout(gathered))
+        return self.norm2(tokens + self.ffn(tokens))
+
+
+@MODELS.register_module()
+class AVSegFormerEncoder(nn.Module):
+    """Transformer encoder over the tokens of `scales`, frame by frame.
+
+    Args:
+        embed_dims: channels C, a multiple of 4.
+        num_layers: layers; six in the paper.
+        scales: which of the maps 1 to 4 are encoded; the others pass through.
+        num_heads: attention heads.
+        num_points: samples a head and scale.
+        ffn_dims: hidden channels of the feed-forward networks.
+        dropout: drop rate of the residual branches.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_layers: int = 6,
+        scales: Sequence[int] = (2, 3, 4),
+        num_heads: int = 8,
+        num_points: int = 4,
+        ffn_dims: int = 2048,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.scales = tuple(scales)
+        self.level_embed = nn.Parameter(torch.empty(len(self.scales), embed_dims))
+        self.layers = nn.ModuleList(
+            EncoderLayer(embed_dims, len(self.scales), num_heads, num_points, ffn_dims, dropout)
+            for _ in range(num_layers)
+        )
+        xavier(self)
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map four `(B, T, h_i, w_i, C)` maps, finest first, to maps of the same shapes."""
+        selected = [maps[s - 1] for s in self.scales]
+        sizes = map_sizes(selected)
+        tokens = flatten_frames(selected)
+        lead, channels, device = tokens.shape[:2], tokens.shape[-1], tokens.device
+        level = self.level_embed.repeat_interleave(torch.tensor([h * w for h, w in sizes], device=device), dim=0)
+        positions = sine_positions(sizes, channels, device).to(tokens.dtype) + level
+        reference = pixel_centres(sizes, device)
+        tokens = tokens.flatten(0, 1)
+        for layer in self.layers:
+            tokens = layer(tokens, positions, reference, sizes)
+        encoded = list(maps)
+        for scale, new in zip(self.scales, split_frames(tokens.unflatten(0, lead), sizes), strict=True):
+            encoded[scale - 1] = new
+        return encoded
+
+
+class GeneratorLayer(nn.Module):
+    """Query generator: self-attention among queries, attention to the sound, feed-forward network; norms after each.
+
+    A frame has one audio token, and the softmax over one key is 1 whatever query and key are. So attention to the sound
+    is its value and output projection; projections of queries and keys, which would never learn, are left out.
+    """
+
+    def __init__(self, channels: int, heads: int, ffn_dims: int):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, heads, bias=False, batch_first=True)
+        self.value = nn.Linear(channels, channels, bias=False)
+        self.output = nn.Linear(channels, channels, bias=False)
+        self.ffn = feed_forward(channels, ffn_dims, 0.0)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
+
+    def forward(self, query: Tensor, audio: Tensor) -> Tensor:
+        """Map `(N, Q, C)` queries and `(N, 1, C)` audio to `(N, Q, C)`."""
+        query = self.norm1(query + self.attention(query, query, query, need_weights=False)[0])
+        query = self.norm2(query + self.output(self.value(audio)))
+        return self.norm3(query + self.ffn(query))
+
+
+@MODELS.register_module()
+class AVSegFormerDecoder(nn.Module):
+    """Queries of each frame: made from its sound by the generator, plus learned ones, then a transformer decoder.
+
+    Args:
+        embed_dims: channels C.
+        num_queries: queries a frame; 300 in the paper.
+        num_layers: layers of the transformer decoder; six in the paper.
+        generator_layers: layers of the query generator; six in the authors' code.
+        scales: maps 1 to 4 whose tokens the queries attend to.
+        num_heads: attention heads.
+        ffn_dims: hidden channels of the decoder's feed-forward networks.
+        generator_ffn_dims: hidden channels of the generator's.
+        dropout: drop rate of the decoder's residual branches and attention.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_queries: int = 300,
+        num_layers: int = 6,
+        generator_layers: int = 6,
+        scales: Sequence[int] = (2, 3, 4),
+        num_heads: int = 8,
+        ffn_dims: int = 2048,
+        generator_ffn_dims: int = 1024,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.scales = tuple(scales)
+        self.initial = nn.Parameter(torch.empty(num_queries, embed_dims))
+        self.learned = nn.Parameter(torch.empty(num_queries, embed_dims))
+        self.generator = nn.ModuleList(
+            GeneratorLayer(embed_dims, num_heads, generator_ffn_dims) for _ in range(generator_layers)
+        )
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(embed_dims, num_heads, ffn_dims, dropout, "gelu", batch_first=True)
+            for _ in range(num_layers)
+        )
+        xavier(self)
+
+    def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
+        """Make the queries.
+
+        Args:
+            maps: four `(B, T, h_i, w_i, C)` maps, finest first, encoded.
+            audio: `(B, T, C)`.
+
+        Returns:
+            `(B, T, Q, C)`.
+        """
+        lead = audio.shape[:2]
+        memory = flatten_frames([maps[s - 1] for s in self.scales]).flatten(0, 1)
+        sound = audio.flatten(0, 1).unsqueeze(1)
+        query = self.initial.expand(len(sound), -1, -1)
+        for layer in self.generator:
+            query = layer(query, sound)
+        query = query + self.learned
+        for layer in self.layers:
+            query = layer(query, memory)
+        return query.unflatten(0, lead)
+
+
+@MODELS.register_module()
+class AVSegFormerMixer(nn.Module):
+    """Mask features (map 1 and the upsampled encoded map 2), whose channels the sound then weighs.
+
+    The mixer: the audio token attends to all pixels of its frame; what it gathers, through a sigmoid, multiplies the
+    channels.
+
+    Args:
+        embed_dims: channels C.
+        num_heads: heads of the mixer's attention.
+
+    Raises:
+        ValueError: if the heads do not divide the channels.
+    """
+
+    def __init__(self, embed_dims: int = 256, num_heads: int = 8):
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(f"num_heads: {num_heads} heads do not divide {embed_dims} channels")
+        groups = max(1, embed_dims // 8)
+        self.num_heads = num_heads
+        self.lateral = nn.Sequential(nn.Conv2d(embed_dims, embed_dims, 1), nn.GroupNorm(groups, embed_dims))
+        self.smooth = nn.Sequential(
+            nn.Conv2d(embed_dims, embed_dims, 3, padding=1), nn.GroupNorm(groups, embed_dims), nn.ReLU()
+        )
+        self.query = nn.Linear(embed_dims, embed_dims, bias=False)
+        self.key_value = nn.Linear(embed_dims, 2 * embed_dims, bias=False)
+        self.output = nn.Linear(embed_dims, embed_dims)
+        xavier(self)
+
+    def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
+        """Make the mask features.
+
+        Args:
+            maps: four `(B, T, h_i, w_i, C)` maps, finest first; the first two are read.
+            audio: `(B, T, C)`.
+
+        Returns:
+            `(B, T, h_1, w_1, C)`.
+        """
+        fine, coarse = (m.flatten(0, 1).permute(0, 3, 1, 2) for m in maps[:2])
+        up = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        features = self.smooth(self.lateral(fine) + up).permute(0, 2, 3, 1)
+        gate = self.gate(features.flatten(1, 2), audio.flatten(0, 1))
+        return (features * gate[:, None, None]).unflatten(0, audio.shape[:2])
+
+    def gate(self, pixels: Tensor, audio: Tensor) -> Tensor:
+        """Weights `(N, C)` in (0, 1) of the channels, from `(N, h w, C)` pixels and `(N, C)` audio."""
+        heads = (self.num_heads, -1)
+        query = self.query(audio).unsqueeze(1).unflatten(-1, heads).transpose(1, 2)
+        key, value = (x.unflatten(-1, heads).transpose(1, 2) for x in self.key_value(pixels).chunk(2, -1))
+        gathered = F.scaled_dot_product_attention(query, key, value).flatten(1)
+        return self.output(gathered).sigmoid()
+
+
+@MODELS.register_module()
+class AVSegFormerHead(nn.Module):
+    """Masks of all queries, through an MLP over the queries back to C channels, plus the mask features, to logits.
+
+    The intermediate mask is that of the mixing loss: one linear layer over the channels of the mixed features.
+
+    Args:
+        embed_dims: channels C.
+        num_classes: N_class; 1 for S4 and MS3.
+        num_queries: Q, as in the decoder.
+        mlp_dims: hidden channels of the three-layer MLP.
+        hidden_dims: channels of the two convolutions, before and after the upsampling.
+        mixing_mask: give out the intermediate mask; off where no auxiliary loss reads it.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_classes: int = 1,
+        num_queries: int = 300,
+        mlp_dims: int = 2048,
+        hidden_dims: Sequence[int] = (128, 32),
+        mixing_mask: bool = True,
+    ):
+        super().__init__()
+        self.num_queries = num_queries
+        self.mlp = nn.Sequential(
+            nn.Linear(num_queries, mlp_dims),
+            nn.ReLU(),
+            nn.Linear(mlp_dims, mlp_dims),
+            nn.ReLU(),
+            nn.Linear(mlp_dims, embed_dims),
+        )
+        self.classifier = UpsamplingClassifier(embed_dims, hidden_dims, num_classes, scale=4, bias=False)
+        self.mixing = nn.Linear(embed_dims, 1) if mixing_mask else None
+        xavier(self)
+
+    def forward(self, query: Tensor, mask_features: Tensor) -> HeadOutput:
+        """Predict.
+
+        Args:
+            query: `(B, T, Q, C)`.
+            mask_features: `(B, T, h, w, C)`, mixed.
+
+        Raises:
+            ValueError: if there are not Q queries.
+        """
+        if query.shape[2] != self.num_queries:
+            raise ValueError(f"num_queries: the head has {self.num_queries}, the decoder made {query.shape[2]}")
+        masks = torch.einsum("btqc,bthwc->bthwq", query, mask_features)
+        logits = self.classifier(mask_features + self.mlp(masks))
+        mixing = None if self.mixing is None else self.mixing(mask_features).movedim(-1, 2)
+        return HeadOutput(logits, mixing)

@@ -1,0 +1,32 @@
+"""The last layers of TPAVI and of AVSegFormer: from mask features to logits at the size of the frames."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class UpsamplingClassifier(nn.Module):
+    """3 x 3 convolution, bilinear upsampling, 3 x 3 convolution, ReLU, 1 x 1 convolution to classes.
+
+    Args:
+        channels: C.
+        hidden_dims: channels after the two 3 x 3 convolutions.
+        num_classes: channels of the logits.
+        scale: factor of the upsampling.
+        bias: of the last convolution.
+    """
+
+    def __init__(self, channels: int, hidden_dims: Sequence[int], num_classes: int, scale: int, bias: bool = True):
+        super().__init__()
+        first, second = hidden_dims
+        self.scale = scale
+        self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
+        self.conv_out = nn.Conv2d(first, second, 3, padding=1)
+        self.classifier = nn.Conv2d(second, num_classes, 1, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `(B, T, h, w, C)` features to `(B, T, N_class, scale * h, scale * w)` logits."""
+        x = self.conv_in(features.flatten(0, 1).permute(0, 3, 1, 2))
+        x = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return self.classifier(F.relu(self.conv_out(x))).unflatten(0, features.shape[:2])

@@ -1,0 +1,125 @@
+"""The baselines whole, from their configs: sizes, losses, gradients, parameter counts, data shared with AVS-Mamba."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsmamba.engine.config import load_config
+from avsmamba.models.baselines.deformable import DeformableAttention
+from avsmamba.models.baselines.tpavi import TPAVIBlock
+from avsmamba.registry import MODELS
+from avsmamba.structures import AVSDataSample
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer")]
+FULL = sorted((CONFIGS / "baselines").glob("*_224.yaml"))
+# Counted from the modules of the public code (docs/paper_notes.md), in millions, without what never learns there.
+PARAMETERS = {
+    ("tpavi", "r50"): 68.16 + 72.14,
+    ("tpavi", "pvtv2b5"): 100.14 + 72.14,
+    ("avsegformer", "r50"): 53.81 + 72.14,
+    ("avsegformer", "pvtv2b5"): 111.02 + 72.14,
+}
+
+
+def build(config, options=None):
+    return MODELS.build(load_config(str(config), options).model)
+
+
+def sample(t=3, h=64, w=32):
+    s = AVSDataSample(metainfo={"img_shape": (h, w), "ori_shape": (h, w)})
+    s.gt_masks = torch.zeros(t, h, w, dtype=torch.uint8)
+    s.gt_masks[:, : h // 2] = 1
+    s.gt_temporal_mask_flag = s.vid_temporal_mask_flag = torch.ones(t, dtype=torch.bool)
+    return s
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(2, 3, 3, 64, 32), torch.randn(2, 3, 1, 96, 64)
+
+
+def test_there_are_configs():
+    assert len(FULL) == 8
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_every_parameter_of_the_tiny_models_learns(config, batch):
+    """Away from two starts at zero, which hide what lies before them from the first gradient."""
+    model = build(config)
+    for block in model.modules():
+        if isinstance(block, TPAVIBlock):
+            torch.nn.init.ones_(block.mu_norm.weight)
+        if isinstance(block, DeformableAttention):
+            torch.nn.init.normal_(block.weights.weight)
+    losses = model(*batch, [sample(), sample()], mode="loss")
+    sum(losses.values()).backward()
+    blind = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not [n for n in blind if not n.startswith("audio_encoder")]
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+@pytest.mark.parametrize(("t", "h", "w"), [(1, 32, 96), (4, 64, 32)])
+def test_sizes_and_lengths(config, t, h, w):
+    model = build(config).eval()
+    logits = model(torch.randn(1, t, 3, h, w), torch.randn(1, t, 1, 96, 64))
+    assert logits.shape == (1, t, 1, h, w) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_mixed_precision_trains(config, batch):
+    model = build(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(*batch, [sample(), sample()], mode="loss")
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_tiny_models_share_data_schedule_and_encoders_with_avs_mamba(config):
+    ours, theirs = load_config(str(CONFIGS / "avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")), load_config(str(config))
+    for key in set(ours) - {"model"}:
+        assert ours[key] == theirs[key], key
+    for key in ("backbone", "audio_encoder", "data_preprocessor"):
+        assert ours.model[key] == theirs.model[key], key
+    counts = [sum(p.numel() for p in MODELS.build(c.model).parameters()) for c in (ours, theirs)]
+    assert 0.9 < counts[1] / counts[0] < 1.15
+
+
+@pytest.mark.parametrize(("method", "backbone"), PARAMETERS)
+def test_parameters_at_full_size(method, backbone):
+    config = load_config(str(CONFIGS / f"baselines/{method}_{backbone}_ms3_224.yaml"))
+    with torch.device("meta"):
+        count = sum(p.numel() for p in MODELS.build(config.model).parameters()) / 1e6
+    assert count == pytest.approx(PARAMETERS[method, backbone], abs=0.01)
+
+
+@pytest.mark.parametrize("config", FULL, ids=lambda c: c.stem)
+def test_losses_of_the_papers(config):
+    method, _, subset, _ = config.stem.split("_")
+    model = load_config(str(config)).model
+    losses = {k: [(c.type, c.loss_weight) for c in model.get(k) or ()] for k in ("losses", "aux_losses")}
+    matching = [c.type for c in model.get("matching_losses") or ()]
+    if method == "tpavi":
+        assert losses == {"losses": [("BCELoss", 1.0)], "aux_losses": []}
+        assert matching == (["AVMLoss"] if subset == "ms3" else [])
+    else:
+        assert losses == {"losses": [("DiceLoss", 1.0)], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+
+
+def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
+    model = build(TINY[0], {"model.matching_losses": [{"type": "AVMLoss"}]})
+    losses = model(*batch, [sample(), sample()], mode="loss")
+    assert set(losses) == {"loss_dice", "loss_bce", "loss_avm"}
+    losses["loss_avm"].backward()
+    assert all(block.audio.weight.grad.abs().sum() > 0 for block in model.pyramid.interactions.values())
+
+
+def test_losses_that_the_head_cannot_feed_are_refused(batch):
+    model = build(TINY[0], {"model.aux_losses": [{"type": "BCELoss"}]})
+    with pytest.raises(ValueError, match="aux_losses: TPAVIHead gives no intermediate mask"):
+        model(*batch, [sample(), sample()], mode="loss")
+    model = build(TINY[1], {"model.matching_losses": [{"type": "AVMLoss"}]})
+    with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead gives no pairs"):
+        model(*batch, [sample(), sample()], mode="loss")
