@@ -82,7 +82,12 @@ class AVSBench(Dataset, ABC):
                 raise UserError(f"{table}: audio 'shuffle' needs two clips of split {split!r}, found one")
             self.sound_of = derangement(len(self.clips), SHUFFLE_SEED)
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
-        self.metainfo = {"subset": self.SUBSET, "split": split, "num_frames": num_frames, "classes": self.classes()}
+        self.metainfo: dict[str, Any] = {
+            "subset": self.SUBSET,
+            "split": split,
+            "num_frames": num_frames,
+            "classes": self.classes(),
+        }
 
     def __len__(self) -> int:
         return len(self.clips)

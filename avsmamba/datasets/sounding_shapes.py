@@ -34,8 +34,8 @@ from tqdm import tqdm
 
 from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
-from avsmamba.datasets.shape_pictures import draw_clip, random_scene
 from avsmamba.datasets.palette import to_colours
+from avsmamba.datasets.shape_pictures import draw_clip, random_scene
 from avsmamba.datasets.shape_sounds import (
     CLASSES,
     KINDS,
