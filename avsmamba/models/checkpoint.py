@@ -6,7 +6,7 @@ import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -33,14 +33,22 @@ def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[st
     Raises:
         UserError: if the file is missing, damaged, holds more than plain values, or no named tensors.
     """
-    state = find_state_dict(read_file(path), path)
-    for prefix in strip:
-        if any(k.startswith(prefix) for k in state):
-            rest = [k for k in state if not k.startswith(prefix)]
-            if rest:
-                _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state, prefix, rest = take_prefix(find_state_dict(read_file(path), path), strip)
+    if rest:
+        _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
     return state
+
+
+def take_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> tuple[dict[str, Tensor], str, list[str]]:
+    """The tensors under the first of `prefixes` that any name has, without it; the prefix; the names of the rest.
+
+    No such name: all tensors, and an empty prefix.
+    """
+    for prefix in prefixes:
+        found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if found:
+            return found, prefix, [k for k in state if not k.startswith(prefix)]
+    return dict(state), "", []
 
 
 def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
@@ -80,17 +88,55 @@ def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: if there are none; `file` is named.
     """
-    while isinstance(content, Mapping):
-        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    content = unwrap(content)[0]
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
         raise UserError(f"{file}: expected tensors by name (a state dict), found {_outline(content)}")
     if all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
     return state
+
+
+def unwrap(content: Any) -> tuple[Any, list[str]]:
+    """What lies inside all wrappers of a checkpoint's content, and the wrappers' keys from the outside inwards."""
+    keys: list[str] = []
+    while isinstance(content, Mapping):
+        key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if key is None:
+            break
+        keys.append(key)
+        content = content[key]
+    return content, keys
+
+
+class Fit(NamedTuple):
+    """How a state dict goes with a module: names on both sides, on one side only, and those of another shape."""
+
+    matching: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    misfits: list[str]
+
+
+def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
+    """Compare names and shapes.
+
+    Args:
+        own: a module's state dict.
+        state: tensors for it. Only the counters `num_batches_tracked` may be missing: frozen and old batch
+            normalisations have none, and nothing depends on them.
+    """
+    common = [k for k in own if k in state]
+    return Fit(
+        [k for k in common if own[k].shape == state[k].shape],
+        [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        [k for k in state if k not in own],
+        [
+            f"{k} is {tuple(state[k].shape)}, the model's {tuple(own[k].shape)}"
+            for k in common
+            if own[k].shape != state[k].shape
+        ],
+    )
 
 
 def load_into(
@@ -110,22 +156,16 @@ def load_into(
             be missing: frozen and old batch normalisations have none, and nothing depends on them.
     """
     own = module.state_dict()
-    renamed = {k.removeprefix(prefix) if k.startswith(prefix) else f"{k} (not under {prefix!r})": k for k in state}
-    ignored = [k for k in renamed if k not in own and _leads(k, ignore)]
-    unexpected = [k for k in renamed if k not in own and not _leads(k, ignore)]
-    missing = [k for k in own if k not in renamed and not k.endswith("num_batches_tracked")]
-    misfits = [
-        f"{k} is {tuple(state[source].shape)}, the model's {tuple(own[k].shape)}"
-        for k, source in renamed.items()
-        if k in own and state[source].shape != own[k].shape
-    ]
-    raise_unless_fits(file, type(module).__name__, missing, unexpected, misfits)
+    state = {k.removeprefix(prefix) if k.startswith(prefix) else f"{k} (not under {prefix!r})": v
+             for k, v in state.items()}  # fmt: skip
+    ignored = [k for k in state if k not in own and _leads(k, ignore)]
+    fit = compare(own, {k: v for k, v in state.items() if k not in ignored})
+    raise_unless_fits(file, type(module).__name__, fit.missing, fit.unexpected, fit.misfits)
     if ignored:
         _log(f"{file}: not part of {type(module).__name__}, not used: {name_some(ignored)}")
     with torch.no_grad():
-        for k, source in renamed.items():
-            if k in own:
-                own[k].copy_(state[source])
+        for k in fit.matching:
+            own[k].copy_(state[k])
 
 
 def raise_unless_fits(

@@ -52,7 +52,8 @@ def load_pretrained(layout: Layout, path: str | Path, what: str) -> None:
     state, unused, kept = layout.read(load_checkpoint_file(path, strip=layout.prefixes), path)
     load_into(layout.module, state, file=path)
     if unused:
-        print_log(f"{path}: not part of the backbone, not used: {name_some(unused)}", logger="current")
+        part = type(layout.module).__name__
+        print_log(f"{path}: not part of {part}, not used: {name_some(unused)}", logger="current")
     if kept:
         print_log(f"{path}: not in it, left as made: {name_some(kept)}", logger="current")
     print_log(f"{what}: pretrained weights from {path}", logger="current")

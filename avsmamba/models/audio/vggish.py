@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from avsmamba.models.audio.patches import per_second
-from avsmamba.models.checkpoint import load_checkpoint_file, load_into
+from avsmamba.models.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 
@@ -76,10 +76,13 @@ class VGGish(nn.Module):
                 )
             return
         try:
-            load_into(self, load_checkpoint_file(self.checkpoint), file=self.checkpoint, ignore=("pproc",))
+            load_pretrained(self.layout(), self.checkpoint, "VGGish")
         except UserError as error:
             raise UserError(f"{error}; expected {EXPECTED}, or pretrained: false for random weights") from error
-        print_log(f"VGGish: pretrained weights from {self.checkpoint}", logger="current")
+
+    def layout(self) -> Layout:
+        """How the file is read: names are the release's own; its PCA (`pproc`) is not used."""
+        return Layout(self, lambda state, file: by_leading_part(state, ("pproc",)), ("audio_encoder.",))
 
     def train(self, mode: bool = True) -> "VGGish":
         """As in `nn.Module`; a frozen encoder stays in eval mode."""

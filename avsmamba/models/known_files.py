@@ -1,0 +1,104 @@
+"""What a checkpoint is, by the names and shapes of its tensors: the public models that the configs start from."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsmamba.models.audio import VGGish
+from avsmamba.models.backbones import TimmBackbone, Vim, VMamba
+from avsmamba.models.backbones.vim import ARCHS as VIM_ARCHS
+from avsmamba.models.backbones.vmamba import ARCHS as VMAMBA_ARCHS
+from avsmamba.models.checkpoint import compare, take_prefix
+from avsmamba.utils import UserError
+
+
+class Family(NamedTuple):
+    """Models whose tensors have like names.
+
+    Attributes:
+        name: as it is told.
+        sign: a pattern that the name of one tensor in every file of the family fits.
+        members: what makes each model, by name; made on the meta device.
+    """
+
+    name: str
+    sign: str
+    members: Mapping[str, Callable[[], nn.Module]]
+
+
+FAMILIES = (
+    Family(
+        "VMamba",
+        r"\.(?:op|self_attention)\.x_proj_weight$",
+        {name: partial(VMamba, name) for name in VMAMBA_ARCHS},
+    ),
+    Family("Vim", r"\.mixer\.A_b_log$", {name: partial(Vim, name) for name in VIM_ARCHS}),
+    Family(
+        "PVT-v2",
+        r"(?:^|\.)(?:block1\.0|stages\.0\.blocks\.0)\.attn\.kv\.weight$",
+        {f"pvt_v2_b{i}": partial(TimmBackbone, f"pvt_v2_b{i}") for i in range(6)},
+    ),
+    Family(
+        "ResNet",
+        r"(?:^|\.)layer1\.0\.conv1\.weight$",
+        {f"resnet{n}": partial(TimmBackbone, f"resnet{n}") for n in (18, 34, 50, 101, 152)},
+    ),
+    Family("VGGish", r"(?:^|\.)embeddings\.4\.weight$", {"torchvggish": partial(VGGish, pretrained=False)}),
+)
+# Larger models around a backbone, by the leading part of a name that only they have; the first that is found counts.
+AROUND = (
+    (r"^roi_heads\.mask_predictor\.", "torchvision's Mask R-CNN"),
+    (r"^roi_heads\.", "torchvision's Faster R-CNN"),
+    (r"^classifier\.0\.convs\.", "torchvision's DeepLabV3"),
+    (r"^classifier\.0\.weight$", "torchvision's FCN"),
+    (r"^decode_head\.", "a segmenter of OpenMMLab"),
+    (r"^(?:neck|bbox_head|rpn_head)\.", "a detector of OpenMMLab"),
+)
+
+
+class Kind(NamedTuple):
+    """What a state dict is.
+
+    Attributes:
+        family: name of the family; None: none that is known.
+        model: the member that all of its tensors fit; None: none does.
+        around: the larger model that it stands in; None: it stands alone.
+        unused: tensors that are not the member's, such as a classifier's or those of the larger model.
+    """
+
+    family: str | None
+    model: str | None
+    around: str | None
+    unused: Sequence[str]
+
+
+def is_whole(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is of a whole audio-visual model of this package."""
+    return any(k.startswith("audio_encoder.") for k in state)
+
+
+def recognise(state: Mapping[str, Tensor]) -> Kind:
+    """Which of the public models a state dict is of."""
+    if is_whole(state):
+        return Kind(None, None, "a whole model of avsmamba", [])
+    around = next((what for sign, what in AROUND if any(re.search(sign, k) for k in state)), None)
+    family = next((f for f in FAMILIES if any(re.search(f.sign, k) for k in state)), None)
+    if family is None:
+        return Kind(None, None, around, [])
+    shapes = {k: v.to("meta") for k, v in state.items()}
+    for name, make in family.members.items():
+        with torch.device("meta"):
+            layout = make().layout()
+        part, _, rest = take_prefix(shapes, layout.prefixes)
+        try:
+            ours, unused, _ = layout.read(part, "")
+        except UserError:
+            continue
+        fit = compare(layout.module.state_dict(), ours)
+        if not (fit.missing or fit.unexpected or fit.misfits):
+            return Kind(family.name, name, around, [*unused, *rest])
+    return Kind(family.name, None, around, [])
