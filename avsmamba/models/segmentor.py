@@ -128,12 +128,16 @@ class AVSSegmentor(BaseModel):
             places.append(index.flatten())
         order = torch.cat(places)
 
-        def whole(tensors: Sequence[Tensor]) -> Tensor:
-            flat = torch.cat([t.flatten(0, 1) for t in tensors])
+        def whole(values: Sequence[Any]) -> Any:
+            if values[0] is None:
+                return None
+            if isinstance(values[0], tuple):
+                return tuple(whole(same) for same in zip(*values, strict=True))
+            flat = torch.cat([t.flatten(0, 1) for t in values])
             result = flat.new_zeros(batch * num_frames, *flat.shape[1:])
             return result.index_copy(0, place[order], flat).unflatten(0, (batch, num_frames))
 
-        return HeadOutput(*(whole(tensors) for tensors in zip(*parts, strict=True)))
+        return HeadOutput(*(whole(values) for values in zip(*parts, strict=True)))
 
     def forward(
         self,
