@@ -202,23 +202,19 @@ def measured_table(measured: Measured) -> str:
 
 def paper_tables(names: Iterable[str]) -> str:
     """Tables I and II as published; `names` are the configs that exist here."""
-    here: dict[tuple[str, str], bool] = {}
-    for name in names:
-        match = _NAME.fullmatch(name)
-        backbone = BACKBONES[match["backbone"]][1] if match else None
-        if match and backbone:
-            here[METHODS[match["method"]], backbone] = True
+    matches = [match for match in map(_NAME.fullmatch, names) if match and match["size"] != "shapes"]
+    here = {(METHODS[m["method"]], BACKBONES[m["backbone"]][1], DATA[m["data"]]) for m in matches}
 
-    def runs(method: str, backbone: str) -> str:
-        return "yes" if here.get((method, backbone)) else "–"
+    def runs(method: str, backbone: str, *data: str) -> str:
+        return ", ".join(d for d in data if (method, backbone, d) in here) or "–"
 
-    first = [[m, b, percent(s4), percent(ms3), runs(m, b)] for m, b, s4, ms3 in OBJECT]
-    second = [[m, b, percent(score), runs(m, b)] for m, b, score in SEMANTIC]
+    first = [[m, b, percent(s4), percent(ms3), runs(m, b, "S4", "MS3")] for m, b, s4, ms3 in OBJECT]
+    second = [[m, b, percent(score), runs(m, b, "AVSS")] for m, b, score in SEMANTIC]
     return (
         "### Table I: S4 and MS3\n\n"
-        + lines(["method", "backbone", "S4, M_J / M_F", "MS3, M_J / M_F", "a config here"], first)
+        + lines(["method", "backbone", "S4, M_J / M_F", "MS3, M_J / M_F", "configs here"], first)
         + "\n\n### Table II: AVSBench-semantic\n\n"
-        + lines(["method", "backbone", "M_J / M_F", "a config here"], second)
+        + lines(["method", "backbone", "M_J / M_F", "configs here"], second)
     )
 
 

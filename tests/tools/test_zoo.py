@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.apis.zoo import Costs, Entry, add_score, collect, measured_score, page, published
+from avsmamba.apis.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published
 from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
@@ -86,6 +86,13 @@ def test_published_scores():
     assert published("avsegformer_pvtv2b5_s4_224") == (83.1, 90.5)
     for name in ("avs_mamba_pvtv2b5_ms3_512", "avs_mamba_vim_s_s4_224", "avs_mamba_tiny_ms3_shapes", "other"):
         assert published(name) is None
+
+
+def test_published_tables_say_what_has_a_config():
+    text = paper_tables(["avs_mamba_r50_s4_224", "tpavi_r50_ms3_224", "tpavi_r50_s4_512", "tpavi_tiny_s4_shapes"])
+    assert "| TPAVI | ResNet50 | 72.8 / 84.8 | 47.9 / 57.8 | S4, MS3 |" in text
+    assert "| TPAVI | ResNet50 | 20.2 / 25.2 | – |" in text and "| SelM | PVT-v2 | 41.3 / 46.9 | – |" in text
+    assert len([line for line in text.splitlines() if line.startswith("| ")]) == 2 * 2 + 24 + 12
 
 
 def test_a_score_is_taken_from_a_test(tmp_path):
