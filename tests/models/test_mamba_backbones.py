@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from avsmamba.models.backbones import Vim, VMamba
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.checkpoint import load_into
+from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.public_models import LISTS, random_state, shapes, vim, vmamba
+from tests.models.test_segmentor import build
 
 pytest_plugins = ["tests.models.log_lines"]
 
@@ -222,13 +224,22 @@ def test_one_graph(family):
 
 
 @pytest.mark.parametrize("family", GRAPHS)
-def test_exported_for_any_batch(family):
-    backbone = GRAPHS[family]().eval()
-    n = torch.export.Dim("n")
-    program = torch.export.export(backbone, (torch.randn(2, 3, 64, 32),), dynamic_shapes={"x": {0: n}})
-    x = torch.randn(5, 3, 64, 32)
+def test_a_model_on_it_is_exported_for_any_batch_and_number_of_frames(family):
+    kind = GRAPHS[family]()
+    model = build(dict.fromkeys(("model.encoder", "model.decoder", "model.pyramid")))
+    model.backbone, model.projection = (
+        kind,
+        MODELS.build({"type": "Projection", "in_channels": kind.out_channels, "audio_channels": 128, "embed_dims": 32}),
+    )
+    batch, frames = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("frames", min=1, max=80)
+    dynamic = {"frames": {0: batch, 1: frames}, "log_mel": {0: batch, 1: frames}}
+    clip = {"frames": torch.randn(2, 3, 3, 64, 32), "log_mel": torch.randn(2, 3, 1, 96, 64)}
+    program = torch.export.export(model.eval(), (), clip, dynamic_shapes=dynamic)
+    scans = [n for n in program.graph.nodes if n.target is torch.ops.avsmamba.multi_directional_scan.default]
+    assert len(scans) == 2
+    clip = {"frames": torch.randn(1, 5, 3, 64, 32), "log_mel": torch.randn(1, 5, 1, 96, 64)}
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(x), backbone(x))
+        torch.testing.assert_close(program.module()(**clip), model(**clip))
 
 
 def test_vim_s_residual_stays_float32_under_autocast():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avsmamba.ops import a2v, cross_scan_2d, cross_scan_3d, v2a_frame, v2a_temporal
+from avsmamba.ops import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a_frame, v2a_temporal
 from avsmamba.ops.scan_order import ORIENTATIONS
 
 
@@ -62,6 +62,13 @@ def test_cross_scan_3d_of_two_scales():
     table = cross_scan_3d(2, [(1, 2), (1, 1)], 8).tolist()
     assert table[:4] == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 1, 3, 4, 5], [0, 2, 1, 3, 4, 5]]
     assert table[4:] == [row[::-1] for row in table[:4]]
+
+
+def test_one_way_and_back():
+    assert one_way(4).tolist() == [[0, 1, 2, 3]]
+    assert one_way(4, reverse=True).tolist() == [[3, 2, 1, 0]]
+    with pytest.raises(ValueError, match="length: expected a positive number, got 0"):
+        one_way(0)
 
 
 def test_v2a_frame_puts_the_audio_last_in_all_directions():
