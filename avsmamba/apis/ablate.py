@@ -167,14 +167,14 @@ def carry_out(folder: Path) -> None:
     """Train and test the run that `folder / 'run.json'` describes, and write `result.json`."""
     record = read_json(folder / "run.json")
     options = [*record["options"], f"randomness.seed={record['seed']}"]
-    config, data_root = record["config"], record["data_root"]
-    train(config, str(folder / "train"), resume="auto", options=options, data_root=data_root)
+    config, common = record["config"], {"options": options, "data_root": record["data_root"]}
+    train(config, str(folder / "train"), resume="auto", **common)
     checkpoint = find_latest(folder / "train")
     if checkpoint is None:
         raise UserError(f"{folder / 'train'}: the training left no checkpoint; see default_hooks.checkpoint")
     curves = read_curves(folder / "train", scored=False)
     scores = {
-        sound: test(config, checkpoint, str(folder / f"test_{sound}"), None, None, sound, "none", options, data_root)
+        sound: test(config, checkpoint, str(folder / f"test_{sound}"), audio=sound, **common)
         for sound in record["sounds"]
     }
     model = load_config(config, parse_options(options)).model

@@ -120,7 +120,7 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_pat
         resumed_at.append(sorted(p.name for p in Path(work_dir).glob("iter_*.pth")))
         return train(config, work_dir, **more)
 
-    def no_score(*args):
+    def no_score(*args, **options):
         raise UserError("cut off in testing")
 
     for name, stand_in, message in (("train", half, "in training"), ("test", no_score, "in testing")):
