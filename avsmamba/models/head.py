@@ -33,11 +33,20 @@ class AudioQueryHead(nn.Module):
         residual: add the mask features to what the MLP makes of the intermediate mask, as AVSegFormer's head does.
             Without it all that reaches the last layer has passed through one channel, which cannot tell classes apart.
         scaled: divide the product by sqrt(C), as attention does; the paper names the bare product.
+        bounded: the MLP sees the sigmoid of the intermediate mask. What it makes of a bare product grows with it, for
+            every class in another measure, and drowns what the mask features say of the class.
     """
 
-    def __init__(self, embed_dims: int = 256, num_classes: int = 1, residual: bool = True, scaled: bool = False):
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_classes: int = 1,
+        residual: bool = True,
+        scaled: bool = False,
+        bounded: bool = False,
+    ):
         super().__init__()
-        self.residual = residual
+        self.residual, self.bounded = residual, bounded
         self.scale = embed_dims**-0.5 if scaled else 1.0
         self.mlp_in = nn.Linear(1, embed_dims)
         self.mlp_out = nn.Linear(embed_dims, embed_dims)
@@ -51,7 +60,7 @@ class AudioQueryHead(nn.Module):
             mask_features: `(B, T, h, w, C)`.
         """
         intermediate = torch.einsum("btqc,bthwc->bthwq", query, mask_features) * self.scale
-        y = self.mlp_out(F.relu(self.mlp_in(intermediate)))
+        y = self.mlp_out(F.relu(self.mlp_in(intermediate.sigmoid() if self.bounded else intermediate)))
         if self.residual:
             y = y + mask_features
         return HeadOutput(self.classifier(y).movedim(-1, 2), intermediate.movedim(-1, 2))

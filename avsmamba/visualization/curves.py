@@ -36,11 +36,11 @@ class Curves:
         return self.loss[-1][0]
 
 
-def read_curves(work_dir: Path) -> Curves:
+def read_curves(work_dir: Path, scored: bool = True) -> Curves:
     """Read `{work_dir}/{timestamp}/vis_data/scalars.json`; a resumed run has several, a later one takes precedence.
 
     Raises:
-        UserError: if there is no such file, or it holds no loss or no validation score.
+        UserError: if there is no such file, or it holds no loss or (where `scored`) no validation score.
     """
     files = sorted(work_dir.glob(_SCALARS))
     if not files:
@@ -64,7 +64,7 @@ def read_curves(work_dir: Path) -> Curves:
             epochs = [r for r in records if r.get("epoch") == step]
             curves.score.append((epochs[-1]["step"] if epochs else step, record["M_J"]))
     for name, values in (("loss", curves.loss), ("M_J", curves.score)):
-        if not values:
+        if not values and (scored or name == "loss"):
             raise UserError(f"{files[-1]}: holds no {name!r}: the training or its validation has not got so far")
     curves.waiting = waited / curves.seconds if curves.seconds else 0.0
     return curves

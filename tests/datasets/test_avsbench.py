@@ -105,10 +105,11 @@ def test_the_folder_itself_may_be_the_root(avsbench):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/avs_mamba").glob("*.yaml"))])
-def test_the_configs_data_sets(avsbench, name):
+def test_the_configs_data_sets(original, original_avss, name):
     subset, size = name.split("_")[-2:]
-    subset, size = (name.split("_")[-2], 96) if size == "shapes" else (subset, int(size))
-    cfg = load_config(f"configs/avs_mamba/{name}.yaml", data_root=str(avsbench))
+    size = 96 if size == "shapes" else int(size)
+    root = original_avss if subset == "avss" else original
+    cfg = load_config(f"configs/avs_mamba/{name}.yaml", data_root=str(root))
     for split in ("train", "val", "test"):
         values = cfg[f"{split}_dataloader"].dataset
         data = DATASETS.build(values)

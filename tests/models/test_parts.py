@@ -109,6 +109,17 @@ def test_head_without_residual_sees_the_intermediate_mask_only():
     assert torch.allclose(logits, logits[..., :1, :1].expand_as(logits))
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_bounded_head_s_logits_do_not_grow_with_the_product(bounded):
+    head = AudioQueryHead(8, num_classes=4, bounded=bounded).double()
+    query, features = torch.randn(1, 2, 1, 8).double(), torch.randn(1, 2, 4, 5, 8).double()
+    out = head(query, features)
+    many = head(1000 * query, features)
+    torch.testing.assert_close(many.intermediate, 1000 * out.intermediate)
+    assert ((many.logits - out.logits).abs().max() < 2) == bounded
+    assert_every_parameter_learns(head, out.logits)
+
+
 @pytest.mark.parametrize("norm, audio_norm", [("GN", "none"), ("none", "BN")])
 def test_projection(norm, audio_norm):
     projection = Projection([3, 4, 5, 6], 7, 16, norm=norm, audio_norm=audio_norm)

@@ -96,7 +96,8 @@ class AVSegFormerEncoder(nn.Module):
         sizes = map_sizes(selected)
         tokens = flatten_frames(selected)
         lead, channels, device = tokens.shape[:2], tokens.shape[-1], tokens.device
-        level = self.level_embed.repeat_interleave(torch.tensor([h * w for h, w in sizes], device=device), dim=0)
+        counts = [h * w for h, w in sizes]
+        level = self.level_embed.repeat_interleave(torch.tensor(counts, device=device), 0, output_size=sum(counts))
         positions = sine_positions(sizes, channels, device).to(tokens.dtype) + level
         reference = pixel_centres(sizes, device)
         tokens = tokens.flatten(0, 1)

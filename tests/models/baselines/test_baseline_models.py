@@ -123,3 +123,18 @@ def test_losses_that_the_head_cannot_feed_are_refused(batch):
     model = build(TINY[1], {"model.matching_losses": [{"type": "AVMLoss"}]})
     with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead gives no pairs"):
         model(*batch, [sample(), sample()], mode="loss")
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_padded_clips_equal_clips_alone(config):
+    """Of AVSS: a head that gives no intermediate mask, or pairs, takes clips of several lengths too."""
+    model = build(config).eval()
+    frames, log_mel = torch.randn(2, 3, 3, 32, 64), torch.randn(2, 3, 1, 96, 64)
+    with torch.no_grad():
+        whole = model.masks(frames, log_mel, [2, 3])
+        alone = model.masks(frames[:1, :2], log_mel[:1, :2])
+    torch.testing.assert_close(whole.logits[:1, :2], alone.logits, rtol=1e-4, atol=1e-5)
+    assert not whole.logits[0, 2].any() and (whole.intermediate is None) == (alone.intermediate is None)
+    for (maps, audio), (map_alone, audio_alone) in zip(whole.pairs, alone.pairs, strict=True):
+        torch.testing.assert_close(maps[:1, :2], map_alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(audio[:1, :2], audio_alone, rtol=1e-4, atol=1e-5)
