@@ -38,7 +38,7 @@ def test(
         work_dir: for `metrics.json` and the log; else the config's, else `work_dirs/` and the config's name.
         out: folder for the predicted masks in AVSBench's layout.
         show_dir: folder for pictures.
-        audio: 'real', or what replaces the sound: 'silence', 'noise', 'shuffle' (another clip's).
+        audio: 'real', or what replaces the sound: see `avsmamba.datasets.avsbench.AVSBench`.
         launcher: 'none', 'pytorch' or 'slurm'.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
@@ -79,20 +79,20 @@ def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show
     if out or show_dir:
         hook = {"type": "VisualizationHook", "show_dir": show_dir, "out_dir": out}
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
-    _drop_pretrained(cfg.model)
+    drop_pretrained(cfg.model)
 
 
-def _drop_pretrained(config: Any) -> None:
+def drop_pretrained(config: Any) -> None:
     """The checkpoint holds every weight, so the files that parts were once pretrained from need not be there."""
     if isinstance(config, dict):
         for key, value in config.items():
             if key == "checkpoint":
                 config[key] = None
             else:
-                _drop_pretrained(value)
+                drop_pretrained(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            _drop_pretrained(value)
+            drop_pretrained(value)
 
 
 def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:

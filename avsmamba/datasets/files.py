@@ -24,11 +24,23 @@ SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # of a sound that 
 
 
 class Clip(NamedTuple):
-    """One row of a table of clips; `category` is empty where the table has none."""
+    """One row of a table of clips.
+
+    Attributes:
+        name: of its files.
+        category: of its folders; empty where the table has none.
+        split: 'train', 'val' or 'test'.
+        heard: the kinds of things that sound in it; empty where that is not known.
+        seen: the kinds that are known to be in its pictures: those heard and, where the table lists them, silent ones.
+        lists_visible: whether the table lists all that the pictures show.
+    """
 
     name: str
     category: str
     split: str
+    heard: frozenset[str] = frozenset()
+    seen: frozenset[str] = frozenset()
+    lists_visible: bool = False
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -180,6 +192,9 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
 def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
     """Read a table of clips: the name in column 0, a column headed `split`, and where it is asked for a category.
 
+    Two more columns are read where they are: `category` (what sounds) and `visible` (all that the pictures show), each
+    with `+` between several kinds.
+
     Raises:
         UserError: if the file is missing, has no such columns, or a row is faulty (all faulty rows are named).
     """
@@ -195,6 +210,8 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
     width = max(split_column, category_column or 0) + 1
     if len(header) < width:
         raise UserError(f"{path}: expected the category in column {width}, got {', '.join(header)}")
+    heard_column = category_column if category_column is not None else _column(header, "category")
+    visible_column = _column(header, "visible")
     clips, faults = [], []
     for number, row in enumerate(rows[1:], 2):
         cells = [cell.strip() for cell in row]
@@ -203,7 +220,9 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
         if len(cells) < width:
             faults.append(f"row {number}: expected {len(header)} columns, got {len(cells)}")
             continue
-        clip = Clip(cells[0], "" if category_column is None else cells[category_column], cells[split_column])
+        heard, visible = _kinds(cells, heard_column), _kinds(cells, visible_column)
+        category = "" if category_column is None else cells[category_column]
+        clip = Clip(cells[0], category, cells[split_column], heard, heard | visible, bool(visible))
         if clip.split not in SPLITS:
             faults.append(f"row {number}: expected one of {', '.join(SPLITS)} under 'split', got {clip.split!r}")
         elif not _is_name(clip.name) or (category_column is not None and not _is_name(clip.category)):
@@ -213,6 +232,15 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return clips
+
+
+def _column(header: list[str], name: str) -> int | None:
+    return header.index(name) if name in header else None
+
+
+def _kinds(cells: list[str], column: int | None) -> frozenset[str]:
+    text = cells[column] if column is not None and column < len(cells) else ""
+    return frozenset(part.strip() for part in text.split("+") if part.strip())
 
 
 def _is_name(text: str) -> bool:

@@ -142,7 +142,8 @@ def make_sounding_shapes(
         rows = list(tqdm(_written(clips, folder, workers), total=len(clips), disable=not progress, unit="clip"))
         with open(folder / f"{subset}_meta_data.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["name", "start", "category", "split"] if subset == "s4" else ["name", "category", "split"])
+            start = ["start"] if subset == "s4" else []
+            writer.writerow(["name", *start, "category", "split", "visible"])
             writer.writerows(rows)
         folder.chmod(0o755)
         folder.rename(target)
@@ -214,7 +215,7 @@ def write_clip(clip: Clip, folder: Path) -> list[Any]:
     _write_wav(_made(data / "audio_wav" / inner / f"{name}.wav"), waveform)
     patches = log_mel_patches(waveform / 32768.0, SAMPLE_RATE)
     _made(data / "audio_log_mel" / inner / f"{name}.pkl").write_bytes(pickled_tensor(patches))
-    return row
+    return [*row, "+".join(s.kind for s in scene.shapes)]
 
 
 def plan_sounds(clip: Clip, count: int) -> np.ndarray:
