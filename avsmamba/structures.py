@@ -7,11 +7,12 @@ class AVSDataSample(BaseDataElement):
     """One clip's labels, flags and predictions; T frames, labels of h x w pixels.
 
     Data fields:
-        gt_masks: `(T, h, w)` uint8, 1 where an object sounds (binary subsets).
+        gt_masks: `(T, h, w)` uint8, 1 where an object sounds (S4, MS3), or class indices, 0 for the background (AVSS).
         gt_temporal_mask_flag: `(T,)` bool, frames that are labelled.
-        vid_temporal_mask_flag: `(T,)` bool, frames that exist (the rest is padding).
-        pred_logits: `(T, N_class, h, w)` float32, set by prediction.
+        vid_temporal_mask_flag: `(T,)` bool, frames that exist; padding stands behind them.
+        pred_logits: `(T, 1, h, w)` float32, set by prediction of one class.
+        pred_labels: `(T, h, w)` uint8 class indices, set by prediction of several classes; 0 in padding.
 
-    Meta information: `clip`, `category`, `split`, `subset`, `frame_names`, `ori_shape` (h, w) of the labels,
+    Meta information: `clip`, `category`, `split`, `subset`, `part` (of AVSS: v1s, v1m, v2), `frame_names`, `ori_shape` (h, w) of the labels,
     `img_shape` (H, W) of the frames as the model sees them, `clip_index`, `audio`.
     """

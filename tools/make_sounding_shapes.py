@@ -6,7 +6,7 @@ import os
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Generate clips of moving, sounding shapes in AVSBench's layout.")
-    parser.add_argument("--subset", choices=["s4", "ms3"], required=True)
+    parser.add_argument("--subset", choices=["s4", "ms3", "avss"], required=True)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--clips", type=int, help="number of clips: 70 %% train, 10 %% val, 20 %% test")
     amount.add_argument("--splits", metavar="train=N,val=N,test=N", help="number of clips of each split")
@@ -15,7 +15,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--colours", choices=["kind", "any"], default="kind", help="hues by kind of shape, or any (harder)"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets Single-source/ (s4) or Multi-sources/ (ms3)")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="gets Single-source/ (s4), Multi-sources/ (ms3) or AVSS/"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     return parser.parse_args()
 

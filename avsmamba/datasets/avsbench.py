@@ -1,4 +1,4 @@
-"""AVSBench's binary subsets as their authors publish them: S4 (single source) and MS3 (multiple sources)."""
+"""AVSBench as its authors publish it: what its subsets share, and S4 (single source) and MS3 (multiple sources)."""
 
 import logging
 import os
@@ -38,13 +38,13 @@ SHUFFLE_SEED = 0
 
 
 class AVSBench(Dataset, ABC):
-    """What S4 and MS3 share; use `AVSBenchS4` or `AVSBenchMS3`.
+    """What S4, MS3 and AVSS share; use `AVSBenchS4`, `AVSBenchMS3` or `AVSBenchAVSS`.
 
     An item is `{"frames": (T, 3, H, W) uint8, "log_mel": (T, 1, 96, 64) float32, "data_samples": AVSDataSample}`. In
     training masks go through the pipeline with the frames; in testing they keep their own size.
 
     Args:
-        data_root: folder that holds `Single-source/` and `Multi-sources/`, or that folder itself.
+        data_root: folder that holds `Single-source/`, `Multi-sources/` and `AVSS/`, or the subset's folder itself.
         split: 'train', 'val' or 'test'.
         pipeline: transforms of `{"frames": Video, "gt_masks": Mask}`, in testing of `{"frames": Video}`.
         audio: 'real', or what replaces the sound: 'silence', 'noise' (white, RMS 0.1, the same each time), 'shuffle'
@@ -62,7 +62,7 @@ class AVSBench(Dataset, ABC):
 
     SUBSET: ClassVar[str]
     FOLDER: ClassVar[str]
-    CATEGORY_COLUMN: ClassVar[int | None] = None
+    TABLE: ClassVar[str]
 
     def __init__(
         self,
@@ -83,10 +83,9 @@ class AVSBench(Dataset, ABC):
             raise UserError(f"num_frames: expected a positive number, got {num_frames}")
         self.split, self.audio, self.num_frames = split, audio, num_frames
         self.test_mode = split != "train" if test_mode is None else test_mode
-        self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, f"{self.SUBSET}_meta_data.csv")
-        self.data = self.folder / f"{self.SUBSET}_data"
-        table = self.folder / f"{self.SUBSET}_meta_data.csv"
-        self.clips = [clip for clip in read_clips(table, self.CATEGORY_COLUMN) if clip.split == split]
+        self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
+        table = self.folder / self.TABLE
+        self.clips = [clip for clip in self.read_clips(table) if clip.split == split]
         if not self.clips:
             raise UserError(f"{table}: expected clips of split {split!r}, found none")
         if audio in ("shuffle", "swap") and len(self.clips) == 1:
@@ -96,7 +95,7 @@ class AVSBench(Dataset, ABC):
         self.negative_audio_prob, self.negative_audio = negative_audio_prob, tuple(negative_audio)
         self._check_negatives(str(table))
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
-        self.metainfo = {"subset": self.SUBSET, "split": split, "num_frames": num_frames, "classes": ("sounding",)}
+        self.metainfo = {"subset": self.SUBSET, "split": split, "num_frames": num_frames, "classes": self.classes()}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -119,30 +118,36 @@ class AVSBench(Dataset, ABC):
         clip = self.clips[index]
         faults: list[str] = []
         self.read_pictures(clip, faults)
-        if self.log_mel_path(clip).is_file():
-            attempt(faults, read_log_mel, self.log_mel_path(clip), self.num_frames)
+        path = self.log_mel_path(clip)
+        if path is not None and path.is_file():
+            attempt(faults, read_log_mel, path, self.existing_frames(clip))
         attempt(faults, read_wav, self.wav_path(clip))
         return faults
 
     def pack(self, index: int, frames: Sequence[Any], masks: Sequence[Any], log_mel: Tensor) -> dict[str, Any]:
-        """One item from `(h, w, 3)` frames, the `(h, w)` masks of the first frames and the patches."""
+        """One item from `(h, w, 3)` frames, the `(h, w)` masks of the first frames and the patches.
+
+        What a clip lacks to T frames is filled with zeros after the transforms, which see real frames only.
+        """
         clip = self.clips[index]
         video = tv_tensors.Video(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
-        labels = torch.zeros(self.num_frames, *masks[0].shape, dtype=torch.uint8)
+        labels = torch.zeros(len(frames), *masks[0].shape, dtype=torch.uint8)
         labels[: len(masks)] = torch.from_numpy(np.stack(masks))
         inputs: dict[str, Any] = {"frames": video}
         if not self.test_mode:
             inputs["gt_masks"] = tv_tensors.Mask(labels)
         for transform in self.pipeline:
             inputs = transform(inputs)
-        pictures = inputs["frames"].as_subclass(Tensor).contiguous()
-        labels = inputs.get("gt_masks", labels).as_subclass(Tensor).contiguous()
+        pictures = padded(inputs["frames"].as_subclass(Tensor), self.num_frames)
+        labels = padded(inputs.get("gt_masks", labels).as_subclass(Tensor), self.num_frames)
+        place = torch.arange(self.num_frames)
         sample = AVSDataSample(
             metainfo={
                 "clip": clip.name,
                 "category": clip.category,
                 "split": clip.split,
                 "subset": self.SUBSET,
+                "part": clip.part,
                 "frame_names": [path.name for path in self.mask_paths(clip)],
                 "ori_shape": tuple(labels.shape[-2:]),
                 "img_shape": tuple(pictures.shape[-2:]),
@@ -150,10 +155,10 @@ class AVSBench(Dataset, ABC):
                 "audio": self.audio,
             },
             gt_masks=labels,
-            gt_temporal_mask_flag=torch.arange(self.num_frames) < len(masks),
-            vid_temporal_mask_flag=torch.ones(self.num_frames, dtype=torch.bool),
+            gt_temporal_mask_flag=place < len(masks),
+            vid_temporal_mask_flag=place < len(frames),
         )
-        return {"frames": pictures, "log_mel": log_mel, "data_samples": sample}
+        return {"frames": pictures, "log_mel": padded(log_mel, self.num_frames), "data_samples": sample}
 
     def read_pictures(self, clip: Clip, faults: list[str]) -> tuple[list[Any], list[Any]]:
         """Frames `(h, w, 3)` and masks `(h, w)` of a clip, None where one cannot be read; what is wrong is added."""
@@ -161,7 +166,7 @@ class AVSBench(Dataset, ABC):
         labelled = mask_paths[: self.labelled_frames(clip)]
         frames = read_all(frame_paths, read_frame, faults)
         # Masks beyond the labelled ones are left alone: training has no use for them.
-        masks = read_all(labelled, read_mask, faults, exact=len(labelled) == self.num_frames)
+        masks = read_all(labelled, self.read_mask, faults, exact=len(labelled) == len(frame_paths))
         first = next((f for f in frames if f is not None), None)
         for path, frame in zip(frame_paths, frames, strict=True):
             if frame is not None and first is not None and frame.shape != first.shape:
@@ -172,27 +177,44 @@ class AVSBench(Dataset, ABC):
         return frames, masks
 
     def read_log_mel(self, index: int, negative: str | None = None) -> Tensor:
-        """The `(T, 1, 96, 64)` patches that clip `index` is given, from its log-mel file, its wav or neither.
+        """The patches, `(n, 1, 96, 64)` for n frames, of clip `index` from its log-mel file, its wav or neither.
 
         What `negative` names takes the place of `audio`, and is drawn by torch's generator.
         """
+        num_frames = self.existing_frames(self.clips[index])
         sound = negative or self.audio
         if sound == "silence":
-            return silent_patches(self.num_frames)
+            return silent_patches(num_frames)
         seed = index if negative is None else int(torch.randint(2**31, ()))
         if sound == "noise":
             low, high = NEGATIVE_NOISE_RMS
             rms = NOISE_RMS if negative is None else low * (high / low) ** float(torch.rand(()))
-            return white_noise(self.num_frames, rms, seed)
+            return white_noise(num_frames, rms, seed)
         if sound == "swap":
             index = pick_foreign(self.clips, index, seed)
         elif sound == "shuffle":
             index = self.sound_of[index]
         clip = self.clips[index]
         path = self.log_mel_path(clip)
-        if path.is_file():
-            return read_log_mel(path, self.num_frames)
-        return fit_patches(log_mel_patches(*read_wav(self.wav_path(clip))), self.num_frames)
+        if path is not None and path.is_file():
+            return read_log_mel(path, num_frames)
+        return fit_patches(log_mel_patches(*read_wav(self.wav_path(clip))), num_frames)
+
+    @abstractmethod
+    def read_clips(self, table: Path) -> list[Clip]:
+        """The clips of all splits."""
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of what the values of a mask stand for: one for a binary mask, else one for each index."""
+        return ("sounding",)
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        """A mask `(h, w)` uint8."""
+        return read_mask(path)
+
+    def existing_frames(self, clip: Clip) -> int:
+        """How many frames a clip has; what it lacks to T is padding."""
+        return self.num_frames
 
     def _draw_negative(self) -> str | None:
         """A wrong sound with probability `negative_audio_prob`; without one no random number is drawn."""
@@ -226,35 +248,59 @@ class AVSBench(Dataset, ABC):
 
     def labelled_frames(self, clip: Clip) -> int:
         """How many of the first frames have masks."""
-        return self.num_frames
+        return self.existing_frames(clip)
+
+    @abstractmethod
+    def frame_paths(self, clip: Clip) -> list[Path]:
+        """The pictures of the frames that exist."""
+
+    @abstractmethod
+    def mask_paths(self, clip: Clip) -> list[Path]:
+        """Their masks, whether they are there or not."""
+
+    @abstractmethod
+    def wav_path(self, clip: Clip) -> Path:
+        """The sound."""
+
+    def log_mel_path(self, clip: Clip) -> Path | None:
+        """The pickled patches, which may be missing; None where the layout has none."""
+        return None
+
+
+class BinarySubset(AVSBench):
+    """The layout that S4 and MS3 share; their masks are binary."""
+
+    def read_clips(self, table: Path) -> list[Clip]:
+        return read_clips(table)
+
+    @property
+    def data(self) -> Path:
+        """The folder of the kinds of files."""
+        return self.folder / f"{self.SUBSET}_data"
 
     def inner(self, clip: Clip) -> Path:
         """Where a clip lies in the folders of each kind of file."""
         return Path(clip.split)
 
-    @abstractmethod
-    def frame_paths(self, clip: Clip) -> list[Path]:
-        """The T pictures."""
-
     def mask_paths(self, clip: Clip) -> list[Path]:
-        """The T masks, whether they are there or not."""
         folder = self.data / "gt_masks" / self.inner(clip) / clip.name
         return [folder / f"{clip.name}_{t}.png" for t in range(1, self.num_frames + 1)]
 
     def wav_path(self, clip: Clip) -> Path:
-        """The sound."""
         return self.data / "audio_wav" / self.inner(clip) / f"{clip.name}.wav"
 
     def log_mel_path(self, clip: Clip) -> Path:
-        """The pickled patches, which may be missing."""
         return self.data / "audio_log_mel" / self.inner(clip) / f"{clip.name}.pkl"
 
 
 @DATASETS.register_module()
-class AVSBenchS4(AVSBench):
+class AVSBenchS4(BinarySubset):
     """S4: one source a clip; training clips have the first frame's mask only. See `AVSBench` for the arguments."""
 
-    SUBSET, FOLDER, CATEGORY_COLUMN = "s4", "Single-source", 2
+    SUBSET, FOLDER, TABLE = "s4", "Single-source", "s4_meta_data.csv"
+
+    def read_clips(self, table: Path) -> list[Clip]:
+        return read_clips(table, category_column=2)
 
     def labelled_frames(self, clip: Clip) -> int:
         return 1 if clip.split == "train" else self.num_frames
@@ -268,10 +314,10 @@ class AVSBenchS4(AVSBench):
 
 
 @DATASETS.register_module()
-class AVSBenchMS3(AVSBench):
+class AVSBenchMS3(BinarySubset):
     """MS3: several sources a clip, all frames labelled, some masks empty. See `AVSBench` for the arguments."""
 
-    SUBSET, FOLDER = "ms3", "Multi-sources"
+    SUBSET, FOLDER, TABLE = "ms3", "Multi-sources", "ms3_meta_data.csv"
 
     def frame_paths(self, clip: Clip) -> list[Path]:
         folder = self.data / "visual_frames" / clip.name
@@ -298,6 +344,13 @@ def find_folder(root: Path, name: str, table: str) -> Path:
     raise UserError(f"{root / name / table}: no such file; expected {name}/ with its table of clips below {root}")
 
 
+def padded(values: Tensor, length: int) -> Tensor:
+    """`(n, ...)` with zeros behind up to `(length, ...)`, contiguous."""
+    if len(values) == length:
+        return values.contiguous()
+    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
+
+
 def derangement(size: int, seed: int) -> list[int]:
     """A random permutation in which nothing stays in its place: one cycle through all (Sattolo, 1986)."""
     order = list(range(size))
@@ -322,12 +375,12 @@ def read_all(
 ) -> list[np.ndarray | None]:
     """The pictures of one folder, None where one cannot be read.
 
-    With `exact` the folder must hold these PNG files and no others.
+    With `exact` the folder must hold these files of their kind (PNG, JPEG) and no others.
     """
-    folder = paths[0].parent
+    folder, kind = paths[0].parent, paths[0].suffix
     span = paths[0].name if len(paths) == 1 else f"{len(paths)} pictures {paths[0].name} to {paths[-1].name}"
     try:
-        found = {name for name in os.listdir(folder) if name.endswith(".png")}
+        found = {name for name in os.listdir(folder) if name.endswith(kind)}
     except OSError:
         faults.append(f"{folder}: no such folder; expected {span}")
         return [None] * len(paths)

@@ -5,20 +5,23 @@ import io
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.storage import TypedStorage
 
 from avsmamba.datasets.log_mel import HOP, NUM_MELS, PATCH_FRAMES, SAMPLE_RATE, WINDOW
+from avsmamba.datasets.palette import to_indices
 from avsmamba.utils import UserError
 
 SPLITS = ("train", "val", "test")
+PARTS = ("v1s", "v1m", "v2")  # of AVSS
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # pickled at the head of torch.save's older format
 SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # of a sound that fills one patch, s
 
@@ -30,6 +33,7 @@ class Clip(NamedTuple):
         name: of its files.
         category: of its folders; empty where the table has none.
         split: 'train', 'val' or 'test'.
+        part: of AVSS: v1s, v1m or v2; else empty.
         heard: the kinds of things that sound in it; empty where that is not known.
         seen: the kinds that are known to be in its pictures: those heard and, where the table lists them, silent ones.
         lists_visible: whether the table lists all that the pictures show.
@@ -38,6 +42,7 @@ class Clip(NamedTuple):
     name: str
     category: str
     split: str
+    part: str = ""
     heard: frozenset[str] = frozenset()
     seen: frozenset[str] = frozenset()
     lists_visible: bool = False
@@ -71,6 +76,35 @@ def read_mask(path: Path) -> np.ndarray:
     """
     red, green, blue = cv2.split(read_frame(path))
     return (cv2.max(cv2.max(red, green), blue) > 127).astype(np.uint8)
+
+
+def read_class_indices(path: Path) -> np.ndarray:
+    """A semantic mask as `(H, W)` uint8 of class indices, from grey values or from the places in a palette.
+
+    Raises:
+        UserError: if the file is missing, no picture, or of another kind.
+    """
+    content = _content(path, "a mask of class indices")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{path}: cannot be read as a picture (empty, cut short or of another format)") from None
+    if mode not in ("L", "P"):
+        raise UserError(f"{path}: expected class indices as 8-bit grey or with a palette, got a picture of mode {mode}")
+    return values
+
+
+def read_class_colours(path: Path) -> np.ndarray:
+    """A semantic mask as `(H, W)` uint8 of class indices, from its colours (`avsmamba.datasets.palette`).
+
+    Raises:
+        UserError: if the file is missing, no picture, or has a colour of no class.
+    """
+    try:
+        return to_indices(read_frame(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
@@ -198,47 +232,98 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
     Raises:
         UserError: if the file is missing, has no such columns, or a row is faulty (all faulty rows are named).
     """
+    header, rows = read_table(path)
+    columns = {"name": 0, "split": _column(header, "split", path)}
+    if category_column is not None:
+        columns["category"] = category_column
+        if len(header) <= category_column:
+            raise UserError(f"{path}: expected the category in column {category_column + 1}, got {', '.join(header)}")
+    clips = make_clips(path, header, rows, columns, {"split": SPLITS}, ("name", "category"))
+    heard_column = header.index("category") if "category" in header and category_column is None else category_column
+    visible_column = header.index("visible") if "visible" in header else None
+    result = []
+    for clip, (_, row) in zip(clips, rows, strict=True):
+        heard, visible = _kinds(row, heard_column), _kinds(row, visible_column)
+        result.append(clip._replace(heard=heard, seen=heard | visible, lists_visible=bool(visible)))
+    return result
+
+
+def read_semantic_clips(path: Path) -> list[Clip]:
+    """Read AVSS's table: columns headed `uid` (the name), `a_obj` (the category), `split` and `label` (the part).
+
+    Raises:
+        UserError: as `read_clips`.
+    """
+    header, rows = read_table(path)
+    heads = {"name": "uid", "category": "a_obj", "split": "split", "part": "label"}
+    columns = {field: _column(header, head, path) for field, head in heads.items()}
+    return make_clips(path, header, rows, columns, {"split": SPLITS, "part": PARTS}, ("name",))
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a comma-separated table, and its rows with their numbers; blank rows are left out.
+
+    Raises:
+        UserError: if the file is missing or no such table.
+    """
     try:
         text = _content(path, "a table of clips").decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as comma-separated text: {_short(error)}") from None
-    header = [name.strip() for name in rows[0]] if rows else []
-    if "split" not in header:
-        raise UserError(f"{path}: expected a column 'split', got {', '.join(header) or 'an empty file'}")
-    split_column = header.index("split")
-    width = max(split_column, category_column or 0) + 1
-    if len(header) < width:
-        raise UserError(f"{path}: expected the category in column {width}, got {', '.join(header)}")
-    heard_column = category_column if category_column is not None else _column(header, "category")
-    visible_column = _column(header, "visible")
+    cells = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1)]
+    return (cells[0][1] if cells else []), [(number, row) for number, row in cells[1:] if any(row)]
+
+
+def make_clips(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[tuple[int, list[str]]],
+    columns: Mapping[str, int],
+    choices: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+) -> list[Clip]:
+    """The clips of a table's rows.
+
+    Args:
+        path: the table, for messages.
+        header: its heads.
+        rows: as `read_table` gives them.
+        columns: where each field of a clip stands.
+        choices: what a field may be.
+        names: the fields that become names of files.
+
+    Raises:
+        UserError: naming all faulty rows.
+    """
     clips, faults = [], []
-    for number, row in enumerate(rows[1:], 2):
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
+    for number, row in rows:
+        if len(row) <= max(columns.values()):
+            faults.append(f"row {number}: expected {len(header)} columns, got {len(row)}")
             continue
-        if len(cells) < width:
-            faults.append(f"row {number}: expected {len(header)} columns, got {len(cells)}")
-            continue
-        heard, visible = _kinds(cells, heard_column), _kinds(cells, visible_column)
-        category = "" if category_column is None else cells[category_column]
-        clip = Clip(cells[0], category, cells[split_column], heard, heard | visible, bool(visible))
-        if clip.split not in SPLITS:
-            faults.append(f"row {number}: expected one of {', '.join(SPLITS)} under 'split', got {clip.split!r}")
-        elif not _is_name(clip.name) or (category_column is not None and not _is_name(clip.category)):
-            faults.append(f"row {number}: expected names of files, got {clip.name!r}, {clip.category!r}")
+        fields = {field: row[column] for field, column in columns.items()}
+        wrong = [field for field, known in choices.items() if fields[field] not in known]
+        if wrong:
+            expected, got = ", ".join(choices[wrong[0]]), fields[wrong[0]]
+            faults.append(f"row {number}: expected one of {expected} under {header[columns[wrong[0]]]!r}, got {got!r}")
+        elif not all(_is_name(fields[name]) for name in names if name in fields):
+            got = ", ".join(repr(fields[name]) for name in names if name in fields)
+            faults.append(f"row {number}: expected names of files, got {got}")
         else:
-            clips.append(clip)
+            name, category, split, part = (fields.get(key, "") for key in ("name", "category", "split", "part"))
+            clips.append(Clip(name, category, split, part))
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return clips
 
 
-def _column(header: list[str], name: str) -> int | None:
-    return header.index(name) if name in header else None
+def _column(header: Sequence[str], name: str, path: Path) -> int:
+    if name not in header:
+        raise UserError(f"{path}: expected a column {name!r}, got {', '.join(header) or 'an empty file'}")
+    return header.index(name)
 
 
-def _kinds(cells: list[str], column: int | None) -> frozenset[str]:
+def _kinds(cells: Sequence[str], column: int | None) -> frozenset[str]:
     text = cells[column] if column is not None and column < len(cells) else ""
     return frozenset(part.strip() for part in text.split("+") if part.strip())
 

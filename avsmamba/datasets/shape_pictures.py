@@ -40,13 +40,18 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def random_scene(rng: np.random.Generator, kinds: Sequence[str], num_frames: int, colours: str = "kind") -> Scene:
+def random_scene(
+    rng: np.random.Generator, kinds: Sequence[str], num_frames: int, colours: str = "kind", apart: bool = False
+) -> Scene:
     """Two or three shapes of different kinds that move on straight lines, turn, and bounce off the frame's border.
 
-    With `colours` 'kind' each kind keeps to a sixth of the colour circle (for six kinds), with 'any' to none.
+    With `colours` 'kind' each kind keeps to a sixth of the colour circle (for six kinds), with 'any' to none. With
+    `apart` no two kinds of a scene are neighbours in `kinds` as a ring, which must then hold six or more.
     """
     count = int(rng.integers(2, 4))
     chosen = rng.permutation(len(kinds))[:count]
+    while apart and any((i - j) % len(kinds) == 1 for i in chosen for j in chosen):
+        chosen = rng.permutation(len(kinds))[:count]
     radii = rng.uniform(0.15, 0.23, size=count)
     best, most = np.zeros((count, num_frames, 2)), -np.inf
     for _ in range(40):

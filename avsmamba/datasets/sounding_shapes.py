@@ -7,12 +7,14 @@ the same pictures and other sounds: what sounds in one of them is not what sound
 cannot tell.
 
 `s4`: one shape sounds all the time, and training clips have the first mask only. `ms3`: one or two shapes sound, on
-and off from second to second, with seconds in which nothing does.
+and off from second to second, with seconds in which nothing does. `avss`: a class is a kind of shape with one of the
+two timbres that it may have (`avsmamba.datasets.shape_sounds`); a third of the pairs each are like s4 (v1s), like ms3
+(v1m), and like ms3 of ten seconds (v2).
 """
 
 import csv
 import io
-import math
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -21,7 +23,6 @@ import wave
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,62 +34,28 @@ from tqdm import tqdm
 
 from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
+from avsmamba.datasets.palette import to_colours
 from avsmamba.datasets.shape_pictures import draw_clip, random_scene
+from avsmamba.datasets.shape_sounds import (
+    CLASSES,
+    KINDS,
+    SUBSETS,
+    Clip,
+    class_name,
+    mix_sounds,
+    plan_sounds,
+    plan_voices,
+)
 from avsmamba.utils import UserError
 
-NUM_FRAMES = 5  # one a second
-SUBSETS = ("s4", "ms3")
 COLOURS = ("kind", "any")
-FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources"}
-SMALLEST, LARGEST = 32, 4096
-
-
-@dataclass(frozen=True)
-class Timbre:
-    """How a kind of shape sounds.
-
-    Attributes:
-        fundamental: Hz.
-        harmonics: amplitude of each multiple of the fundamental, from the first.
-        rate: strokes or pulses a second; 0: steady.
-        decay: how fast a stroke fades, 1/s; 0: a smooth rise and fall.
-        vibrato: (times a second, share of the fundamental).
-    """
-
-    fundamental: float
-    harmonics: tuple[float, ...]
-    rate: float = 0.0
-    decay: float = 0.0
-    vibrato: tuple[float, float] = (0.0, 0.0)
-
-
-TIMBRES = {
-    "circle": Timbre(440.0, (1.0, 0.1), vibrato=(5.0, 0.015)),
-    "square": Timbre(294.0, (1.0, 0.0, 0.6, 0.0, 0.4, 0.0, 0.3)),
-    "triangle": Timbre(1175.0, (1.0, 0.0, 0.2), rate=4.0, decay=9.0),
-    "star": Timbre(1760.0, (1.0, 0.3), vibrato=(7.0, 0.06)),
-    "cross": Timbre(117.0, tuple(0.85**i for i in range(14)), rate=9.0),
-    "ring": Timbre(587.0, (0.3, 1.0, 0.2, 0.8, 0.2, 0.5), rate=2.5),
+FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}
+TABLES = {
+    "s4": ("s4_meta_data.csv", ["name", "start", "category", "split", "visible"]),
+    "ms3": ("ms3_meta_data.csv", ["name", "category", "split", "visible"]),
+    "avss": ("metadata.csv", ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"]),
 }
-KINDS = tuple(TIMBRES)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip to be made: the pictures of `pair`, and sound number `variant` of that pair."""
-
-    subset: str
-    split: str
-    pair: int
-    variant: int
-    size: int
-    seed: int
-    colours: str = "kind"
-
-    def rng(self, *more: int) -> np.random.Generator:
-        """A generator of its own for the clip's pictures, or with `more` for something else."""
-        place = (self.seed, SUBSETS.index(self.subset), SPLITS.index(self.split), self.pair, *more)
-        return np.random.default_rng(np.random.SeedSequence(place))
+SMALLEST, LARGEST = 32, 4096
 
 
 def make_sounding_shapes(
@@ -101,11 +68,11 @@ def make_sounding_shapes(
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Write `out/Single-source` (s4) or `out/Multi-sources` (ms3). The same arguments give the same bytes.
+    """Write `out/Single-source` (s4), `out/Multi-sources` (ms3) or `out/AVSS`. The same arguments give the same bytes.
 
     Args:
         out: folder, as `--data-root` of the other tools takes it.
-        subset: 's4' or 'ms3'.
+        subset: 's4', 'ms3' or 'avss'.
         splits: number of clips of 'train', 'val' and 'test'.
         size: height and width of the frames, pixels.
         seed: of everything that is drawn.
@@ -140,11 +107,14 @@ def make_sounding_shapes(
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         rows = list(tqdm(_written(clips, folder, workers), total=len(clips), disable=not progress, unit="clip"))
-        with open(folder / f"{subset}_meta_data.csv", "w", newline="", encoding="utf-8") as file:
+        table, heads = TABLES[subset]
+        with open(folder / table, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            start = ["start"] if subset == "s4" else []
-            writer.writerow(["name", *start, "category", "split", "visible"])
+            writer.writerow(heads)
             writer.writerows(rows)
+        if subset == "avss":
+            indices = {name: index for index, name in enumerate(CLASSES)}
+            (folder / "label2idx.json").write_text(json.dumps(indices, indent=2) + "\n", encoding="utf-8")
         folder.chmod(0o755)
         folder.rename(target)
     except BaseException:
@@ -192,100 +162,58 @@ def _written(clips: Sequence[Clip], folder: Path, workers: int) -> Iterator[list
 
 def write_clip(clip: Clip, folder: Path) -> list[Any]:
     """Write one clip's files below `folder`; return its row of the csv."""
-    scene = random_scene(clip.rng(), KINDS, NUM_FRAMES, clip.colours)
+    scene = random_scene(clip.rng(), KINDS, clip.num_frames, clip.colours, apart=clip.subset == "avss")
     frames, visible = draw_clip(scene, clip.size)
     activity = plan_sounds(clip, len(scene.shapes))
-    masks = (visible & activity[:, :, None, None]).any(axis=0)
-    waveform = mix_sounds(clip, [s.kind for s in scene.shapes], activity)
-    heard = [s.kind for s, on in zip(scene.shapes, activity, strict=True) if on.any()]
-    data = folder / f"{clip.subset}_data"
-    number = 2 * clip.pair + clip.variant
-    name = f"{'-'.join(heard)}_{clip.split}{number:05d}"
+    kinds = [shape.kind for shape in scene.shapes]
+    voices = plan_voices(clip, kinds)
+    waveform = mix_sounds(clip, voices, activity)
+    seen = visible & activity[:, :, None, None]
+    heard = [i for i, on in enumerate(activity) if on.any()]
+    name = f"{'-'.join(kinds[i] for i in heard)}_{clip.split}{2 * clip.pair + clip.variant:05d}"
+    if clip.subset == "avss":
+        classes = [class_name(kind, voice) for kind, voice in zip(kinds, voices, strict=True)]
+        labels = sum(mask * np.uint8(CLASSES.index(c)) for mask, c in zip(seen, classes, strict=True))
+        _write_semantic(clip, folder / clip.part / name, frames, labels, waveform)
+        return [name, name, 0, 0, "+".join(classes[i] for i in heard), clip.split, clip.part]
+    return _write_binary(clip, folder / f"{clip.subset}_data", name, frames, seen.any(axis=0), waveform, kinds, heard)
+
+
+def _write_semantic(clip: Clip, folder: Path, frames: np.ndarray, labels: np.ndarray, waveform: np.ndarray) -> None:
+    for t, frame in enumerate(frames):
+        _write_picture(folder / "frames" / f"{t}.jpg", frame[:, :, ::-1])
+        if t == 0 or (clip.part, clip.split) != ("v1s", "train"):
+            _write_picture(folder / "labels_semantic" / f"{t}.png", labels[t])
+            _write_picture(folder / "labels_rgb" / f"{t}.png", to_colours(labels[t])[:, :, ::-1])
+    _write_wav(folder / "audio.wav", waveform)
+
+
+def _write_binary(
+    clip: Clip,
+    data: Path,
+    name: str,
+    frames: np.ndarray,
+    masks: np.ndarray,
+    waveform: np.ndarray,
+    kinds: Sequence[str],
+    heard: Sequence[int],
+) -> list[Any]:
+    names = [kinds[i] for i in heard]
     if clip.subset == "s4":
-        inner, stem = Path(clip.split, heard[0]), f"{name}_"
-        frame_folder, row = data / "visual_frames" / inner / name, [name, 0, heard[0], clip.split]
+        inner, stem = Path(clip.split, names[0]), f"{name}_"
+        frame_folder, row = data / "visual_frames" / inner / name, [name, 0, names[0], clip.split]
     else:
         inner, stem = Path(clip.split), f"{name}.mp4_"
-        frame_folder, row = data / "visual_frames" / name, [name, "+".join(heard), clip.split]
-    labelled = 1 if (clip.subset, clip.split) == ("s4", "train") else NUM_FRAMES
-    for t in range(NUM_FRAMES):
-        _write_png(frame_folder / f"{stem}{t + 1}.png", frames[t, :, :, ::-1])
+        frame_folder, row = data / "visual_frames" / name, [name, "+".join(names), clip.split]
+    labelled = 1 if (clip.subset, clip.split) == ("s4", "train") else clip.num_frames
+    for t in range(clip.num_frames):
+        _write_picture(frame_folder / f"{stem}{t + 1}.png", frames[t, :, :, ::-1])
         if t < labelled:
-            _write_png(data / "gt_masks" / inner / name / f"{name}_{t + 1}.png", masks[t].astype(np.uint8) * 255)
+            _write_picture(data / "gt_masks" / inner / name / f"{name}_{t + 1}.png", masks[t].astype(np.uint8) * 255)
     _write_wav(_made(data / "audio_wav" / inner / f"{name}.wav"), waveform)
     patches = log_mel_patches(waveform / 32768.0, SAMPLE_RATE)
     _made(data / "audio_log_mel" / inner / f"{name}.pkl").write_bytes(pickled_tensor(patches))
-    return [*row, "+".join(s.kind for s in scene.shapes)]
-
-
-def plan_sounds(clip: Clip, count: int) -> np.ndarray:
-    """Which shapes sound when: `(count, T)` bool. The two variants of a pair share no plan.
-
-    Shapes are in random order already; the first variant's sources stand at the front of the list, the second's at
-    the back, and at least one shape is no source.
-    """
-    pictures = clip.rng(1)
-    sources = [1, 1] if clip.subset == "s4" or count < 3 else [int(n) for n in pictures.integers(1, 3, size=2)]
-    chosen = range(sources[0]) if clip.variant == 0 else range(count - sources[1], count)
-    activity = np.zeros((count, NUM_FRAMES), dtype=bool)
-    if clip.subset == "s4":
-        activity[list(chosen)] = True
-        return activity
-    rng = clip.rng(2, clip.variant)
-    for i in chosen:
-        on = rng.random() < 0.75
-        for t in range(NUM_FRAMES):
-            activity[i, t] = on
-            on = rng.random() < (0.75 if on else 0.6)
-    if activity.any(axis=0).all() and rng.random() < 0.25:
-        activity[:, rng.integers(NUM_FRAMES)] = False
-    for i in chosen:  # every source is heard at least once
-        if not activity[i].any():
-            activity[i, rng.integers(NUM_FRAMES)] = True
-    return activity
-
-
-def mix_sounds(clip: Clip, kinds: Sequence[str], activity: np.ndarray) -> np.ndarray:
-    """The clip's waveform: `(5 * 16000,)` int16 at 16 kHz. Half of the clips have a faint hiss beneath."""
-    rng = clip.rng(3, clip.variant)
-    mixed = np.zeros(NUM_FRAMES * SAMPLE_RATE)
-    for kind, on in zip(kinds, activity, strict=True):
-        if on.any():
-            mixed += synthesize(TIMBRES[kind], rng) * rng.uniform(0.5, 1.0) * _gate(on)
-    hiss = rng.normal(size=len(mixed)) * 10 ** rng.uniform(-4.5, -2.5)
-    mixed += hiss * (rng.random() < 0.5)
-    return np.round(np.clip(0.25 * mixed, -1.0, 1.0) * 32767).astype(np.int16)
-
-
-def synthesize(timbre: Timbre, rng: np.random.Generator) -> np.ndarray:
-    """Five seconds of a timbre at RMS 0.5 while it sounds, its pitch and phases varied a little."""
-    time = np.arange(NUM_FRAMES * SAMPLE_RATE) / SAMPLE_RATE
-    times, share = timbre.vibrato
-    pitch = timbre.fundamental * rng.uniform(0.97, 1.03) * (1 + share * np.sin(2 * np.pi * times * time + rng.random()))
-    # Multiples of the phase as powers of one complex wave: a product costs a tenth of a sine.
-    first = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE)
-    power, wave_ = np.ones_like(first), np.zeros(len(first))
-    for amplitude, start in zip(timbre.harmonics, rng.random(len(timbre.harmonics)), strict=True):
-        power = power * first
-        if amplitude:
-            wave_ += (amplitude * np.exp(2j * np.pi * start) * power).imag
-    wave_ /= math.sqrt(2 * sum(a * a for a in timbre.harmonics))
-    if timbre.rate:
-        beat = timbre.rate * rng.uniform(0.95, 1.05) * time + rng.random()
-        if timbre.decay:
-            wave_ = wave_ * 2 * np.exp(-timbre.decay * (beat % 1) / timbre.rate)
-        else:
-            wave_ = wave_ * 2 * np.sin(np.pi * beat) ** 2
-    return wave_
-
-
-def _gate(on: np.ndarray) -> np.ndarray:
-    """One number a sample: 1 in the seconds that sound, with 20 ms ramps where it starts and stops."""
-    ramp = SAMPLE_RATE // 50
-    steps = np.repeat(on.astype(np.float64), SAMPLE_RATE)
-    padded = np.pad(steps, (ramp // 2, ramp - ramp // 2 - 1), mode="edge")
-    total = np.cumsum(np.concatenate([[0.0], padded]))
-    return (total[ramp:] - total[:-ramp]) / ramp
+    return [*row, "+".join(kinds)]
 
 
 class _Storage:
@@ -317,8 +245,8 @@ def _made(path: Path) -> Path:
     return path
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    if not cv2.imwrite(str(_made(path)), picture):
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    if not cv2.imwrite(str(_made(path)), picture):  # PNG, or JPEG of OpenCV's quality 95
         raise UserError(f"{path}: cannot be written")
 
 

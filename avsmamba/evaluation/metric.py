@@ -1,13 +1,18 @@
 """The scores as an mmengine metric."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from avsmamba.evaluation.scores import ClipScores, avsbench_protocol, clip_scores, frame_protocol
+from avsmamba.evaluation.semantic import SemanticClipScores, semantic_clip_scores, semantic_scores
 from avsmamba.registry import METRICS
+
+_NAMES = ("M_J", "M_F")
 
 
 @METRICS.register_module()
@@ -66,26 +71,116 @@ class AVSMetric(BaseMetric):
         }
 
 
+@METRICS.register_module()
+class AVSSMetric(BaseMetric):
+    """M_J and M_F of semantic masks under both protocols of `avsmamba.evaluation.semantic`.
+
+    Gives, as floats: `M_J`, `M_F` (protocol frame: padded frames are left out), `avsbench/M_J`, `avsbench/M_F` (padded
+    frames count as the public scripts count them), the same with `no_background/` (without class 0) and `present/`
+    (over the classes that occur in the truth) under protocol frame, `clips`, `frames`, `foreground` (mean share of a
+    scored frame's pixels that is predicted as anything but background), and for each class `class/{name}/IoU`,
+    `class/{name}/F` and `class/{name}/frames` (those that hold it). None depends on the data loader's batch size or
+    on the number of processes.
+
+    The names are the data set's `classes`; there are as many classes as names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(collect_device="gpu")
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Append one item for each clip.
+
+        Args:
+            data_batch: not used.
+            data_samples: `AVSDataSample`s, or dicts of their fields, with `pred_labels`.
+
+        Raises:
+            ValueError: if a field is missing, its shape does not fit, or an index is too great; names clip and field.
+        """
+        count = len(self.classes())
+        for sample in data_samples:
+            labels, masks, scored, exists = _fields(sample, "pred_labels", ())
+            with _naming(sample):
+                self.results.append(semantic_clip_scores(labels, masks, count, scored, exists))
+
+    def classes(self) -> Sequence[str]:
+        """The data set's classes.
+
+        Raises:
+            ValueError: if it names fewer than two.
+        """
+        names = (self.dataset_meta or {}).get("classes", ())
+        if len(names) < 2:
+            raise ValueError(f"AVSSMetric: needs a data set of two or more classes (AVSBenchAVSS), got {list(names)}")
+        return names
+
+    def compute_metrics(self, results: list[SemanticClipScores]) -> dict[str, float]:
+        """All scores from the clips' items.
+
+        Raises:
+            ValueError: if no frame is labelled.
+        """
+        scores, public = semantic_scores(results), semantic_scores(results, padding=True)
+        frames = sum(clip.frames for clip in results)
+        groups = {
+            "": scores.mean(),
+            "avsbench/": public.mean(),
+            "no_background/": scores.without_background(),
+            "avsbench/no_background/": public.without_background(),
+            "present/": scores.present(),
+        }
+        metrics = {f"{group}{name}": m for group, pair in groups.items() for name, m in zip(_NAMES, pair, strict=True)}
+        metrics |= {
+            "clips": float(len(results)),
+            "frames": float(frames),
+            "foreground": math.fsum(clip.foreground for clip in results) / frames,
+        }
+        for i, name in enumerate(self.classes()):
+            metrics |= {
+                f"class/{name}/IoU": float(scores.iou[i]),
+                f"class/{name}/F": float(scores.f_beta[i]),
+                f"class/{name}/frames": float(scores.true[i]),
+            }
+        return metrics
+
+
 def _score(sample: Any) -> ClipScores:
+    logits, masks, scored, _ = _fields(sample, "pred_logits", (1,))
+    with _naming(sample):
+        return clip_scores(logits[:, 0], masks, scored)
+
+
+def _fields(sample: Any, prediction: str, channels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Prediction and truth of a clip, its frames that are scored and those that exist.
+
+    Raises:
+        ValueError: naming clip and field.
+    """
     clip = sample.get("clip", "a clip")
-    names = ("pred_logits", "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")
+    names = (prediction, "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")
     fields = [sample.get(name) for name in names]
     for name, value in zip(names, fields, strict=True):
         if value is None:
             raise ValueError(f"{clip}: {name} is missing")
-    logits, masks, labelled, exists = fields
+    predicted, masks, labelled, exists = fields
     if masks.ndim != 3:
         raise ValueError(f"{clip}: gt_masks: expected (T, h, w), got {tuple(masks.shape)}")
     num_frames, height, width = masks.shape
-    expected = (num_frames, 1, height, width)
-    if tuple(logits.shape) != expected:
-        raise ValueError(
-            f"{clip}: pred_logits: expected {expected} (T, one class, size of gt_masks), got {tuple(logits.shape)}"
-        )
+    expected = (num_frames, *channels, height, width)
+    if tuple(predicted.shape) != expected:
+        what = "T, one class, size of gt_masks" if channels else "T, size of gt_masks"
+        raise ValueError(f"{clip}: {prediction}: expected {expected} ({what}), got {tuple(predicted.shape)}")
     for name, flag in zip(names[2:], (labelled, exists), strict=True):
         if tuple(flag.shape) != (num_frames,):
             raise ValueError(f"{clip}: {name}: expected ({num_frames},) like gt_masks, got {tuple(flag.shape)}")
+    exists = exists.cpu().bool()
+    return predicted, masks, labelled.cpu().bool() & exists, exists
+
+
+@contextmanager
+def _naming(sample: Any) -> Iterator[None]:
     try:
-        return clip_scores(logits[:, 0], masks, labelled.cpu().bool() & exists.cpu().bool())
+        yield
     except ValueError as error:
-        raise ValueError(f"{clip}: {error}") from None
+        raise ValueError(f"{sample.get('clip', 'a clip')}: {error}") from None

@@ -4,7 +4,7 @@ from avsmamba.models import audio, backbones
 from avsmamba.models.cip import ContextualIntegrationPyramid
 from avsmamba.models.data_preprocessor import AVSDataPreprocessor
 from avsmamba.models.head import AudioQueryHead
-from avsmamba.models.losses import BCELoss, DiceLoss
+from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss
 from avsmamba.models.mad import ModalityAggregationDecoder
 from avsmamba.models.mte import MultiScaleTemporalEncoder
 from avsmamba.models.projection import Projection
@@ -16,6 +16,7 @@ __all__ = [
     "AudioQueryHead",
     "BCELoss",
     "ContextualIntegrationPyramid",
+    "CrossEntropyLoss",
     "DiceLoss",
     "ModalityAggregationDecoder",
     "MultiScaleTemporalEncoder",

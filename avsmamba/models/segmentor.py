@@ -22,6 +22,7 @@ class AVSSegmentor(BaseModel):
 
     `loss`: extract -> head -> resize to the frames' size -> losses on labelled frames.
     `predict`: extract -> head -> resize to the frames' size -> cut the padding -> resize to the labels' size.
+    Clips may be padded to a common number of frames behind: padding does not enter the model, see `masks`.
 
     Args:
         backbone: frames `(N, 3, H, W)` to four maps; has `out_channels`.
@@ -71,7 +72,7 @@ class AVSSegmentor(BaseModel):
         self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())
 
     def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Everything before the head.
+        """Everything before the head, for clips without padding.
 
         Args:
             frames: `(B, T, 3, H, W)` normalised.
@@ -80,11 +81,56 @@ class AVSSegmentor(BaseModel):
         Returns:
             queries `(B, T, 1, C)` and mask features `(B, T, h, w, C)`.
         """
-        maps, audio = self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
+        return self.neck(*self.features(frames, log_mel))
+
+    def features(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`; every frame and second is seen alone."""
+        return self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
+
+    def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and mask features from projected maps and audio; here frames of a clip meet."""
         if self.encoder is not None:
             maps = self.encoder(maps)
         query = audio.unsqueeze(2) if self.decoder is None else self.decoder(maps, audio)
         return query, maps[0] if self.pyramid is None else self.pyramid(maps, audio)
+
+    def masks(self, frames: Tensor, log_mel: Tensor, counts: Sequence[int] | None = None) -> HeadOutput:
+        """What the head gives; zeros in padded frames.
+
+        Padding does not enter the model: the frames that exist go through the backbone together, and the neck takes
+        the clips of one length at a time. So what lies in the padding can neither reach a real frame nor the
+        statistics of a batch normalisation, and costs nothing.
+
+        Args:
+            frames: `(B, T, 3, H, W)` normalised.
+            log_mel: `(B, T, 1, 96, 64)`.
+            counts: how many frames of each clip exist; None: all.
+        """
+        batch, num_frames = frames.shape[:2]
+        if counts is None or min(counts) == num_frames:
+            return self.head(*self.extract(frames, log_mel))
+        exists = torch.arange(num_frames) < torch.tensor(counts)[:, None]
+        place = exists.flatten().nonzero().squeeze(1).to(frames.device)
+
+        def real(x: Tensor) -> Tensor:
+            return x.flatten(0, 1)[place].unsqueeze(0)
+
+        maps, audio = self.features(real(frames), real(log_mel))
+        start = exists.sum(1).cumsum(0) - exists.sum(1)
+        parts, places = [], []
+        for count in sorted(set(counts)):
+            clips = [i for i, c in enumerate(counts) if c == count]
+            index = torch.stack([start[i] + torch.arange(count) for i in clips]).to(frames.device)
+            parts.append(self.head(*self.neck([m[0, index] for m in maps], audio[0, index])))
+            places.append(index.flatten())
+        order = torch.cat(places)
+
+        def whole(tensors: Sequence[Tensor]) -> Tensor:
+            flat = torch.cat([t.flatten(0, 1) for t in tensors])
+            result = flat.new_zeros(batch * num_frames, *flat.shape[1:])
+            return result.index_copy(0, place[order], flat).unflatten(0, (batch, num_frames))
+
+        return HeadOutput(*(whole(tensors) for tensors in zip(*parts, strict=True)))
 
     def forward(
         self,
@@ -98,15 +144,16 @@ class AVSSegmentor(BaseModel):
         Args:
             frames: `(B, T, 3, H, W)` normalised, H and W multiples of 32.
             log_mel: `(B, T, 1, 96, 64)`.
-            data_samples: B samples; needed by 'loss', which reads their masks and flags.
+            data_samples: B samples; needed by 'loss', which reads their masks and flags. In every mode their
+                `vid_temporal_mask_flag` says which frames exist.
             mode: 'tensor' gives logits `(B, T, N_class, H / 4, W / 4)`, 'loss' a dict of losses, 'predict' the samples
-                with `pred_logits` `(T, N_class, h, w)` at the labels' size.
+                with predictions at the labels' size.
 
         Raises:
-            ValueError: if `mode` is unknown, the shapes do not fit, or 'loss' gets no samples.
+            ValueError: if `mode` is unknown, the shapes or flags do not fit, or 'loss' gets no samples.
         """
         check_inputs(frames, log_mel)
-        output = self.head(*self.extract(frames, log_mel))
+        output = self.masks(frames, log_mel, existing_frames(data_samples, frames.shape[:2]))
         if mode == "tensor":
             return output.logits
         if mode == "loss":
@@ -122,7 +169,7 @@ class AVSSegmentor(BaseModel):
         if not data_samples:
             raise ValueError("data_samples: mode 'loss' needs the labels")
         masks = [s.gt_masks for s in data_samples]
-        flags = [s.gt_temporal_mask_flag for s in data_samples]
+        flags = [s.gt_temporal_mask_flag & s.get("vid_temporal_mask_flag", True) for s in data_samples]
         losses: dict[str, Tensor] = {}
         for prefix, modules, logits in (
             ("loss_", self.losses, output.logits),
@@ -141,13 +188,24 @@ class AVSSegmentor(BaseModel):
     def predict(
         self, logits: Tensor, size: Sequence[int], data_samples: list[AVSDataSample] | None
     ) -> list[AVSDataSample]:
-        """Put `pred_logits` on each sample, at `ori_shape` where it is known, else at the frames' size."""
+        """Put the predictions on each sample, at `ori_shape` where it is known, else at the frames' size.
+
+        `pred_logits` for one class; for several `pred_labels`, the class of the greatest logit, frame by frame, since
+        logits of 71 classes at the labels' size would fill the memory.
+        """
         samples = data_samples or [AVSDataSample() for _ in logits]
-        for clip, sample in zip(resize(logits, size), samples, strict=True):
-            height, width = sample.get("img_shape", size)
-            clip = clip[..., :height, :width]
-            sample.pred_logits = resize(clip, sample.get("ori_shape", (height, width))).float()
+        for clip, sample in zip(logits, samples, strict=True):
+            if clip.shape[1] == 1:
+                sample.pred_logits = self.at_labels_size(clip, size, sample).float()
+            else:
+                labels = [self.at_labels_size(frame, size, sample).argmax(1) for frame in clip.split(1)]
+                sample.pred_labels = torch.cat(labels).to(torch.uint8)
         return samples
+
+    def at_labels_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
+        """`(T, N, h, w)`: logits of one clip brought to the frames' size, cut and brought to the labels' size."""
+        height, width = sample.get("img_shape", size)
+        return resize(resize(logits, size)[..., :height, :width], sample.get("ori_shape", (height, width)))
 
 
 def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -156,6 +214,36 @@ def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
         return logits
     flat = logits.flatten(0, -4) if logits.ndim > 4 else logits
     return F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False).unflatten(0, logits.shape[:-3])
+
+
+def existing_frames(data_samples: Sequence[AVSDataSample] | None, shape: Sequence[int]) -> list[int] | None:
+    """How many frames of each clip exist, by `vid_temporal_mask_flag`; None without samples or where all do.
+
+    Args:
+        data_samples: B samples, or None; one without the flag has all frames.
+        shape: (B, T).
+
+    Raises:
+        ValueError: if there are not B samples, or a flag is not of length T, has padding before a frame that exists,
+            or no such frame; names the clip.
+    """
+    if not data_samples:
+        return None
+    batch, num_frames = shape
+    if len(data_samples) != batch:
+        raise ValueError(f"data_samples: expected {batch} to go with the frames, got {len(data_samples)}")
+    counts = []
+    for i, sample in enumerate(data_samples):
+        flag = sample.get("vid_temporal_mask_flag")
+        values = [True] * num_frames if flag is None else [bool(v) for v in flag.tolist()]
+        count = sum(values)
+        if len(values) != num_frames or not count or not all(values[:count]):
+            raise ValueError(
+                f"{sample.get('clip', f'clip {i} of the batch')}: vid_temporal_mask_flag: expected {num_frames} flags, "
+                f"padding behind one existing frame or more, got {[int(v) for v in values]}"
+            )
+        counts.append(count)
+    return None if min(counts) == num_frames else counts
 
 
 def check_inputs(frames: Tensor, log_mel: Tensor) -> None:

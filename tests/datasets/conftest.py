@@ -3,7 +3,7 @@ import shutil
 import pytest
 import torch
 
-from tests.datasets.trees import write_avsbench
+from tests.datasets.trees import write_avsbench, write_avss
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +19,17 @@ def original(tmp_path_factory):
     root = tmp_path_factory.mktemp("avsbench")
     write_avsbench(root, "ms3", log_mel=["train_0", "test_1"])
     return write_avsbench(root, "s4")
+
+
+@pytest.fixture(scope="session")
+def original_avss(tmp_path_factory):
+    return write_avss(tmp_path_factory.mktemp("avss"))
+
+
+@pytest.fixture
+def avss(tmp_path, original_avss):
+    """AVSS in a folder of its own, free to be broken."""
+    return shutil.copytree(original_avss, tmp_path / "avss")
 
 
 @pytest.fixture

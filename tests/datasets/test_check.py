@@ -10,6 +10,7 @@ from avsmamba.utils import UserError
 from tests.datasets.trees import write_pickle, write_png
 
 CONFIGS = Path("configs/avs_mamba").resolve()
+AVSS = CONFIGS / "avs_mamba_tiny_avss_shapes.yaml"
 S4, MS3 = CONFIGS / "avs_mamba_tiny_s4_shapes.yaml", CONFIGS / "avs_mamba_r50_ms3_224.yaml"
 
 
@@ -52,6 +53,17 @@ def test_all_faults_are_listed(avsbench, capsys):
     for fault, words in zip(faults, expected, strict=True):
         assert all(word in fault for word in words), fault
     assert summary == "6 clips of 3 data sets, 8 faults"
+
+
+def test_avss(avss, capsys):
+    faults, summary = lines(capsys, AVSS, avss)
+    assert faults == [] and summary == "18 clips of 3 data sets, 0 faults"
+    (avss / "AVSS/v2/test_v2_0/frames/9.jpg").unlink()
+    (avss / "AVSS/v1m/val_v1m_0/audio.wav").write_bytes(b"")
+    (avss / "AVSS/v1s/train_v1s_1/labels_semantic/0.png").write_bytes(b"no picture")
+    faults, summary = lines(capsys, AVSS, avss)
+    expected = ["0.png: cannot be read as a picture", "audio.wav: cannot be read as a wav", "9.jpg missing"]
+    assert len(faults) == 3 and all(words in fault for words, fault in zip(expected, faults, strict=True))
 
 
 def test_a_faulty_table_is_listed_once_and_an_empty_split_for_itself(avsbench, capsys):

@@ -18,7 +18,8 @@ from tests.datasets.trees import write_avsbench
 
 def clip(heard="", visible=""):
     kinds = frozenset(heard.split())
-    return Clip("a", "", "test", kinds, kinds | frozenset(visible.split()), bool(visible))
+    seen = kinds | frozenset(visible.split())
+    return Clip("a", "", "test", heard=kinds, seen=seen, lists_visible=bool(visible))
 
 
 CLIPS = [clip("dog", "dog cat"), clip("cat", "dog cat"), clip("man", "man"), clip("bus dog", "bus dog man")]

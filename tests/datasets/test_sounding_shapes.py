@@ -14,17 +14,8 @@ import torch
 
 from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.datasets.shape_pictures import OUTLINES, Scene, Shape, draw_clip, random_scene
-from avsmamba.datasets.sounding_shapes import (
-    KINDS,
-    TIMBRES,
-    Clip,
-    divide,
-    make_sounding_shapes,
-    mix_sounds,
-    parse_splits,
-    plan_sounds,
-    synthesize,
-)
+from avsmamba.datasets.shape_sounds import KINDS, TIMBRES, Clip, mix_sounds, plan_sounds, synthesize
+from avsmamba.datasets.sounding_shapes import divide, make_sounding_shapes, parse_splits
 from avsmamba.utils import UserError
 
 SPLITS = {"train": 3, "val": 2, "test": 2}

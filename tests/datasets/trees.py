@@ -1,5 +1,6 @@
 """A tiny AVSBench on disk."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import soundfile
 import torch
 
 from avsmamba.datasets.log_mel import log_mel_patches
+from avsmamba.datasets.palette import to_colours
 
 SPLITS = {"train": 3, "val": 1, "test": 2}
 RATE = 16_000
@@ -45,6 +47,40 @@ def write_avsbench(root, subset="s4", clips=SPLITS, size=(20, 28), num_frames=5,
             if log_mel if isinstance(log_mel, bool) else name in log_mel:
                 write_pickle(data / "audio_log_mel" / inner / f"{name}.pkl", log_mel_patches(wave, RATE))
     (folder / f"{subset}_meta_data.csv").write_text("\n".join(rows) + "\n")
+    return Path(root)
+
+
+AVSS_CLASSES = ("background", "cat", "dog", "violin", "drum")
+
+
+def write_avss(root, clips=SPLITS, size=(20, 28), parts=("v1s", "v1m", "v2"), masks="labels_semantic", nested=False):
+    """Write `root/AVSS`: for each split and part the clips `{split}_{part}_{i}`, in random pictures and boxes.
+
+    Args:
+        root: what `data_root` names.
+        clips: how many of each split and part.
+        size: `(h, w)` of frames and masks, pixels.
+        parts: of 'v1s', 'v1m', 'v2'.
+        masks: 'labels_semantic' or 'labels_rgb'.
+        nested: whether the folder of a part holds another one of its name.
+    """
+    folder, rng = Path(root) / "AVSS", np.random.default_rng(0)
+    rows = ["vid,uid,s_min,s_sec,a_obj,split,label"]
+    for split, count in clips.items():
+        for part in parts:
+            for i in range(count):
+                name, frames = f"{split}_{part}_{i}", 10 if part == "v2" else 5
+                rows.append(f'abc,{name},0,3,"cat, dog",{split},{part}')
+                place = folder / part / (part if nested else "") / name
+                for t in range(frames):
+                    write_png(place / "frames" / f"{t}.jpg", rng.integers(0, 256, (*size, 3)))
+                    if t == 0 or (split, part) != ("train", "v1s"):
+                        mask = box(size, rng) * rng.integers(1, len(AVSS_CLASSES), dtype=np.uint8)
+                        mask = mask if masks == "labels_semantic" else to_colours(mask)
+                        write_png(place / masks / f"{t}.png", mask)
+                write_wav(place / "audio.wav", tone(200.0 * (i + 1) + frames, frames))
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    (folder / "label2idx.json").write_text(json.dumps({name: i for i, name in enumerate(AVSS_CLASSES)}))
     return Path(root)
 
 

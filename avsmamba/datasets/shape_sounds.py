@@ -1,0 +1,175 @@
+"""The sounds of SoundingShapes: timbres, which shape sounds when, and the waveform of a clip."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsmamba.datasets.files import PARTS, SPLITS
+from avsmamba.datasets.log_mel import SAMPLE_RATE
+
+NUM_FRAMES = 5  # one a second; part v2 of AVSS has 10
+SUBSETS = ("s4", "ms3", "avss")
+
+
+@dataclass(frozen=True)
+class Timbre:
+    """How something sounds.
+
+    Attributes:
+        fundamental: Hz.
+        harmonics: amplitude of each multiple of the fundamental, from the first.
+        rate: strokes or pulses a second; 0: steady.
+        decay: how fast a stroke fades, 1/s; 0: a smooth rise and fall.
+        vibrato: (times a second, share of the fundamental).
+    """
+
+    fundamental: float
+    harmonics: tuple[float, ...]
+    rate: float = 0.0
+    decay: float = 0.0
+    vibrato: tuple[float, float] = (0.0, 0.0)
+
+
+TIMBRES = {
+    "circle": Timbre(440.0, (1.0, 0.1), vibrato=(5.0, 0.015)),
+    "square": Timbre(294.0, (1.0, 0.0, 0.6, 0.0, 0.4, 0.0, 0.3)),
+    "triangle": Timbre(1175.0, (1.0, 0.0, 0.2), rate=4.0, decay=9.0),
+    "star": Timbre(1760.0, (1.0, 0.3), vibrato=(7.0, 0.06)),
+    "cross": Timbre(117.0, tuple(0.85**i for i in range(14)), rate=9.0),
+    "ring": Timbre(587.0, (0.3, 1.0, 0.2, 0.8, 0.2, 0.5), rate=2.5),
+}
+KINDS = tuple(TIMBRES)
+# The same timbres under names of their own. In AVSS a kind sounds with its own or with the next kind's, and a class is
+# a kind with a timbre. No scene shows two kinds that share a timbre: the sound and the shapes in view tell together
+# what sounds and which class it is, while neither tells it alone.
+VOICES = dict(zip(KINDS, ("flute", "reed", "bell", "siren", "motor", "organ"), strict=True))
+
+
+def voices_of(kind: str) -> tuple[str, str]:
+    """The two keys in TIMBRES with which a kind may sound in AVSS."""
+    return kind, KINDS[(KINDS.index(kind) + 1) % len(KINDS)]
+
+
+def class_name(kind: str, voice: str) -> str:
+    """`circle-reed`: the kind, and the name of a timbre by its key."""
+    return f"{kind}-{VOICES[voice]}"
+
+
+CLASSES = ("background", *(class_name(kind, voice) for kind in KINDS for voice in voices_of(kind)))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to be made: the pictures of `pair`, and sound number `variant` of that pair."""
+
+    subset: str
+    split: str
+    pair: int
+    variant: int
+    size: int
+    seed: int
+    colours: str = "kind"
+
+    @property
+    def part(self) -> str:
+        """Of AVSS: v1s, v1m and v2 by turns of the pairs; of the others: the subset."""
+        return PARTS[self.pair % len(PARTS)] if self.subset == "avss" else self.subset
+
+    @property
+    def num_frames(self) -> int:
+        """Frames and seconds."""
+        return 10 if self.part == "v2" else NUM_FRAMES
+
+    def rng(self, *more: int) -> np.random.Generator:
+        """A generator of its own for the clip's pictures, or with `more` for something else."""
+        place = (self.seed, SUBSETS.index(self.subset), SPLITS.index(self.split), self.pair, *more)
+        return np.random.default_rng(np.random.SeedSequence(place))
+
+
+def plan_sounds(clip: Clip, count: int) -> np.ndarray:
+    """Which shapes sound when: `(count, T)` bool. The two variants of a pair share no plan.
+
+    In S4 and in part v1s of AVSS one shape sounds all the time, else one or two do, on and off.
+
+    Shapes are in random order already; the first variant's sources stand at the front of the list, the second's at
+    the back, and at least one shape is no source.
+    """
+    pictures = clip.rng(1)
+    steady = clip.part in ("s4", "v1s")
+    sources = [1, 1] if steady or count < 3 else [int(n) for n in pictures.integers(1, 3, size=2)]
+    chosen = range(sources[0]) if clip.variant == 0 else range(count - sources[1], count)
+    activity = np.zeros((count, clip.num_frames), dtype=bool)
+    if steady:
+        activity[list(chosen)] = True
+        return activity
+    rng = clip.rng(2, clip.variant)
+    for i in chosen:
+        on = rng.random() < 0.75
+        for t in range(clip.num_frames):
+            activity[i, t] = on
+            on = rng.random() < (0.75 if on else 0.6)
+    if activity.any(axis=0).all() and rng.random() < 0.25:
+        activity[:, rng.integers(clip.num_frames)] = False
+    for i in chosen:  # every source is heard at least once
+        if not activity[i].any():
+            activity[i, rng.integers(clip.num_frames)] = True
+    return activity
+
+
+def plan_voices(clip: Clip, kinds: Sequence[str]) -> list[str]:
+    """With which timbre each shape sounds, as keys in TIMBRES."""
+    if clip.subset != "avss":
+        return list(kinds)
+    choice = clip.rng(4, clip.variant).integers(2, size=len(kinds))
+    return [voices_of(kind)[c] for kind, c in zip(kinds, choice, strict=True)]
+
+
+def mix_sounds(clip: Clip, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
+    """The clip's waveform: `(T * 16000,)` int16 at 16 kHz. Half of the clips have a faint hiss beneath.
+
+    Args:
+        clip: of which the random numbers are.
+        voices: the key in TIMBRES with which each shape sounds.
+        activity: `(count, T)` bool.
+    """
+    rng = clip.rng(3, clip.variant)
+    mixed = np.zeros(clip.num_frames * SAMPLE_RATE)
+    for voice, on in zip(voices, activity, strict=True):
+        if on.any():
+            mixed += synthesize(TIMBRES[voice], rng, clip.num_frames) * rng.uniform(0.5, 1.0) * _gate(on)
+    hiss = rng.normal(size=len(mixed)) * 10 ** rng.uniform(-4.5, -2.5)
+    mixed += hiss * (rng.random() < 0.5)
+    return np.round(np.clip(0.25 * mixed, -1.0, 1.0) * 32767).astype(np.int16)
+
+
+def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAMES) -> np.ndarray:
+    """Some seconds of a timbre at RMS 0.5 while it sounds, its pitch and phases varied a little."""
+    time = np.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
+    times, share = timbre.vibrato
+    pitch = timbre.fundamental * rng.uniform(0.97, 1.03) * (1 + share * np.sin(2 * np.pi * times * time + rng.random()))
+    # Multiples of the phase as powers of one complex wave: a product costs a tenth of a sine.
+    first = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE)
+    power, wave_ = np.ones_like(first), np.zeros(len(first))
+    for amplitude, start in zip(timbre.harmonics, rng.random(len(timbre.harmonics)), strict=True):
+        power = power * first
+        if amplitude:
+            wave_ += (amplitude * np.exp(2j * np.pi * start) * power).imag
+    wave_ /= math.sqrt(2 * sum(a * a for a in timbre.harmonics))
+    if timbre.rate:
+        beat = timbre.rate * rng.uniform(0.95, 1.05) * time + rng.random()
+        if timbre.decay:
+            wave_ = wave_ * 2 * np.exp(-timbre.decay * (beat % 1) / timbre.rate)
+        else:
+            wave_ = wave_ * 2 * np.sin(np.pi * beat) ** 2
+    return wave_
+
+
+def _gate(on: np.ndarray) -> np.ndarray:
+    """One number a sample: 1 in the seconds that sound, with 20 ms ramps where it starts and stops."""
+    ramp = SAMPLE_RATE // 50
+    steps = np.repeat(on.astype(np.float64), SAMPLE_RATE)
+    padded = np.pad(steps, (ramp // 2, ramp - ramp // 2 - 1), mode="edge")
+    total = np.cumsum(np.concatenate([[0.0], padded]))
+    return (total[ramp:] - total[:-ramp]) / ramp

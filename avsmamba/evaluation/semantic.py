@@ -1,0 +1,140 @@
+"""AVSBench's scores of semantic masks (AVSS), M_J (IoU) and M_F (F-measure), by class, under two protocols.
+
+Source: the formulas of the public AVSBench scripts. For each frame and class, from the predicted and the true class of
+every pixel: IoU = TP / (TP + FP + FN), F = (1 + b2) precision recall / (b2 precision + recall) with b2 = 0.3, 0 for
+0 / 0. A class counts for a frame when its union (TP + FP + FN) is not empty. A class's score is the sum over frames by
+the number of frames for which it counts, 0 where there is none; M_J and M_F are the means over all classes.
+
+Nothing here is averaged by batches: the public scripts sum over the whole set too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avsmamba.evaluation.scores import BETA2
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class SemanticClipScores:
+    """Sums over the scored frames of one clip; arrays are `(C,)` float64.
+
+    Attributes:
+        frames: number of scored frames.
+        padded: number of frames that do not exist.
+        iou: sum over the frames.
+        f_beta: sum over the frames.
+        count: number of frames for which each class counts.
+        true: number of frames whose truth holds each class.
+        foreground: sum over the frames of the share of pixels that are predicted as another class than 0.
+    """
+
+    frames: int
+    padded: int
+    iou: Array
+    f_beta: Array
+    count: Array
+    true: Array
+    foreground: float
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of each class over a set of clips, `(C,)` float64: `iou`, `f_beta`, and frames that hold it in `true`."""
+
+    iou: Array
+    f_beta: Array
+    true: Array
+
+    def mean(self, which: Array | slice = slice(None)) -> tuple[float, float]:
+        """M_J and M_F over some classes, 0 over none; all by default."""
+        iou, f_beta = self.iou[which], self.f_beta[which]
+        return (float(iou.mean()), float(f_beta.mean())) if len(iou) else (0.0, 0.0)
+
+    def without_background(self) -> tuple[float, float]:
+        """M_J and M_F over all classes but class 0 (the public scripts leave out the last class instead)."""
+        return self.mean(slice(1, None))
+
+    def present(self) -> tuple[float, float]:
+        """M_J and M_F over the classes that the truth of some frame holds."""
+        return self.mean(self.true > 0)
+
+
+def pixel_counts(predicted: Tensor, masks: Tensor, num_classes: int) -> tuple[Array, Array, Array]:
+    """Pixels by frame and class, `(N, C)` int64 each: both predicted and true, predicted, true."""
+    frame = torch.arange(len(masks), device=masks.device).view(-1, 1, 1) * num_classes
+
+    def count(indices: Tensor, weights: Tensor | None = None) -> Array:
+        flat = (indices + frame)[weights] if weights is not None else (indices + frame).flatten()
+        return torch.bincount(flat, minlength=num_classes * len(masks)).view(len(masks), num_classes).cpu().numpy()
+
+    return count(masks, predicted == masks), count(predicted), count(masks)
+
+
+def semantic_clip_scores(
+    labels: Tensor, masks: Tensor, num_classes: int, scored: Tensor, exists: Tensor
+) -> SemanticClipScores:
+    """Score one clip.
+
+    Args:
+        labels: `(T, h, w)` predicted class indices.
+        masks: `(T, h, w)` true class indices.
+        num_classes: C, the background included.
+        scored: `(T,)` bool, frames that count: those that exist and are labelled.
+        exists: `(T,)` bool.
+
+    Raises:
+        ValueError: if the shapes are unequal, a frame has no pixel, or an index is not below C.
+    """
+    if labels.ndim != 3 or labels.shape != masks.shape:
+        raise ValueError(f"labels, masks: expected equal (T, h, w), got {tuple(labels.shape)}, {tuple(masks.shape)}")
+    if not labels[:1].numel() and len(labels):
+        raise ValueError(f"labels: expected frames of at least one pixel, got {tuple(labels.shape)}")
+    scored = scored.cpu().bool()
+    predicted = labels[scored.to(labels.device)].long()
+    masks = masks[scored.to(masks.device)].to(labels.device).long()
+    for name, values in (("labels", predicted), ("masks", masks)):
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+            raise ValueError(f"{name}: expected class indices 0 to {num_classes - 1}, got {int(values.max())}")
+    hits, positives, truths = pixel_counts(predicted, masks, num_classes)
+    union = positives + truths - hits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.nan_to_num(hits / union)
+        precision, recall = hits / positives, hits / truths
+        f_beta = np.nan_to_num((1 + BETA2) * precision * recall / (BETA2 * precision + recall))
+    return SemanticClipScores(
+        frames=len(predicted),
+        padded=int((~exists.cpu().bool()).sum()),
+        iou=iou.sum(0),
+        f_beta=f_beta.sum(0),
+        count=(union > 0).sum(0).astype(np.float64),
+        true=(truths > 0).sum(0).astype(np.float64),
+        foreground=float((1 - positives[:, 0] / max(1, predicted[:1].numel())).sum()),
+    )
+
+
+def semantic_scores(clips: Sequence[SemanticClipScores], padding: bool = False) -> ClassScores:
+    """Scores by class over a set of clips.
+
+    Args:
+        clips: the clips' sums.
+        padding: False is protocol `frame`: padded frames are left out. True is protocol `avsbench`: the public scripts
+            score them too, and since their logits are zeroed, each is a frame of background rightly seen as such.
+
+    Raises:
+        ValueError: if no frame is scored.
+    """
+    if not sum(clip.frames for clip in clips):
+        raise ValueError("clips: no frame is labelled, nothing to score")
+    iou, f_beta, count, true = (sum(getattr(c, name) for c in clips) for name in ("iou", "f_beta", "count", "true"))
+    if padding:
+        background = np.zeros_like(count)
+        background[0] = sum(clip.padded for clip in clips)
+        iou, f_beta, count = iou + background, f_beta + background, count + background
+    count = np.maximum(count, 1)
+    return ClassScores(iou / count, f_beta / count, true)
