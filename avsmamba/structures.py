@@ -13,6 +13,6 @@ class AVSDataSample(BaseDataElement):
         pred_logits: `(T, 1, h, w)` float32, set by prediction of one class.
         pred_labels: `(T, h, w)` uint8 class indices, set by prediction of several classes; 0 in padding.
 
-    Meta information: `clip`, `category`, `split`, `subset`, `part` (of AVSS: v1s, v1m, v2), `frame_names`, `ori_shape` (h, w) of the labels,
-    `img_shape` (H, W) of the frames as the model sees them, `clip_index`, `audio`.
+    Meta information: `clip`, `category`, `split`, `subset`, `part` (of AVSS: v1s, v1m, v2), `frame_names`,
+    `ori_shape` (h, w) of the labels, `img_shape` (H, W) of the frames as the model sees them, `clip_index`, `audio`.
     """

@@ -17,6 +17,14 @@ from avsmamba.utils import UserError, atomic_write
 
 _TRAINING_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 _VALIDATION_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
+_SCORES = ("M_J", "M_F")
+_WORDS = {"no_background": "no background", "present": "classes present"}
+# Where AVSSMetric's further scores stand in metrics.json, and the prefix of their names.
+_GROUPS = (
+    ("frame", "", "no_background"),
+    ("frame", "", "present"),
+    ("avsbench", "avsbench/", "no_background"),
+)
 
 
 def test(
@@ -96,32 +104,50 @@ def drop_pretrained(config: Any) -> None:
 
 
 def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
-    """The content of `metrics.json` from what AVSMetric gives; `foreground` is the share of pixels predicted as such.
+    """The content of `metrics.json` from what AVSMetric or AVSSMetric gives.
+
+    `foreground` is the share of pixels predicted as such. AVSSMetric's has `no_background` under each protocol,
+    `present` under frame, and `classes`: IoU, F and the number of frames by name.
 
     Raises:
         UserError: if the evaluator is another one.
     """
     try:
-        metrics = {
-            "audio": audio,
-            "clips": int(scores["clips"]),
-            "frames": int(scores["frames"]),
-            "frame": {name: float(scores[name]) for name in ("M_J", "M_F")},
-            "avsbench": {
-                **{name: float(scores[f"avsbench/{name}"]) for name in ("M_J", "M_F")},
-                "batch_size": int(scores["avsbench/batch_size"]),
-            },
-        }
+        metrics: dict[str, Any] = {"audio": audio, "clips": int(scores["clips"]), "frames": int(scores["frames"])}
+        for protocol, prefix in (("frame", ""), ("avsbench", "avsbench/")):
+            metrics[protocol] = {name: float(scores[prefix + name]) for name in _SCORES}
     except KeyError as error:
-        raise UserError(f"test_evaluator: gives no {error}; metrics.json needs AVSMetric") from None
-    return metrics | ({"foreground": float(scores["foreground"])} if "foreground" in scores else {})
+        raise UserError(f"test_evaluator: gives no {error}; metrics.json needs AVSMetric or AVSSMetric") from None
+    if "avsbench/batch_size" in scores:
+        metrics["avsbench"]["batch_size"] = int(scores["avsbench/batch_size"])
+    for protocol, prefix, group in _GROUPS:
+        if f"{prefix}{group}/M_J" in scores:
+            metrics[protocol][group] = {name: float(scores[f"{prefix}{group}/{name}"]) for name in _SCORES}
+    if "foreground" in scores:
+        metrics["foreground"] = float(scores["foreground"])
+    classes: dict[str, Any] = {}
+    for key, value in scores.items():
+        if key.startswith("class/"):
+            name, _, score = key.removeprefix("class/").rpartition("/")
+            classes.setdefault(name, {})[score] = int(value) if score == "frames" else float(value)
+    return metrics | ({"classes": classes} if classes else {})
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Both protocols' scores, for the terminal."""
+    """Both protocols' scores, for the terminal; of several classes also each class's."""
     head = f"{metrics['clips']} clips, {metrics['frames']} frames, sound: {metrics['audio']}"
     if "foreground" in metrics:
         head += f", foreground: {100 * metrics['foreground']:.2f} % of the pixels"
-    names = {"frame": "frame", "avsbench": f"avsbench (batch {metrics['avsbench']['batch_size']})"}
-    rows = [f"{title:<22}{metrics[key]['M_J']:>8.4f}{metrics[key]['M_F']:>8.4f}" for key, title in names.items()]
-    return "\n".join([head, f"{'protocol':<22}{'M_J':>8}{'M_F':>8}", *rows])
+    batch = metrics["avsbench"].get("batch_size")
+    lines = [head, f"{'protocol':<26}{'M_J':>8}{'M_F':>8}"]
+    for key, title in (("frame", "frame"), ("avsbench", f"avsbench (batch {batch})" if batch else "avsbench")):
+        for group in ("", "no_background", "present"):
+            found = metrics[key].get(group) if group else metrics[key]
+            if found:
+                lines.append(
+                    f"{f'{title}, {_WORDS[group]}' if group else title:<26}{found['M_J']:>8.4f}{found['M_F']:>8.4f}"
+                )
+    if "classes" in metrics:
+        lines.append(f"{'class':<26}{'IoU':>8}{'F':>8}{'frames':>8}")
+        lines += [f"{name:<26}{c['IoU']:>8.4f}{c['F']:>8.4f}{c['frames']:>8}" for name, c in metrics["classes"].items()]
+    return "\n".join(lines)

@@ -95,7 +95,12 @@ class AVSBench(Dataset, ABC):
         self.negative_audio_prob, self.negative_audio = negative_audio_prob, tuple(negative_audio)
         self._check_negatives(str(table))
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
-        self.metainfo = {"subset": self.SUBSET, "split": split, "num_frames": num_frames, "classes": self.classes()}
+        self.metainfo: dict[str, Any] = {
+            "subset": self.SUBSET,
+            "split": split,
+            "num_frames": num_frames,
+            "classes": self.classes(),
+        }
 
     def __len__(self) -> int:
         return len(self.clips)

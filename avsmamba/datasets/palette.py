@@ -12,7 +12,10 @@ NUM_COLOURS = 256
 def _table() -> NDArray[np.uint8]:
     index = np.arange(NUM_COLOURS)[:, None]
     channel = np.arange(3)
-    return sum((index >> (3 * i + channel) & 1) << (7 - i) for i in range(3)).astype(np.uint8)
+    table = np.zeros((NUM_COLOURS, 3), np.uint8)
+    for i in range(3):
+        table |= ((index >> (3 * i + channel) & 1) << (7 - i)).astype(np.uint8)
+    return table
 
 
 PALETTE = _table()

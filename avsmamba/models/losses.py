@@ -57,9 +57,8 @@ class BCELoss(nn.Module):
         logits = logits.float()
         if are_indices(logits, target):
             # BCE(x, g) = softplus(x) - g x: one-hot targets of 71 classes would take as much memory as the logits.
-            return self.loss_weight * (
-                F.softplus(logits).mean() - logits.gather(1, target.long()).sum() / logits.numel()
-            )
+            true = logits.gather(1, target.long()).sum() / logits.numel()
+            return self.loss_weight * (F.softplus(logits).mean() - true)
         return self.loss_weight * F.binary_cross_entropy_with_logits(logits, target.float())
 
 

@@ -12,10 +12,14 @@ from mmengine.runner import Runner
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from avsmamba.datasets.palette import to_colours
 from avsmamba.registry import HOOKS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.pictures import clip_picture
+from avsmamba.visualization.pictures import clip_picture, semantic_picture
+
+# What tells a data set's folder from one of masks.
+_DATA_SETS = ("*/*_data/visual_frames", "AVSS/metadata.csv")
 
 _HEARD = {
     "real": "its own sound",
@@ -30,9 +34,9 @@ _HEARD = {
 class VisualizationHook(Hook):
     """Write pictures and masks of a test, clip by clip; each process writes its own clips.
 
-    Pictures are `show_dir/{clip}.png` (MS3) and `show_dir/{category}/{clip}.png` (S4). Masks are laid out below
-    `out_dir` as AVSBench's `gt_masks` are below its root, see `mask_path`: 8-bit, 255 where p > 0.5, of the labels'
-    size.
+    Pictures are `show_dir/{clip}.png` (MS3), `show_dir/{category}/{clip}.png` (S4) and `show_dir/{part}/{clip}.png`
+    (AVSS). Masks are laid out below `out_dir` as AVSBench's are below its root, see `mask_path`, of the labels' size:
+    8-bit, 255 where p > 0.5; of AVSS class indices in `labels_semantic` and their colours in `labels_rgb`.
 
     Args:
         show_dir: folder for pictures, or None.
@@ -44,9 +48,12 @@ class VisualizationHook(Hook):
         self.show_dir = None if show_dir is None else Path(show_dir)
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.max_pictures = max_pictures
+        self.classes: Sequence[str] = ()
 
     def before_test(self, runner: Runner) -> None:
-        if self.out_dir is not None and any(self.out_dir.glob("*/*_data/visual_frames")):
+        if runner is not None:
+            self.classes = getattr(runner.test_loop.dataloader.dataset, "metainfo", {}).get("classes", ())
+        if self.out_dir is not None and any(any(self.out_dir.glob(place)) for place in _DATA_SETS):
             raise UserError(f"--out: {self.out_dir} holds a data set, whose labels the masks would overwrite")
         for folder in (self.show_dir, self.out_dir):
             if folder is not None:
@@ -65,56 +72,80 @@ class VisualizationHook(Hook):
         if data_batch is None or outputs is None:
             return
         for frames, log_mel, sample in zip(data_batch["frames"], data_batch["log_mel"], outputs, strict=True):
-            prob, exists = foreground(sample), _flags(sample, "vid_temporal_mask_flag")
+            exists = _flags(sample, "vid_temporal_mask_flag")
             if self.out_dir is not None:
                 for index in np.flatnonzero(exists):
-                    write_png(self.out_dir / mask_path(sample, int(index)), (prob[index] > 0.5).astype(np.uint8) * 255)
+                    write_masks(self.out_dir, sample, int(index))
             if self.show_dir is not None and (self.max_pictures is None or sample.clip_index < self.max_pictures):
-                picture = clip_picture(
-                    _array(frames)[exists],
-                    _array(log_mel)[exists],
-                    _array(sample.gt_masks)[exists],
-                    prob[exists],
-                    picture_title(sample),
-                    _flags(sample, "gt_temporal_mask_flag")[exists],
-                )
+                shown, heard, truth = (_array(x)[exists] for x in (frames, log_mel, sample.gt_masks))
+                labelled = _flags(sample, "gt_temporal_mask_flag")[exists]
+                title = picture_title(sample)
+                if is_semantic(sample):
+                    labels = _array(sample.pred_labels)[exists]
+                    picture = semantic_picture(shown, heard, truth, labels, title, self.classes, labelled)
+                else:
+                    picture = clip_picture(shown, heard, truth, foreground(sample)[exists], title, labelled)
                 write_png(self.show_dir / picture_path(sample), picture, frame_size=list(frames.shape[-2:]))
 
 
-def foreground(sample: AVSDataSample) -> NDArray[np.float32]:
-    """Probability of the foreground, `(T, h, w)`.
+def is_semantic(sample: AVSDataSample) -> bool:
+    """Whether a sample holds predicted classes rather than one foreground.
 
     Raises:
-        UserError: if the model has more than one class: pictures and masks are binary.
+        UserError: if a model of several classes meets binary labels.
     """
-    logits = sample.pred_logits
-    if logits.shape[1] != 1:
-        raise UserError(f"--out and --show-dir: need a model of one class (S4, MS3), this one has {logits.shape[1]}")
-    return logits[:, 0].float().sigmoid().cpu().numpy()
+    semantic = sample.get("pred_labels") is not None
+    if semantic and sample.subset != "avss":
+        raise UserError("--out and --show-dir: S4 and MS3 need a model of one class, this one has several")
+    return semantic
+
+
+def write_masks(root: Path, sample: AVSDataSample, index: int) -> None:
+    """Write the predicted mask of frame `index` below `root`, of AVSS also in colours."""
+    path = root / mask_path(sample, index)
+    if is_semantic(sample):
+        labels = _array(sample.pred_labels[index])
+        write_png(path, labels)
+        write_png(path.parents[1] / "labels_rgb" / path.name, to_colours(labels))
+    elif sample.subset == "avss":
+        raise UserError("--out: the layout of AVSS needs a model of several classes, this one has one")
+    else:
+        write_png(path, (foreground(sample)[index] > 0.5).astype(np.uint8) * 255)
+
+
+def foreground(sample: AVSDataSample) -> NDArray[np.float32]:
+    """Probability of the foreground, `(T, h, w)`."""
+    return sample.pred_logits[:, 0].float().sigmoid().cpu().numpy()
 
 
 def mask_path(sample: AVSDataSample, index: int) -> Path:
-    """Where the mask of frame `index` stands below a root with `Single-source/` and `Multi-sources/`.
+    """Where the mask of frame `index` stands below a root with `Single-source/`, `Multi-sources/` and `AVSS/`.
 
+    AVSS: `AVSS/{part}/{video}/labels_semantic/{0..9}.png`;
     S4: `Single-source/s4_data/gt_masks/{split}/{category}/{video}/{video}_{1..5}.png`;
     MS3: `Multi-sources/ms3_data/gt_masks/{split}/{video}/{video}_{1..5}.png`, although the frames are called
     `{video}.mp4_{1..5}.png`.
 
     Raises:
-        ValueError: if the sample's subset is neither, or a name would leave the folder.
+        ValueError: if the sample's subset is none of them, or a name would leave the folder.
     """
+    if sample.subset == "avss":
+        file = _name(sample.frame_names[index])
+        return Path("AVSS", _name(sample.part), _name(sample.clip), "labels_semantic", file)
     number = Path(sample.frame_names[index]).stem.rpartition("_")[2]
     clip, file = _name(sample.clip), _name(f"{sample.clip}_{number}.png")
     if sample.subset == "s4":
         return Path("Single-source/s4_data/gt_masks", _name(sample.split), _name(sample.category), clip, file)
     if sample.subset == "ms3":
         return Path("Multi-sources/ms3_data/gt_masks", _name(sample.split), clip, file)
-    raise ValueError(f"subset: expected 's4' or 'ms3', got {sample.subset!r}")
+    raise ValueError(f"subset: expected 's4', 'ms3' or 'avss', got {sample.subset!r}")
 
 
 def picture_path(sample: AVSDataSample) -> Path:
-    """Where a clip's picture stands below `show_dir`; the folder of the category keeps S4's names apart."""
+    """Where a clip's picture stands below `show_dir`; a folder keeps S4's and AVSS's names apart."""
     file = _name(f"{sample.clip}.png")
+    if sample.subset == "avss":
+        return Path(_name(sample.part), file)
     return Path(_name(sample.category), file) if sample.subset == "s4" else Path(file)
 
 
@@ -148,7 +179,7 @@ def _name(text: Any) -> str:
 
 def _flags(sample: AVSDataSample, key: str) -> NDArray[np.bool_]:
     value = sample.get(key)
-    return np.ones(len(sample.pred_logits), bool) if value is None else _array(value).astype(bool)
+    return np.ones(len(sample.gt_masks), bool) if value is None else _array(value).astype(bool)
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """A clip as one picture: frames, sound, ground truth and prediction, one column a second."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from avsmamba.datasets.palette import PALETTE
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -22,6 +24,8 @@ _INK: Colour = (34, 38, 46)
 _FAINT: Colour = (110, 116, 128)
 _TRUTH: Colour = (0, 200, 150)
 _PREDICTION: Colour = (255, 150, 30)
+# How much of the mask's colour lies over the frame; more where the colour tells a class.
+_TINT, _CLASS_TINT = 0.22, 0.5
 
 
 def clip_picture(
@@ -50,20 +54,71 @@ def clip_picture(
     Raises:
         ValueError: naming the argument whose shape or type does not fit.
     """
-    labelled = np.ones(len(frames), bool) if labelled is None else np.asarray(labelled, bool)
+    masks = [np.not_equal(gt_masks, 0), np.greater(prob, 0.5)]
     _check(frames, log_mel, gt_masks, prob, labelled)
+    return _picture(frames, log_mel, masks, [lambda _: _TRUTH, lambda _: _PREDICTION], _TINT, title, labelled)
+
+
+def semantic_picture(
+    frames: Picture,
+    log_mel: NDArray[np.floating],
+    gt_masks: NDArray[np.generic],
+    pred_labels: NDArray[np.generic],
+    title: str,
+    classes: Sequence[str] = (),
+    labelled: NDArray[np.bool_] | None = None,
+) -> Picture:
+    """Draw a clip as `clip_picture` does, with each class in AVSBench's colour and a legend of those that are shown.
+
+    Args:
+        frames: `(T, 3, H, W)` RGB in [0, 255].
+        log_mel: `(T, 1, 96, 64)`.
+        gt_masks: `(T, h, w)` class indices, 0 for the background.
+        pred_labels: `(T, h, w)` class indices.
+        title: the line above the rows.
+        classes: names by index; one without a name is called by its index.
+        labelled: `(T,)`, false where `gt_masks` is not known; default: all are.
+
+    Returns:
+        `(H', W', 3)` RGB.
+
+    Raises:
+        ValueError: naming the argument whose shape or type does not fit.
+    """
+    _check(frames, log_mel, gt_masks, pred_labels, labelled, "pred_labels")
+    picture = _picture(frames, log_mel, [gt_masks, pred_labels], [_class_colour] * 2, _CLASS_TINT, title, labelled)
+    known = gt_masks if labelled is None else gt_masks[np.asarray(labelled, bool)]
+    shown = [int(i) for i in np.union1d(known, pred_labels) if i]
+    names = {i: classes[i] if i < len(classes) else f"class {i}" for i in shown}
+    return np.concatenate([picture, _legend(names, picture.shape[1], _layout(*frames.shape[-2:]))])
+
+
+def _picture(
+    frames: Picture,
+    log_mel: NDArray[np.floating],
+    masks: Sequence[NDArray[np.generic]],
+    colours: Sequence[Callable[[int], Colour]],
+    tint: float,
+    title: str,
+    labelled: NDArray[np.bool_] | None,
+) -> Picture:
+    """The rows of a clip; truth and prediction as class indices, each with its colours by index."""
     layout = _layout(*frames.shape[-2:])
     size, (height, width) = layout.size, (frames.shape[-2] * layout.scale, frames.shape[-1] * layout.scale)
+    known = [True] * len(frames) if labelled is None else labelled
     panes = [_resize(frame.transpose(1, 2, 0), width, height, cv2.INTER_CUBIC) for frame in frames]
-    truths = [
-        _masked(pane, mask != 0, _TRUTH, size) if known else _note(_dim(pane), "not labelled", size)
-        for pane, mask, known in zip(panes, gt_masks, labelled, strict=True)
-    ]
+    truth, prediction = (
+        [_masked(pane, mask, colour, tint, size) for pane, mask in zip(panes, rows, strict=True)]
+        for rows, colour in zip(masks, colours, strict=True)
+    )
     rows = {
         "frame": panes,
         "sound": [_strip(patch[0], width, layout.height("sound")) for patch in log_mel],
-        "truth": truths,
-        "prediction": [_masked(pane, p > 0.5, _PREDICTION, size) for pane, p in zip(panes, prob, strict=True)],
+        "truth": [
+            row if is_known else _note(_dim(pane), "not labelled", size)
+            for row, pane, is_known in zip(truth, panes, known, strict=True)
+        ],
+        "prediction": prediction,
     }
     return _compose(rows, title, layout)
 
@@ -145,17 +200,23 @@ def _layout(height: int, width: int) -> _Layout:
     return _Layout(scale, size, gap, margin, left, top, rows)
 
 
-def _check(*arrays: NDArray[np.generic]) -> None:
-    frames, log_mel, gt_masks, prob, labelled = arrays
+def _check(
+    frames: NDArray[np.generic],
+    log_mel: NDArray[np.generic],
+    gt_masks: NDArray[np.generic],
+    predicted: NDArray[np.generic],
+    labelled: NDArray[np.bool_] | None,
+    name: str = "prob",
+) -> None:
     if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(f"frames: expected (T, 3, H, W) uint8, got {frames.shape} {frames.dtype}")
     count = len(frames)
     if log_mel.shape != (count, 1, 96, 64):
         raise ValueError(f"log_mel: expected ({count}, 1, 96, 64) to go with the frames, got {log_mel.shape}")
-    for name, masks in (("gt_masks", gt_masks), ("prob", prob)):
+    for key, masks in (("gt_masks", gt_masks), (name, predicted)):
         if masks.ndim != 3 or len(masks) != count or not masks.size:
-            raise ValueError(f"{name}: expected ({count}, h, w) to go with the frames, got {masks.shape}")
-    if labelled.shape != (count,):
+            raise ValueError(f"{key}: expected ({count}, h, w) to go with the frames, got {masks.shape}")
+    if labelled is not None and labelled.shape != (count,):
         raise ValueError(f"labelled: expected ({count},) to go with the frames, got {labelled.shape}")
 
 
@@ -176,14 +237,46 @@ def _dim(pane: Picture) -> Picture:
     return np.repeat((38 + 0.38 * grey)[..., None], 3, axis=2).astype(np.uint8)
 
 
-def _masked(pane: Picture, mask: NDArray[np.bool_], colour: Colour, size: int) -> Picture:
+def _masked(
+    pane: Picture, mask: NDArray[np.generic], colour_of: Callable[[int], Colour], tint: float, size: int
+) -> Picture:
     height, width = pane.shape[:2]
     inside = _resize(mask.astype(np.uint8), width, height, cv2.INTER_NEAREST)
-    tinted = (0.78 * pane + 0.22 * np.array(colour)).astype(np.uint8)
-    picture = np.where(inside[..., None] != 0, tinted, _dim(pane))
-    outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, colour, max(2, width // 110), cv2.LINE_AA)
+    picture = _dim(pane)
+    colours = {index: colour_of(index) for index in np.unique(inside).tolist() if index}
+    for index, colour in colours.items():
+        here = inside == index
+        picture[here] = (1 - tint) * pane[here] + tint * np.array(colour)
+    for index, colour in colours.items():
+        outlines, _ = cv2.findContours((inside == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, colour, max(2, width // 110), cv2.LINE_AA)
     return picture if mask.any() else _note(picture, "nothing sounds", size)
+
+
+def _class_colour(index: int) -> Colour:
+    red, green, blue = PALETTE[index].tolist()
+    return red, green, blue
+
+
+def _legend(names: Mapping[int, str], width: int, layout: _Layout) -> Picture:
+    """A strip of colours and names, in as many lines as they need."""
+    size, box, line = layout.size, layout.size, round(layout.size * 1.7)
+    room = width - layout.left - layout.margin
+    places, x, y = [], 0, 0
+    for index, name in names.items():
+        name = _shortened(name, room - 2 * box, size)
+        needed = 2 * box + round(_font(size, True).getlength(name))
+        if x and x + needed > room:
+            x, y = 0, y + line
+        places.append((x, y, index, name))
+        x += needed + box
+    image = Image.new("RGB", (width, (y + line if names else 0) + layout.margin), "white")
+    draw = ImageDraw.Draw(image)
+    for x, y, index, name in places:
+        left, middle = layout.left + x, y + line // 2
+        draw.rectangle((left, middle - box // 2, left + box, middle + box // 2), _class_colour(index), _FAINT)
+        draw.text((left + box * 3 // 2, middle), name, _INK, _font(size), "lm")
+    return np.asarray(image)
 
 
 def _note(pane: Picture, text: str, size: int) -> Picture:

@@ -1,6 +1,7 @@
 """SoundingShapes: AVSBench's layout, the same bytes for the same seed, and nothing that sight alone could tell."""
 
 import csv
+import json
 import pickle
 import subprocess
 import sys
@@ -12,13 +13,26 @@ import pytest
 import soundfile
 import torch
 
+from avsmamba.datasets import AVSBenchAVSS
+from avsmamba.datasets.files import read_class_colours, read_class_indices
 from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.datasets.shape_pictures import OUTLINES, Scene, Shape, draw_clip, random_scene
-from avsmamba.datasets.shape_sounds import KINDS, TIMBRES, Clip, mix_sounds, plan_sounds, synthesize
+from avsmamba.datasets.shape_sounds import (
+    CLASSES,
+    KINDS,
+    TIMBRES,
+    Clip,
+    mix_sounds,
+    plan_sounds,
+    plan_voices,
+    synthesize,
+    voices_of,
+)
 from avsmamba.datasets.sounding_shapes import divide, make_sounding_shapes, parse_splits
 from avsmamba.utils import UserError
 
 SPLITS = {"train": 3, "val": 2, "test": 2}
+AVSS_SPLITS = {"train": 6, "val": 1, "test": 5}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +40,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     for subset in ("s4", "ms3"):
         make_sounding_shapes(root, subset, SPLITS, size=48, seed=3)
+    make_sounding_shapes(root, "avss", AVSS_SPLITS, size=48, seed=3)
     return root
 
 
@@ -73,6 +88,57 @@ def test_layout_of_ms3(made):
         assert frames == [f"{name}.mp4_{i}.png" for i in range(1, 6)]
         assert masks == [f"{name}_{i}.png" for i in range(1, 6)]
         check_sound(root / "ms3_data", Path(split) / name)
+
+
+def test_layout_of_avss(made, tmp_path):
+    root = made / "AVSS"
+    rows = list(csv.DictReader((root / "metadata.csv").open()))
+    assert list(rows[0]) == ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"]
+    assert [r["label"] for r in rows if r["split"] == "train"] == ["v1s", "v1s", "v1m", "v1m", "v2", "v2"]
+    assert json.loads((root / "label2idx.json").read_text()) == {name: i for i, name in enumerate(CLASSES)}
+    seen = set()
+    for row in rows:
+        folder, count = root / row["label"] / row["uid"], 10 if row["label"] == "v2" else 5
+        labelled = 1 if (row["label"], row["split"]) == ("v1s", "train") else count
+        assert sorted(p.name for p in folder.iterdir()) == ["audio.wav", "frames", "labels_rgb", "labels_semantic"]
+        for kind, end, number in (("frames", "jpg", count), ("labels_rgb", "png", labelled)):
+            assert sorted(p.name for p in (folder / kind).iterdir()) == [f"{t}.{end}" for t in range(number)]
+        heard = {CLASSES.index(name) for name in row["a_obj"].split("+")}
+        assert len(soundfile.read(folder / "audio.wav")[0]) == count * 16000
+        for t in range(labelled):
+            labels = read_class_indices(folder / f"labels_semantic/{t}.png")
+            assert np.array_equal(read_class_colours(folder / f"labels_rgb/{t}.png"), labels)
+            assert set(np.unique(labels)) <= heard | {0}
+            assert row["label"] != "v1s" or set(np.unique(labels)) == heard | {0}
+        seen |= heard
+    assert len(seen) > 5
+    make_sounding_shapes(tmp_path, "avss", AVSS_SPLITS, size=48, seed=3, workers=2)
+    assert files(tmp_path / "AVSS") == files(root)
+    for split in AVSS_SPLITS:
+        data = AVSBenchAVSS(made, split)
+        assert all(data.faults(i) == [] for i in range(len(data)))
+
+
+def test_a_class_of_avss_needs_picture_and_sound():
+    """By its sound alone it may be one of two, by its picture alone too, by both it is one."""
+    assert len(CLASSES) == 13 and len(set(CLASSES)) == 13
+    by_voice = {v: [k for k in KINDS if v in voices_of(k)] for v in KINDS}
+    assert all(len(kinds) == 2 for kinds in by_voice.values())
+    heard, silent = set(), set()
+    for pair in range(60):
+        for variant in (0, 1):
+            clip = Clip("avss", "train", pair, variant, 48, 0)
+            scene = random_scene(clip.rng(), KINDS, clip.num_frames, apart=True)
+            kinds = [s.kind for s in scene.shapes]
+            voices, plan = plan_voices(clip, kinds), plan_sounds(clip, len(kinds))
+            assert plan.shape == (len(kinds), clip.num_frames) and clip.num_frames == (10 if clip.part == "v2" else 5)
+            assert len(set(kinds)) == len(kinds) in (2, 3)
+            for i, (kind, voice) in enumerate(zip(kinds, voices, strict=True)):
+                assert voice in voices_of(kind)
+                assert [k for k in by_voice[voice] if k in kinds] == [kind]
+                (heard if plan[i].any() else silent).add((kind, voice))
+            assert clip.part != "v1s" or plan.sum(0).tolist() == [1] * 5
+    assert len(heard) == len(silent) == 12
 
 
 def read_mask(path):

@@ -1,10 +1,13 @@
 """The hook's files: names, layout, values, and nothing half written."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from avsmamba.datasets.files import read_class_colours, read_class_indices
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 from avsmamba.visualization import VisualizationHook
@@ -107,7 +110,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "field, value, words",
-    [("clip", "../x", "clip, category, split"), ("subset", "v2", "subset: expected 's4' or 'ms3'")],
+    [("clip", "../x", "clip, category, split"), ("subset", "v2", "subset: expected 's4', 'ms3' or 'avss'")],
 )
 def test_names_that_do_not_fit(tmp_path, field, value, words):
     data, outputs = batch()
@@ -117,8 +120,52 @@ def test_names_that_do_not_fit(tmp_path, field, value, words):
     assert files(tmp_path) == []
 
 
-def test_a_model_of_many_classes(tmp_path):
+def test_avss_is_written_in_indices_and_colours(tmp_path):
+    exists = [True] * 5 + [False] * 2
+    data, outputs = batch("avss", clips=2, frames=7, exists=exists)
+    hook = VisualizationHook(show_dir=str(tmp_path / "show"), out_dir=str(tmp_path / "out"))
+    run(hook, data, outputs)
+    folders = [f"AVSS/v1m/a-b_0000{i}" for i in (0, 1)]
+    kinds = ("labels_rgb", "labels_semantic")
+    assert files(tmp_path / "out") == [f"{f}/{kind}/{t}.png" for f in folders for kind in kinds for t in range(5)]
+    assert files(tmp_path / "show") == ["v1m/a-b_00000.png", "v1m/a-b_00001.png"]
+    for folder, sample in zip(folders, outputs, strict=True):
+        for t in range(5):
+            labels = read_class_indices(tmp_path / "out" / folder / f"labels_semantic/{t}.png")
+            assert np.array_equal(labels, sample.pred_labels[t])
+            assert np.array_equal(read_class_colours(tmp_path / "out" / folder / f"labels_rgb/{t}.png"), labels)
+
+
+def test_the_names_of_classes_come_from_the_data_set(tmp_path):
+    data, outputs = batch("avss")
+    dataset = SimpleNamespace(metainfo={"classes": ("background", "a", "b", "c", "d")})
+    runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+    pictures = []
+    for given in (None, runner):
+        hook = VisualizationHook(show_dir=str(tmp_path / str(given is None)))
+        hook.before_test(given)
+        hook.after_test_iter(None, 0, data, outputs)
+        pictures.append(cv2.imread(str(next((tmp_path / str(given is None)).rglob("*.png")))))
+    rows = np.flatnonzero((pictures[0] != pictures[1]).any(axis=(1, 2)))
+    assert rows.size and rows.min() > len(pictures[0]) * 0.8, "only the legend differs"
+
+
+def test_an_avss_data_set_is_not_overwritten(tmp_path):
+    (tmp_path / "AVSS").mkdir()
+    (tmp_path / "AVSS/metadata.csv").write_text("")
+    with pytest.raises(UserError, match="--out: .* holds a data set"):
+        VisualizationHook(out_dir=str(tmp_path)).before_test(None)
+
+
+def test_models_and_data_that_do_not_fit(tmp_path):
     data, outputs = batch()
-    outputs[0].pred_logits = torch.zeros(5, 71, 30, 44)
-    with pytest.raises(UserError, match="one class .* has 71"):
+    outputs[0].pred_labels = torch.zeros(5, 30, 44)
+    with pytest.raises(UserError, match="need a model of one class"):
         run(VisualizationHook(out_dir=str(tmp_path)), data, outputs)
+    data, outputs = batch("avss")
+    del outputs[0].pred_labels
+    outputs[0].pred_logits = torch.zeros(5, 1, 30, 44)
+    with pytest.raises(UserError, match="needs a model of several classes"):
+        run(VisualizationHook(out_dir=str(tmp_path)), data, outputs)
+    run(VisualizationHook(show_dir=str(tmp_path)), data, outputs)
+    assert files(tmp_path) == ["v1m/a-b_00000.png"]

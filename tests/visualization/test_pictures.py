@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from avsmamba.visualization import clip_picture
+from avsmamba.datasets.palette import PALETTE
+from avsmamba.visualization import clip_picture, semantic_picture
 from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
 
 rng = np.random.default_rng(0)
@@ -115,3 +116,56 @@ def test_a_long_title_is_cut():
 def test_errors_name_the_argument(name, value):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         clip_picture(**{**clip(), name: value})
+
+
+# Several classes
+
+CLASSES = ("background", *(f"class-{i}" for i in range(1, 71)))
+
+
+def semantic(frames=5, size=(200, 200), labels=None):
+    given = clip(frames, size, labels)
+    given["pred_labels"] = given.pop("prob").astype(np.uint8)
+    return given | {"classes": CLASSES}
+
+
+def test_classes_have_their_colours_in_masks_and_legend():
+    given = semantic()
+    given["gt_masks"][2, 50:150, 60:140] = 5
+    given["pred_labels"][2, 50:150, 60:140] = 70
+    given["pred_labels"][4, 20:60, 20:60] = 5
+    picture = semantic_picture(**given)
+    plain = clip_picture(**clip(size=(200, 200)))
+    rows = len(plain)  # what is below is the legend
+    assert picture.shape[1] == plain.shape[1] and len(picture) > rows
+    assert count(picture[:rows], PALETTE[5]) > 200 and count(picture[:rows], PALETTE[70]) > 200
+    for index in range(1, 71):
+        assert (count(picture[rows:], PALETTE[index]) > 50) == (index in (5, 70)), index
+    outline = np.argwhere((picture[:rows] == PALETTE[70]).all(-1))
+    assert 98 <= np.ptp(outline[:, 0]) <= 106 and 78 <= np.ptp(outline[:, 1]) <= 86
+    assert outline[:, 0].min() > np.argwhere((picture == PALETTE[5]).all(-1))[:, 0].min()
+
+
+def test_a_legend_takes_as_many_lines_as_it_needs():
+    given = semantic(frames=2, size=(96, 96))
+    heights = []
+    for number in (0, 1, 4, 70):
+        given["pred_labels"].flat[: number + 1] = np.arange(number + 1)
+        heights.append(len(semantic_picture(**given)))
+    assert heights == sorted(heights) and heights[0] < heights[1] and heights[2] + 100 < heights[3]
+    given["classes"] = ["x" * 300] * 71
+    assert semantic_picture(**given).shape[1] == semantic_picture(**{**given, "classes": ()}).shape[1]
+
+
+def test_unlabelled_frames_are_not_in_the_legend():
+    given = semantic()
+    given["gt_masks"][1:] = 5
+    assert count(semantic_picture(**given), PALETTE[5]) > 0
+    labelled = np.array([True, False, False, False, False])
+    assert count(semantic_picture(**given, labelled=labelled), PALETTE[5]) == 0
+
+
+@pytest.mark.parametrize("name", ["gt_masks", "pred_labels"])
+def test_semantic_errors_name_the_argument(name):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        semantic_picture(**{**semantic(), name: np.zeros((4, 96, 96), np.uint8)})
