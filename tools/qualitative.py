@@ -6,7 +6,7 @@ import argparse
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Draw frames, ground truth and the masks of several models, from the folders that "
-        "tools/test.py --out wrote, of clips of a config's test set. S4 and MS3."
+        "tools/test.py --out wrote, of clips of a config's test set."
     )
     parser.add_argument("config", help="names the test set; no model is built")
     parser.add_argument(

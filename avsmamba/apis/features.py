@@ -17,8 +17,8 @@ from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from avsmamba.visualization.features import overlay, principal_colours
-from avsmamba.visualization.grid import grid, masked, panes_of, unlabelled
-from avsmamba.visualization.hook import foreground, picture_path, picture_title, write_png
+from avsmamba.visualization.grid import grid, masked, panes_of, truths
+from avsmamba.visualization.hook import foreground, is_semantic, picture_path, picture_title, write_png
 
 
 def visualize_features(
@@ -82,7 +82,8 @@ def run(model: nn.Module, item: dict[str, Any], scale: int) -> tuple[np.ndarray,
     """One clip through the model.
 
     Returns:
-        features before `(T, h, w, C)` and after the pyramid, and the sample with its prediction.
+        features before `(n, h, w, C)` and after the pyramid, of the n frames that exist, and the sample with its
+        prediction.
     """
     seen: dict[str, Tensor] = {}
 
@@ -109,17 +110,16 @@ def without_padding(features: np.ndarray, height: float, width: float) -> np.nda
 def draw(item: dict[str, Any], before: np.ndarray, after: np.ndarray, sample: Any) -> np.ndarray:
     """The picture of one clip."""
     frames, masks, labelled, exists = arrays(item)
+    semantic = is_semantic(sample)
     panes = panes_of(frames[exists])
     rows = {
         "frame": panes,
-        "truth": [
-            pane if known else unlabelled(frame)
-            for pane, frame, known in zip(masked(panes, masks[exists], True), panes, labelled[exists], strict=True)
-        ],
+        "truth": truths(panes, masks[exists], labelled[exists], semantic),
     }
     for name, features in (("before CIP", before), ("after CIP", after)):
-        colours, shares = principal_colours(features[exists])
+        colours, shares = principal_colours(features)
         label = f"{name}\n{features.shape[1]} × {features.shape[2]}\n{100 * shares.sum():.0f} % of\nvariance"
         rows[label] = [overlay(pane, colour) for pane, colour in zip(panes, colours, strict=True)]
-    rows["prediction"] = masked(panes, foreground(sample)[exists] > 0.5, False)
+    predicted = sample.pred_labels.cpu().numpy() if semantic else foreground(sample) > 0.5
+    rows["prediction"] = masked(panes, predicted[exists], False, semantic)
     return grid(rows, picture_title(sample), [f"second {t + 1}" for t in np.flatnonzero(exists)])

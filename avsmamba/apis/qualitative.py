@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from avsmamba.apis.clips import arrays, build_test_set, chosen
-from avsmamba.datasets.files import read_mask
+from avsmamba.datasets.files import read_class_indices, read_mask
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
-from avsmamba.visualization.grid import grid, masked, panes_of, stacked, unlabelled
+from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths, with_legend
 from avsmamba.visualization.hook import mask_path, write_png
 from avsmamba.visualization.pictures import Picture
-
-SUBSETS = ("s4", "ms3")
 
 
 def qualitative(
@@ -44,7 +42,7 @@ def qualitative(
         The file.
 
     Raises:
-        UserError: for what the user can mend, in one line; also for a data set other than S4 and MS3.
+        UserError: for what the user can mend, in one line.
     """
     if Path(out).suffix.lower() != ".png":
         raise UserError(f"--out: expected a name that ends with .png, got {out}")
@@ -54,28 +52,32 @@ def qualitative(
         if not Path(folder).is_dir():
             raise UserError(f"--pred {name}: no such folder: {folder}")
     dataset = build_test_set(load_config(config, parse_options(options), data_root))
-    if dataset.metainfo["subset"] not in SUBSETS:
-        raise UserError(f"{config}: the grid shows S4 and MS3, not yet {dataset.metainfo['subset']!r}")
-    pictures = [draw(dataset[place], predictions) for place in chosen(dataset, clips, num_clips)]
+    classes = dataset.metainfo["classes"]
+    pictures = [draw(dataset[place], predictions, classes) for place in chosen(dataset, clips, num_clips)]
     write_png(Path(out), stacked([pictures[i : i + across] for i in range(0, len(pictures), across)]))
     return Path(out)
 
 
-def draw(item: dict[str, Any], predictions: Mapping[str, str]) -> Picture:
-    """The block of one clip."""
+def draw(item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence[str]) -> Picture:
+    """The block of one clip; of AVSS in the classes' colours, with a legend."""
     frames, masks, labelled, exists = arrays(item)
     sample = item["data_samples"]
+    semantic = sample.subset == "avss"
     panes = panes_of(frames[exists])
-    truth = [
-        pane if known else unlabelled(frame)
-        for pane, frame, known in zip(masked(panes, masks[exists], True), panes, labelled[exists], strict=True)
-    ]
+    truth = truths(panes, masks[exists], labelled[exists], semantic)
     rows = {"frame": panes, "truth": truth}
+    shown = {int(index) for index in np.unique(masks[exists & labelled])}
     for name, folder in predictions.items():
         if name in rows:
             raise UserError(f"--pred {name}: this name is taken; choose another")
-        rows[name] = masked(panes, read_masks(sample, Path(folder), name)[exists], False)
-    return grid(rows, sample.clip, [f"second {t + 1}" for t in np.flatnonzero(exists)])
+        predicted = read_masks(sample, Path(folder), name)[exists]
+        shown |= {int(index) for index in np.unique(predicted)}
+        rows[name] = masked(panes, predicted, False, semantic)
+    picture = grid(rows, sample.clip, [f"second {t + 1}" for t in np.flatnonzero(exists)])
+    if not semantic:
+        return picture
+    names = {i: classes[i] if i < len(classes) else f"class {i}" for i in sorted(shown - {0})}
+    return with_legend(picture, panes[0], names)
 
 
 def read_masks(sample: AVSDataSample, folder: Path, name: str) -> np.ndarray:
@@ -90,7 +92,7 @@ def read_masks(sample: AVSDataSample, folder: Path, name: str) -> np.ndarray:
         path = folder / mask_path(sample, int(t))
         if not path.is_file():
             raise UserError(f"--pred {name}: {path}: no such file; expected what tools/test.py --out writes")
-        mask = read_mask(path)
+        mask = read_class_indices(path) if sample.subset == "avss" else read_mask(path)
         if mask.shape != (height, width):
             shape = f"{mask.shape[0]} x {mask.shape[1]}"
             raise UserError(f"--pred {name}: {path}: expected the labels' {height} x {width} pixels, got {shape}")

@@ -41,7 +41,7 @@ class FalsePositives(BaseMetric):
     the false-positive rate of AVSBench-Robust, Li et al., 2025); `marked/frames`, the share of frames with a marked
     pixel; `silent/count`, the number of labelled frames whose own mask is empty, and `silent/pixels` and
     `silent/frames`, the same two shares of those (0 without such frames). A pixel is marked where p > 0.5, or with
-    several classes where the likeliest is not the background, class 0.
+    several classes (`pred_labels`) where the class is not 0, the background.
     """
 
     def __init__(self) -> None:
@@ -81,18 +81,17 @@ class FalsePositives(BaseMetric):
 def marks(sample: Any) -> Marks:
     """Count what is marked in one clip."""
     clip = sample.get("clip", "a clip")
-    names = ("pred_logits", "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")
+    predicted = "pred_logits" if sample.get("pred_labels") is None else "pred_labels"
+    names = (predicted, "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")
     values = [sample.get(name) for name in names]
     for name, value in zip(names, values, strict=True):
         if value is None:
             raise ValueError(f"{clip}: {name} is missing")
-    logits, masks, labelled, exists = values
-    if logits.ndim != 4 or masks.shape != (len(logits), *logits.shape[2:]):
-        raise ValueError(
-            f"{clip}: pred_logits, gt_masks: expected (T, N_class, h, w) and (T, h, w), got {tuple(logits.shape)} and "
-            f"{tuple(masks.shape)}"
-        )
-    share = marked_pixels(logits).flatten(1).double().mean(1).cpu()
+    prediction, masks, labelled, exists = values
+    marked = prediction != 0 if predicted == "pred_labels" else marked_pixels(prediction)
+    if marked.shape != masks.shape:
+        raise ValueError(f"{clip}: {predicted}: expected {tuple(masks.shape)} (T, h, w), got {tuple(marked.shape)}")
+    share = marked.flatten(1).double().mean(1).cpu()
     exists = exists.cpu().bool()
     silent = exists & labelled.cpu().bool() & ~(masks != 0).flatten(1).any(1).cpu()
     return Marks(
@@ -106,8 +105,6 @@ def marks(sample: Any) -> Marks:
 
 
 def marked_pixels(logits: Tensor) -> Tensor:
-    """`(T, N_class, h, w)` logits to `(T, h, w)` bool."""
-    if logits.shape[1] > 1:
-        return logits.argmax(1) != 0
+    """`(T, 1, h, w)` logits to `(T, h, w)` bool."""
     # In float64 as the scores: float32 rounds a p just above 0.5 down.
     return torch.sigmoid(logits[:, 0].double()) > 0.5

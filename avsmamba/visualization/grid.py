@@ -8,14 +8,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from avsmamba.visualization.pictures import (
+    _CLASS_TINT,
     _FAINT,
     _INK,
     _PANE_WIDTH,
     _PREDICTION,
+    _TINT,
     _TRUTH,
     Picture,
+    _class_colour,
     _dim,
     _font,
+    _layout,
+    _legend,
     _masked,
     _note,
     _resize,
@@ -30,15 +35,31 @@ def panes_of(frames: Picture) -> list[Picture]:
     return [_resize(frame.transpose(1, 2, 0), width * scale, height * scale, cv2.INTER_CUBIC) for frame in frames]
 
 
-def masked(panes: Sequence[Picture], masks: NDArray[np.generic], truth: bool) -> list[Picture]:
-    """Panes in which what `(T, h, w)` masks mark keeps its colours and an outline, and the rest is dimmed."""
-    colour, size = _TRUTH if truth else _PREDICTION, text_size(panes[0].shape[1])
-    return [_masked(pane, mask != 0, colour, size) for pane, mask in zip(panes, masks, strict=True)]
+def masked(panes: Sequence[Picture], masks: NDArray[np.generic], truth: bool, semantic: bool = False) -> list[Picture]:
+    """Panes in which what `(T, h, w)` masks mark keeps its colours and an outline, and the rest is dimmed.
+
+    Of semantic masks, class indices with 0 for the background, each class has AVSBench's colour.
+    """
+    size, colour = text_size(panes[0].shape[1]), _TRUTH if truth else _PREDICTION
+    if semantic:
+        return [_masked(pane, mask, _class_colour, _CLASS_TINT, size) for pane, mask in zip(panes, masks, strict=True)]
+    return [_masked(pane, mask != 0, lambda _: colour, _TINT, size) for pane, mask in zip(panes, masks, strict=True)]
 
 
-def unlabelled(pane: Picture) -> Picture:
-    """A pane whose mask is not known."""
-    return _note(_dim(pane), "not labelled", text_size(pane.shape[1]))
+def with_legend(picture: Picture, pane: Picture, classes: Mapping[int, str]) -> Picture:
+    """A grid with the names of classes by index below it; `pane` is one of its panes."""
+    return np.concatenate([picture, _legend(classes, picture.shape[1], _layout(*pane.shape[:2]))])
+
+
+def truths(
+    panes: Sequence[Picture], masks: NDArray[np.generic], labelled: NDArray[np.bool_], semantic: bool = False
+) -> list[Picture]:
+    """`masked` with true masks; a pane whose mask is not known, where `labelled` `(T,)` is false, says so."""
+    size = text_size(panes[0].shape[1])
+    return [
+        row if known else _note(_dim(pane), "not labelled", size)
+        for row, pane, known in zip(masked(panes, masks, True, semantic), panes, labelled, strict=True)
+    ]
 
 
 def text_size(width: int) -> int:

@@ -10,6 +10,7 @@ def shapes(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     make_sounding_shapes(root, "ms3", {"train": 6, "val": 1, "test": 4}, size=40, seed=1)
     make_sounding_shapes(root, "s4", {"train": 1, "test": 2}, size=40, seed=1)
+    make_sounding_shapes(root, "avss", {"train": 1, "test": 3}, size=40, seed=1)
     return root
 
 

@@ -13,12 +13,13 @@ from PIL import Image
 from avsmamba.apis.complexity import complexity, measure, memory, short_names
 from avsmamba.apis.features import run, visualize_features, without_padding
 from avsmamba.apis.qualitative import parse_predictions, qualitative
-from avsmamba.datasets import AVSBenchMS3
+from avsmamba.datasets import AVSBenchAVSS, AVSBenchMS3
+from avsmamba.datasets.palette import PALETTE
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
-from tests.apis.tiny import CONFIG, SMALL
+from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 
 
 def pixels(path, colour):
@@ -107,6 +108,20 @@ def test_a_grid_of_models(shapes, masks, tmp_path, subset):
     three = qualitative(config, both, tmp_path / "three.png", **clips, across=2, data_root=str(shapes))
     sizes = [Image.open(path).size for path in (one, three)]
     assert sizes[1][0] == 2 * sizes[0][0] and sizes[1][1] > (2 if subset == "ms3" else 1) * sizes[0][1]
+
+
+def test_avss_in_the_grid_and_in_the_features(shapes, tmp_path):
+    config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
+    data = AVSBenchAVSS(shapes, "test")
+    for clip in data.clips:  # the truth as a model's masks
+        shutil.copytree(shapes / "AVSS" / clip.part / clip.name, tmp_path / "masks/AVSS" / clip.part / clip.name)
+    grid = qualitative(config, {"A": str(tmp_path / "masks")}, tmp_path / "x.png", num_clips=3, data_root=str(shapes))
+    present = {int(i) for item in data for i in np.unique(item["data_samples"].gt_masks)} - {0}
+    assert present and all(pixels(grid, PALETTE[i].tolist()) > 100 for i in present)
+    checkpoint = write_checkpoint(tmp_path / "avss.pth", config=config)
+    (short,) = [clip.name for clip in data.clips if data.existing_frames(clip) == 5][:1]
+    (file,) = visualize_features(config, checkpoint, tmp_path, [short], options=SMALL, data_root=str(shapes))
+    assert 5 * 200 < Image.open(file).width < 7 * 200, "padding is not drawn"
 
 
 @pytest.mark.parametrize(

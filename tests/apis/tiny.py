@@ -20,10 +20,10 @@ SMALL = [
 ]
 
 
-def write_checkpoint(path, bias=None):
+def write_checkpoint(path, bias=None, config=CONFIG):
     """Random weights; with a bias, that is the logit of every pixel."""
     torch.manual_seed(0)
-    model = MODELS.build(load_config(CONFIG, parse_options(SMALL)).model)
+    model = MODELS.build(load_config(config, parse_options(SMALL)).model)
     if bias is not None:
         last = [m for m in model.head.modules() if isinstance(m, torch.nn.Linear)][-1]
         torch.nn.init.zeros_(last.weight)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from mmengine.evaluator import Evaluator
 
-from avsmamba.evaluation.false_positives import marked_pixels
 from avsmamba.registry import METRICS
 from tests.evaluation.clips import random_clips, sample
 
@@ -46,10 +45,10 @@ def test_one_pixel_marks_a_frame_and_one_half_marks_nothing():
 
 
 def test_several_classes():
-    logits = torch.zeros(1, 3, 1, 3)
-    logits[0, :, 0, 1] = torch.tensor([0.0, 2.0, 1.0])
-    logits[0, :, 0, 2] = torch.tensor([3.0, 2.0, 1.0])
-    assert marked_pixels(logits).tolist() == [[[False, True, False]]]
+    one = sample((np.zeros((2, 1, 3), np.float32), np.zeros((2, 1, 3), np.uint8), np.ones(2, bool)))
+    one.pred_labels = torch.tensor([[[0, 3, 0]], [[0, 0, 0]]], dtype=torch.uint8)
+    got = evaluate([one])
+    assert got["marked/frames"] == got["silent/frames"] == 0.5 and got["marked/pixels"] == pytest.approx(1 / 6)
 
 
 def test_faults():
@@ -61,7 +60,7 @@ def test_faults():
             evaluate([broken])
     broken = sample(clip)
     broken.gt_masks = broken.gt_masks[:, :-1]
-    with pytest.raises(ValueError, match=r"clip_0: .*expected \(T, N_class, h, w\)"):
+    with pytest.raises(ValueError, match=r"clip_0: pred_logits: expected \(5, 10, 7\)"):
         evaluate([broken])
     with pytest.raises(ValueError, match="no frame exists"):
         evaluate([sample(clip, exists=torch.zeros(5, dtype=torch.bool))])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avsmamba.visualization.features import overlay, principal_colours
-from avsmamba.visualization.grid import grid, masked, panes_of, stacked, unlabelled
+from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths
 
 rng = np.random.default_rng(0)
 
@@ -69,7 +69,10 @@ def test_a_grid_holds_its_panes():
         for pane in row:
             found = np.lib.stride_tricks.sliding_window_view(picture[..., 1], pane.shape[:2])
             assert any((found[y, x] == pane[..., 1]).all() for y, x in np.argwhere(found[..., 0, 0] == pane[0, 0, 1]))
-    assert (picture[0] == 255).all() and unlabelled(panes[0]).shape == panes[0].shape
+    assert (picture[0] == 255).all()
+    known = truths(panes, masks, np.array([True, True, False]))
+    assert all(np.array_equal(*pair) for pair in zip(known[:2], masked(panes, masks, True), strict=False))
+    assert not np.array_equal(known[2], masked(panes, masks, True)[2])
 
 
 def test_rows_that_do_not_fit():
