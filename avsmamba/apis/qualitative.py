@@ -77,7 +77,7 @@ def draw(item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence
     if not semantic:
         return picture
     names = {i: classes[i] if i < len(classes) else f"class {i}" for i in sorted(shown - {0})}
-    return with_legend(picture, panes[0], names)
+    return with_legend(picture, rows, names)
 
 
 def read_masks(sample: AVSDataSample, folder: Path, name: str) -> np.ndarray:

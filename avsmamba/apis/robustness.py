@@ -24,8 +24,8 @@ _KNOWN = {
     "visible": "the table of clips lists all that is seen: a swapped sound is of nothing in the picture",
     "category": "the table of clips names what sounds, but not what is seen and silent: a swapped sound is of another "
     "kind than the clip's own, but may be of something that is seen",
-    "nothing": "the table of clips names no kinds: a swapped sound is any other clip's, and may be of something that "
-    "is seen",
+    "nothing": "what sounds in each clip is not known: a swapped sound is any other clip's, and may be of something "
+    "that is seen",
 }
 
 
@@ -122,7 +122,9 @@ def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any])
         own = report(values, sound)
         own = {key: own[key] for key in ("frame", "avsbench")}
         marked, silent = _part(values, "marked"), _part(values, "silent")
-        right = dict(own["frame"]) if sound == "real" else {"M_J": 1 - marked["pixels"], "M_F": None}
+        right: dict[str, Any] = {name: own["frame"][name] for name in ("M_J", "M_F")}
+        if sound != "real":
+            right = {"M_J": 1 - marked["pixels"], "M_F": None}
         sounds[sound] = {"own": own, "right": right, "marked": marked, "silent": silent}
     real = sounds["real"]
     for sound in sounds.keys() - {"real"}:

@@ -1,6 +1,6 @@
 """Pictures in rows and columns, with names at the left, heads above and a title."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -46,9 +46,11 @@ def masked(panes: Sequence[Picture], masks: NDArray[np.generic], truth: bool, se
     return [_masked(pane, mask != 0, lambda _: colour, _TINT, size) for pane, mask in zip(panes, masks, strict=True)]
 
 
-def with_legend(picture: Picture, pane: Picture, classes: Mapping[int, str]) -> Picture:
-    """A grid with the names of classes by index below it; `pane` is one of its panes."""
-    return np.concatenate([picture, _legend(classes, picture.shape[1], _layout(*pane.shape[:2]))])
+def with_legend(picture: Picture, rows: Mapping[str, Sequence[Picture]], classes: Mapping[int, str]) -> Picture:
+    """The grid of these rows with the names of classes by index below it."""
+    pane = next(iter(rows.values()))[0]
+    layout = _layout(*pane.shape[:2])._replace(left=_left(rows, text_size(pane.shape[1])))
+    return np.concatenate([picture, _legend(classes, picture.shape[1], layout)])
 
 
 def truths(
@@ -88,8 +90,7 @@ def grid(rows: Mapping[str, Sequence[Picture]], title: str, heads: Sequence[str]
     height, width, _ = next(iter(shapes))
     size = text_size(width)
     gap, margin = max(4, size // 3), size
-    names = [line for name in rows for line in name.split("\n")]
-    left = margin + round(max(_font(size).getlength(line) for line in names)) + size * 2 // 3
+    left = _left(rows, size)
     top = margin + round(size * 3.4)
     xs = [left + column * (width + gap) for column in range(len(heads))]
     image = Image.new("RGB", (xs[-1] + width + margin, top + len(rows) * (height + gap) - gap + margin), "white")
@@ -103,6 +104,12 @@ def grid(rows: Mapping[str, Sequence[Picture]], title: str, heads: Sequence[str]
         for x, pane in zip(xs, panes, strict=True):
             image.paste(Image.fromarray(pane), (x, y))
     return np.asarray(image)
+
+
+def _left(names: Iterable[str], size: int) -> int:
+    """Where the panes begin beside names in text of this size."""
+    lines = [line for name in names for line in name.split("\n")]
+    return size + round(max(_font(size).getlength(line) for line in lines)) + size * 2 // 3
 
 
 def stacked(pictures: Sequence[Sequence[Picture]]) -> Picture:

@@ -64,11 +64,25 @@ def test_each_row_is_what_a_test_with_that_sound_gives(shapes, checkpoint, tmp_p
     assert len(list((tmp_path / "masks" / "noise").rglob("*.png"))) == 20
 
 
+def test_avss(shapes, tmp_path):
+    config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
+    checkpoint = write_checkpoint(tmp_path / "avss.pth", config=config)
+    result = apis.robustness(config, checkpoint, str(tmp_path / "w"), options=SMALL, data_root=str(shapes))
+    row = result["sounds"]["silence"]
+    assert result["swap"] == {"known": "nothing", "clips_without": 3}
+    assert row["right"] == {"M_J": 1 - row["marked"]["pixels"], "M_F": None}
+    real = result["sounds"]["real"]
+    assert {name: real["own"]["frame"][name] for name in ("M_J", "M_F")} == real["right"]
+
+
 def test_the_notes_say_how_sure_a_swapped_sound_is():
     scores = {"M_J": 0.5, "M_F": 0.5, "avsbench/M_J": 0.5, "avsbench/M_F": 0.5, "avsbench/batch_size": 4, "clips": 2}
     scores |= {"frames": 10, "marked/pixels": 0.1, "marked/frames": 0.2}
     scores |= {"silent/count": 0.0, "silent/pixels": 0.0, "silent/frames": 0.0}
-    for known, words in (("category", "may be of something that is seen; 2 clips"), ("nothing", "names no kinds")):
+    for known, words in (
+        ("category", "may be of something that is seen; 2 clips"),
+        ("nothing", "is not known: a swapped"),
+    ):
         result = summary(dict.fromkeys(SOUNDS, scores), {"known": known, "clips_without": 2})
         assert words in table(result) and "empty mask of their own" not in table(result)
 
