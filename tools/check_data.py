@@ -11,7 +11,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Walk all data sets of a YAML config and list every faulty file.")
     parser.add_argument("config")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--data-root", help="folder with Single-source/ and Multi-sources/ (also: AVSBENCH_ROOT)")
+    parser.add_argument("--data-root", help="folder with Single-source/, Multi-sources/, AVSS/ (also: AVSBENCH_ROOT)")
     return parser.parse_args()
 
 

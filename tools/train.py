@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--data-root", help="folder with Single-source/ and Multi-sources/ (also: AVSBENCH_ROOT)")
+    parser.add_argument("--data-root", help="folder with Single-source/, Multi-sources/, AVSS/ (also: AVSBENCH_ROOT)")
     return parser.parse_args()
 
 

@@ -49,7 +49,7 @@ def test(
         audio: 'real', or what replaces the sound: see `avsmamba.datasets.avsbench.AVSBench`.
         launcher: 'none', 'pytorch' or 'slurm'.
         options: `key=value` words that override the config.
-        data_root: folder with `Single-source/` and `Multi-sources/`.
+        data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
 
     Returns:
         What stands in `metrics.json`.

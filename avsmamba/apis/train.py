@@ -31,7 +31,7 @@ def train(
         amp: mixed precision, bfloat16 on the CPU.
         launcher: 'none', 'pytorch' or 'slurm'.
         options: `key=value` words that override the config.
-        data_root: folder with `Single-source/` and `Multi-sources/`.
+        data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
 
     Returns:
         The work dir.

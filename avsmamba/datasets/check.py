@@ -18,7 +18,7 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
 
     Args:
         config: YAML file.
-        data_root: folder with `Single-source/` and `Multi-sources/`.
+        data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
         options: `key=value` words that override the config.
 
     Returns:

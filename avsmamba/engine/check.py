@@ -154,6 +154,7 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         elif key in _SLOTS:
             yield from _check(value, key, _SLOTS[key])
     yield from _check_optimizer(values.get("optim_wrapper") or {})
+    yield from _check_classes(values)
 
 
 def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
@@ -215,6 +216,28 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
         function = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
         known = {"type", *_parameters(function)} - {"parameters"}
         yield from _check_keys(clip, known, "optim_wrapper.clip_grad", function.__name__)
+
+
+def _check_classes(values: dict[str, Any]) -> Iterator[str]:
+    """Losses and metrics that do not go with the number of classes: each would be found after an epoch, or a step."""
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
+        return
+    count = model["head"].get("num_classes", 1) if isinstance(model.get("head"), dict) else 1
+    if not isinstance(count, int):
+        return
+    for key, classes in (("losses", count), ("aux_losses", 1)):
+        for i, loss in enumerate(model.get(key) or ()):
+            if classes == 1 and isinstance(loss, dict) and loss.get("type") == "CrossEntropyLoss":
+                what = "the intermediate mask has one" if key == "aux_losses" else "model.head.num_classes is 1"
+                yield f"model.{key}.{i}: CrossEntropyLoss needs several classes, {what}"
+    wrong, right = ("AVSMetric", "AVSSMetric") if count > 1 else ("AVSSMetric", "AVSMetric")
+    for mode in ("val", "test"):
+        evaluator = values.get(f"{mode}_evaluator")
+        metrics = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
+        for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            if isinstance(metric, dict) and metric.get("type") == wrong:
+                yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
 
 
 def _check_keys(config: Any, known: Iterable[str], path: str, name: str = "it") -> Iterator[str]:

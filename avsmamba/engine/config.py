@@ -25,8 +25,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
     Args:
         path: the config, `.yaml` or `.yml`.
         options: values by dotted key (`model.head.num_classes`, `param_scheduler.0.end`), see `parse_options`.
-        data_root: folder that holds `Single-source/` and `Multi-sources/`, for every data set of the config; the
-            environment variable AVSBENCH_ROOT does the same where it is None.
+        data_root: folder that holds `Single-source/`, `Multi-sources/` and `AVSS/`, for every data set of the config;
+            the environment variable AVSBENCH_ROOT does the same where it is None.
 
     Raises:
         UserError: naming the file (and line) or the key that is at fault.

@@ -68,11 +68,13 @@ class CrossEntropyLoss(nn.Module):
 
     Args:
         loss_weight: factor of the mean.
+        background_weight: how much a pixel of class 0 counts in the (weighted) mean, against 1 for any other; most
+            pixels are background, and what little the others say of their classes is soon lost.
     """
 
-    def __init__(self, loss_weight: float = 1.0):
+    def __init__(self, loss_weight: float = 1.0, background_weight: float = 1.0):
         super().__init__()
-        self.loss_weight = loss_weight
+        self.loss_weight, self.background_weight = loss_weight, background_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of `(F, N, h, w)` logits against `(F, 1, h, w)` class indices; zero for F = 0.
@@ -87,7 +89,9 @@ class CrossEntropyLoss(nn.Module):
                 f"CrossEntropyLoss: expected (F, N, h, w) logits of N > 1 classes and (F, 1, h, w) class indices, "
                 f"got {tuple(logits.shape)} and {tuple(target.shape)}"
             )
-        return self.loss_weight * F.cross_entropy(logits.float(), target[:, 0].long())
+        weight = logits.new_ones(logits.shape[1], dtype=torch.float32)
+        weight[0] = self.background_weight
+        return self.loss_weight * F.cross_entropy(logits.float(), target[:, 0].long(), weight)
 
 
 def are_indices(logits: Tensor, target: Tensor) -> bool:

@@ -87,6 +87,30 @@ def test_the_zoo_is_checked(tmp_path, key, value, words):
     fails([f"{key}: ", words], load_config, path, {key: value})
 
 
+AVSS = ROOT / "configs/avs_mamba/avs_mamba_tiny_avss_shapes.yaml"
+MS3 = ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
+
+
+@pytest.mark.parametrize(
+    "path, key, value, words",
+    [
+        (AVSS, "train_dataloader.dataset.num_frame", 10, ["AVSBenchAVSS takes no 'num_frame'", "'num_frames'?"]),
+        (AVSS, "train_dataloader.dataset.type", "AVSBenchAVS", ["no dataset 'AVSBenchAVS'", "'AVSBenchAVSS'"]),
+        (AVSS, "test_evaluator.batch_size", 4, ["test_evaluator.batch_size: AVSSMetric takes no"]),
+        (AVSS, "model.losses", [{"type": "CrossEntropyLos"}], ["model.losses.0.type", "'CrossEntropyLoss'"]),
+        (AVSS, "model.head.num_classes", 1, ["val_evaluator: AVSSMetric does not go with", "use AVSMetric", "(and 1"]),
+        (AVSS, "val_evaluator.type", "AVSMetric", ["val_evaluator: AVSMetric does not go with", "13; use AVSSMetric"]),
+        (AVSS, "model.aux_losses", [{"type": "CrossEntropyLoss"}], ["model.aux_losses.0: CrossEntropyLoss needs"]),
+        (MS3, "model.losses", [{"type": "CrossEntropyLoss"}], ["model.losses.0: CrossEntropyLoss", "num_classes is 1"]),
+        (MS3, "test_evaluator", [{"type": "AVSSMetric"}], ["test_evaluator: AVSSMetric does not", "use AVSMetric"]),
+        (MS3, "model.head.num_classes", 71, ["val_evaluator: AVSMetric does not go with", "71; use AVSSMetric"]),
+    ],
+)
+def test_classes_losses_and_metrics(path, key, value, words):
+    load_config(path)
+    fails(words, load_config, path, {key: value})
+
+
 def test_null_parts_and_swapped_lists_are_fine(tmp_path):
     options = {"default_hooks.timer": None, "custom_hooks": [{"type": "EMAHook", "momentum": 0.1, "priority": 49}]}
     options["param_scheduler"] = {"type": "LinearLR", "start_factor": 0.1, "convert_to_iter_based": True}

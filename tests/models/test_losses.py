@@ -57,6 +57,14 @@ def test_cross_entropy_equals_its_formula(semantic):
     torch.testing.assert_close(CrossEntropyLoss(2.0)(logits, indices), -2 * (one_hot * p.log()).sum(1).mean())
 
 
+def test_the_background_may_count_less(semantic):
+    logits, indices, one_hot = semantic
+    weight = torch.where(indices[:, 0] == 0, 0.25, 1.0)
+    nll = -(one_hot * torch.log_softmax(logits, 1)).sum(1)
+    value = CrossEntropyLoss(background_weight=0.25)(logits, indices)
+    torch.testing.assert_close(value, (weight * nll).sum() / weight.sum())
+
+
 @pytest.mark.parametrize("logits, target", [((2, 1, 3, 3), (2, 1, 3, 3)), ((2, 4, 3, 3), (2, 4, 3, 3))])
 def test_cross_entropy_needs_classes(logits, target):
     with pytest.raises(ValueError, match="CrossEntropyLoss: expected"):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from avsmamba.models.segmentor import existing_frames
-from tests.models.test_segmentor import build, sample
+from tests.models.test_segmentor import SEMANTIC, build, sample
 
-AVSS = {"model.head.num_classes": 4, "model.losses": [{"type": "BCELoss"}, {"type": "CrossEntropyLoss"}]}
+AVSS = {"model.head.num_classes": 4, "model.losses": [{"type": "BCELoss"}, {"type": "CrossEntropyLoss"}], **SEMANTIC}
 SMALL = {f"model.{part}.num_layers": 1 for part in ("encoder", "decoder")} | {
     f"model.{part}.orders": 2 for part in ("encoder", "pyramid")
 }

@@ -15,6 +15,9 @@ TINY = str(ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")
 CONFIGS = sorted((ROOT / "configs/avs_mamba").glob("*.yaml"))
 
 
+SEMANTIC = {f"{mode}_evaluator.type": "AVSSMetric" for mode in ("val", "test")}
+
+
 def build(options=None, config=TINY):
     return MODELS.build(load_config(str(config), options).model)
 
@@ -73,7 +76,7 @@ def test_every_parameter_of_the_tiny_model_learns(batch):
         {"model.pyramid": None},
         {"model.encoder": None, "model.decoder": None, "model.pyramid": None},
         {"model.pyramid.temporal_mamba": False, "model.pyramid.a2v": False},
-        {"model.encoder.orders": 12, "model.head.num_classes": 5},
+        {"model.encoder.orders": 12, "model.head.num_classes": 5, **SEMANTIC},
     ],
     ids=str,
 )
