@@ -50,7 +50,7 @@ def test(
         work_dir: for `metrics.json` and the log; else the config's, else `work_dirs/` and the config's name.
         out: folder for the predicted masks in AVSBench's layout.
         show_dir: folder for pictures.
-        audio: 'real', or what replaces the sound: 'silence', 'noise', 'shuffle' (another clip's).
+        audio: 'real', or what replaces the sound: see `avsmamba.datasets.avsbench.AVSBench`.
         launcher: 'none', 'pytorch' or 'slurm'.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.

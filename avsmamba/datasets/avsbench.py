@@ -1,5 +1,6 @@
 """AVSBench as its authors publish it: what its subsets share, and S4 (single source) and MS3 (multiple sources)."""
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -22,13 +24,16 @@ from avsmamba.datasets.files import (
     read_mask,
     read_wav,
 )
+from avsmamba.datasets.foreign import pick_foreign, what_is_known
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches, silent_patches
 from avsmamba.registry import DATASETS, TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
-SOUNDS = ("real", "silence", "noise", "shuffle")
+SOUNDS = ("real", "silence", "noise", "shuffle", "swap")
+NEGATIVES = ("silence", "noise", "swap")
 NOISE_RMS = 0.1
+NEGATIVE_NOISE_RMS = (0.003, 0.3)  # in training, so that no model learns the one level of the tests by heart
 SHUFFLE_SEED = 0
 
 
@@ -43,9 +48,13 @@ class AVSBench(Dataset, ABC):
         split: 'train', 'val' or 'test'.
         pipeline: transforms of `{"frames": Video, "gt_masks": Mask}`, in testing of `{"frames": Video}`.
         audio: 'real', or what replaces the sound: 'silence', 'noise' (white, RMS 0.1, the same each time), 'shuffle'
-            (another clip's of this split, by one fixed permutation).
+            (another clip's of this split, by one fixed permutation), 'swap' (another clip's of this split that is
+            foreign to the pictures, see `avsmamba.datasets.foreign`, the same each time).
         num_frames: T, frames and seconds of a clip.
         test_mode: whether masks keep their size; by default all splits but 'train'.
+        negative_audio_prob: in training, the probability that a clip is given a wrong sound and empty masks. The frames
+            that count are those that count with its own sound.
+        negative_audio: the wrong sounds, one is drawn each time: 'silence', 'noise' (white, RMS 0.003 to 0.3), 'swap'.
 
     Raises:
         UserError: if an argument is unknown, the table of clips is faulty, or the split is empty.
@@ -63,6 +72,8 @@ class AVSBench(Dataset, ABC):
         audio: str = "real",
         num_frames: int = 5,
         test_mode: bool | None = None,
+        negative_audio_prob: float = 0.0,
+        negative_audio: Sequence[str] = ("silence", "swap"),
     ):
         if split not in SPLITS:
             raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -77,10 +88,12 @@ class AVSBench(Dataset, ABC):
         self.clips = [clip for clip in self.read_clips(table) if clip.split == split]
         if not self.clips:
             raise UserError(f"{table}: expected clips of split {split!r}, found none")
+        if audio in ("shuffle", "swap") and len(self.clips) == 1:
+            raise UserError(f"{table}: audio {audio!r} needs two clips of split {split!r}, found one")
         if audio == "shuffle":
-            if len(self.clips) == 1:
-                raise UserError(f"{table}: audio 'shuffle' needs two clips of split {split!r}, found one")
             self.sound_of = derangement(len(self.clips), SHUFFLE_SEED)
+        self.negative_audio_prob, self.negative_audio = negative_audio_prob, tuple(negative_audio)
+        self._check_negatives(str(table))
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
         self.metainfo: dict[str, Any] = {
             "subset": self.SUBSET,
@@ -96,11 +109,14 @@ class AVSBench(Dataset, ABC):
         clip = self.clips[index]
         faults: list[str] = []
         frames, masks = self.read_pictures(clip, faults)
-        log_mel = attempt(faults, self.read_log_mel, index)
+        negative = self._draw_negative()
+        log_mel = attempt(faults, self.read_log_mel, index, negative)
         if faults:
             more = f" (and {len(faults) - 1} more faults of this clip)" if len(faults) > 1 else ""
             raise UserError(faults[0] + more)
-        return self.pack(index, frames, masks, log_mel)
+        item = self.pack(index, frames, masks if negative is None else [np.zeros_like(m) for m in masks], log_mel)
+        item["data_samples"].set_metainfo({"audio": negative or self.audio})
+        return item
 
     def faults(self, index: int) -> list[str]:
         """All that is wrong with the files of a clip, one line each."""
@@ -165,15 +181,25 @@ class AVSBench(Dataset, ABC):
                 faults.append(f"{path}: expected a mask of its frame's {_pixels(frame)}, got {_pixels(mask)}")
         return frames, masks
 
-    def read_log_mel(self, index: int) -> Tensor:
-        """The patches, `(n, 1, 96, 64)` for n frames, of clip `index` from its log-mel file, its wav or neither."""
+    def read_log_mel(self, index: int, negative: str | None = None) -> Tensor:
+        """The patches, `(n, 1, 96, 64)` for n frames, of clip `index` from its log-mel file, its wav or neither.
+
+        What `negative` names takes the place of `audio`, and is drawn by torch's generator.
+        """
         num_frames = self.existing_frames(self.clips[index])
-        if self.audio == "silence":
+        sound = negative or self.audio
+        if sound == "silence":
             return silent_patches(num_frames)
-        if self.audio == "noise":
-            wave = NOISE_RMS * np.random.default_rng(index).standard_normal(num_frames * SAMPLE_RATE)
-            return fit_patches(log_mel_patches(wave, SAMPLE_RATE), num_frames)
-        clip = self.clips[self.sound_of[index] if self.audio == "shuffle" else index]
+        seed = index if negative is None else int(torch.randint(2**31, ()))
+        if sound == "noise":
+            low, high = NEGATIVE_NOISE_RMS
+            rms = NOISE_RMS if negative is None else low * (high / low) ** float(torch.rand(()))
+            return white_noise(num_frames, rms, seed)
+        if sound == "swap":
+            index = pick_foreign(self.clips, index, seed)
+        elif sound == "shuffle":
+            index = self.sound_of[index]
+        clip = self.clips[index]
         path = self.log_mel_path(clip)
         if path is not None and path.is_file():
             return read_log_mel(path, num_frames)
@@ -194,6 +220,36 @@ class AVSBench(Dataset, ABC):
     def existing_frames(self, clip: Clip) -> int:
         """How many frames a clip has; what it lacks to T is padding."""
         return self.num_frames
+
+    def _draw_negative(self) -> str | None:
+        """A wrong sound with probability `negative_audio_prob`; without one no random number is drawn."""
+        if not self.negative_audio_prob or float(torch.rand(())) >= self.negative_audio_prob:
+            return None
+        return self.negative_audio[int(torch.randint(len(self.negative_audio), ()))]
+
+    def _check_negatives(self, table: str) -> None:
+        prob, kinds = self.negative_audio_prob, self.negative_audio
+        if not 0 <= prob <= 1:
+            raise UserError(f"negative_audio_prob: expected a number from 0 to 1, got {prob}")
+        unknown = [kind for kind in kinds if kind not in NEGATIVES]
+        if unknown or not kinds:
+            raise UserError(f"negative_audio: expected some of {', '.join(NEGATIVES)}, got {list(kinds)}")
+        if not prob:
+            return
+        if self.test_mode:
+            raise UserError(f"negative_audio_prob: is of training alone; split {self.split!r} is read for testing here")
+        if "swap" in kinds:
+            if len(self.clips) == 1:
+                raise UserError(f"{table}: negative_audio 'swap' needs two clips of split {self.split!r}, found one")
+            known = what_is_known(self.clips)
+            if known != "visible":
+                less = "what is silent in its pictures" if known == "category" else "any kinds"
+                print_log(
+                    f"{table} does not say of a clip {less}: a swapped sound may be of something that is seen, while "
+                    "the masks say that it is not",
+                    "current",
+                    logging.WARNING,
+                )
 
     def labelled_frames(self, clip: Clip) -> int:
         """How many of the first frames have masks."""
@@ -271,6 +327,12 @@ class AVSBenchMS3(BinarySubset):
     def frame_paths(self, clip: Clip) -> list[Path]:
         folder = self.data / "visual_frames" / clip.name
         return [folder / f"{clip.name}.mp4_{t}.png" for t in range(1, self.num_frames + 1)]
+
+
+def white_noise(num_frames: int, rms: float, seed: int) -> Tensor:
+    """`(T, 1, 96, 64)` patches of white noise of this RMS (full scale is 1), by a generator of this seed."""
+    wave = rms * np.random.default_rng(seed).standard_normal(num_frames * SAMPLE_RATE)
+    return fit_patches(log_mel_patches(wave, SAMPLE_RATE), num_frames)
 
 
 def find_folder(root: Path, name: str, table: str) -> Path:

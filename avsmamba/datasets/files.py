@@ -27,12 +27,25 @@ SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # of a sound that 
 
 
 class Clip(NamedTuple):
-    """One row of a table of clips; `category` and `part` (of AVSS: v1s, v1m or v2) are empty where it has none."""
+    """One row of a table of clips.
+
+    Attributes:
+        name: of its files.
+        category: of its folders; empty where the table has none.
+        split: 'train', 'val' or 'test'.
+        part: of AVSS: v1s, v1m or v2; else empty.
+        heard: the kinds of things that sound in it; empty where that is not known.
+        seen: the kinds that are known to be in its pictures: those heard and, where the table lists them, silent ones.
+        lists_visible: whether the table lists all that the pictures show.
+    """
 
     name: str
     category: str
     split: str
     part: str = ""
+    heard: frozenset[str] = frozenset()
+    seen: frozenset[str] = frozenset()
+    lists_visible: bool = False
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -213,6 +226,9 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
 def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
     """Read a table of clips: the name in column 0, a column headed `split`, and where it is asked for a category.
 
+    Two more columns are read where they are: `category` (what sounds) and `visible` (all that the pictures show), each
+    with `+` between several kinds.
+
     Raises:
         UserError: if the file is missing, has no such columns, or a row is faulty (all faulty rows are named).
     """
@@ -222,7 +238,14 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
         columns["category"] = category_column
         if len(header) <= category_column:
             raise UserError(f"{path}: expected the category in column {category_column + 1}, got {', '.join(header)}")
-    return make_clips(path, header, rows, columns, {"split": SPLITS}, ("name", "category"))
+    clips = make_clips(path, header, rows, columns, {"split": SPLITS}, ("name", "category"))
+    heard_column = header.index("category") if "category" in header and category_column is None else category_column
+    visible_column = header.index("visible") if "visible" in header else None
+    result = []
+    for clip, (_, row) in zip(clips, rows, strict=True):
+        heard, visible = _kinds(row, heard_column), _kinds(row, visible_column)
+        result.append(clip._replace(heard=heard, seen=heard | visible, lists_visible=bool(visible)))
+    return result
 
 
 def read_semantic_clips(path: Path) -> list[Clip]:
@@ -287,7 +310,8 @@ def make_clips(
             got = ", ".join(repr(fields[name]) for name in names if name in fields)
             faults.append(f"row {number}: expected names of files, got {got}")
         else:
-            clips.append(Clip(**{"category": "", **fields}))
+            name, category, split, part = (fields.get(key, "") for key in ("name", "category", "split", "part"))
+            clips.append(Clip(name, category, split, part))
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return clips
@@ -297,6 +321,11 @@ def _column(header: Sequence[str], name: str, path: Path) -> int:
     if name not in header:
         raise UserError(f"{path}: expected a column {name!r}, got {', '.join(header) or 'an empty file'}")
     return header.index(name)
+
+
+def _kinds(cells: Sequence[str], column: int | None) -> frozenset[str]:
+    text = cells[column] if column is not None and column < len(cells) else ""
+    return frozenset(part.strip() for part in text.split("+") if part.strip())
 
 
 def _is_name(text: str) -> bool:

@@ -51,8 +51,8 @@ from avsmamba.utils import UserError
 COLOURS = ("kind", "any")
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}
 TABLES = {
-    "s4": ("s4_meta_data.csv", ["name", "start", "category", "split"]),
-    "ms3": ("ms3_meta_data.csv", ["name", "category", "split"]),
+    "s4": ("s4_meta_data.csv", ["name", "start", "category", "split", "visible"]),
+    "ms3": ("ms3_meta_data.csv", ["name", "category", "split", "visible"]),
     "avss": ("metadata.csv", ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"]),
 }
 SMALLEST, LARGEST = 32, 4096
@@ -213,7 +213,7 @@ def _write_binary(
     _write_wav(_made(data / "audio_wav" / inner / f"{name}.wav"), waveform)
     patches = log_mel_patches(waveform / 32768.0, SAMPLE_RATE)
     _made(data / "audio_log_mel" / inner / f"{name}.pkl").write_bytes(pickled_tensor(patches))
-    return row
+    return [*row, "+".join(kinds)]
 
 
 class _Storage:

@@ -1,5 +1,6 @@
 """AVSBench's scores as pure functions and as metrics; importing this registers the metrics."""
 
+from avsmamba.evaluation.false_positives import FalsePositives
 from avsmamba.evaluation.metric import AVSMetric, AVSSMetric
 from avsmamba.evaluation.scores import avsbench_protocol, clip_scores, frame_protocol, frame_scores
 from avsmamba.evaluation.semantic import semantic_clip_scores, semantic_scores
@@ -7,6 +8,7 @@ from avsmamba.evaluation.semantic import semantic_clip_scores, semantic_scores
 __all__ = [
     "AVSMetric",
     "AVSSMetric",
+    "FalsePositives",
     "avsbench_protocol",
     "clip_scores",
     "frame_protocol",

@@ -26,6 +26,7 @@ _HEARD = {
     "silence": "silence",
     "noise": "noise",
     "shuffle": "another clip's sound",
+    "swap": "a foreign clip's sound",
 }
 
 

@@ -1,5 +1,6 @@
 import pickle
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_the_folder_itself_may_be_the_root(avsbench):
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/avs_mamba").glob("*.yaml"))])
 def test_the_configs_data_sets(original, original_avss, name):
-    subset, size = name.split("_")[-2:]
+    subset, size = re.search(r"_(s4|ms3|avss)_(\d+|shapes)", name).groups()
     size = 96 if size == "shapes" else int(size)
     root = original_avss if subset == "avss" else original
     cfg = load_config(f"configs/avs_mamba/{name}.yaml", data_root=str(root))
@@ -350,7 +351,7 @@ def test_training_draws_depend_on_the_seed_alone(avsbench):
 def test_reading_does_not_touch_the_generators(avsbench):
     seed_everything(3)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    for audio in ("real", "noise", "shuffle"):
+    for audio in ("real", "noise", "shuffle", "swap"):
         AVSBenchS4(avsbench, "test", audio=audio)[0]
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
 

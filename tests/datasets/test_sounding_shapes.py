@@ -66,7 +66,7 @@ def test_layout_of_s4(made):
     root = made / "Single-source"
     rows = list(csv.reader((root / "s4_meta_data.csv").open()))
     assert rows[0].index("split") == 3 and len(rows) == 1 + sum(SPLITS.values())
-    for name, _, category, split in rows[1:]:
+    for name, _, category, split, _ in rows[1:]:
         place = Path(split, category)
         frames = sorted(p.name for p in (root / "s4_data/visual_frames" / place / name).iterdir())
         masks = sorted(p.name for p in (root / "s4_data/gt_masks" / place / name).iterdir())

@@ -65,7 +65,7 @@ def test_padded_frames_are_left_out(tmp_path):
     assert cv2.imread(str(tmp_path / "show/cat_0/a-b_00000.png")).shape[1] < 3 * 176 + 200
 
 
-@pytest.mark.parametrize("audio", ["silence", "shuffle"])
+@pytest.mark.parametrize("audio", ["silence", "shuffle", "swap"])
 def test_the_picture_says_what_the_model_heard(tmp_path, audio):
     for name in ("real", audio):
         run(VisualizationHook(show_dir=str(tmp_path / name)), *batch(audio=name))

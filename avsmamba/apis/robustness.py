@@ -1,0 +1,177 @@
+"""Testing with the right and with wrong sounds: what tools/test.py --robustness calls.
+
+With a wrong sound the right answer is an empty mask, as in AVSBench-Robust (Li et al., arXiv 2502.00358).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from avsmamba.apis.test import prepare_test, report
+from avsmamba.apis.train import default_work_dir
+from avsmamba.datasets.foreign import how_foreign
+from avsmamba.engine.config import load_config, parse_options
+from avsmamba.engine.distributed import process_group
+from avsmamba.engine.runner import AVSRunner
+from avsmamba.utils import UserError, atomic_write
+
+SOUNDS = ("real", "silence", "noise", "swap")
+_KNOWN = {
+    "visible": "the table of clips lists all that is seen: a swapped sound is of nothing in the picture",
+    "category": "the table of clips names what sounds, but not what is seen and silent: a swapped sound is of another "
+    "kind than the clip's own, but may be of something that is seen",
+    "nothing": "what sounds in each clip is not known: a swapped sound is any other clip's, and may be of something "
+    "that is seen",
+}
+
+
+def robustness(
+    config: str | Path,
+    checkpoint: str | Path,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    launcher: str = "none",
+    options: Sequence[str] = (),
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint with each of `SOUNDS`, print a table and write `robustness.json` and `robustness.md`.
+
+    Args:
+        config: YAML file.
+        checkpoint: weights; all of the model's must be in it.
+        work_dir: for the files and the log; else the config's, else `work_dirs/` and the config's name.
+        out: folder for the predicted masks, in a folder for each sound.
+        show_dir: folder for pictures, in a folder for each sound.
+        launcher: 'none', 'pytorch' or 'slurm'.
+        options: `key=value` words that override the config.
+        data_root: folder with `Single-source/` and `Multi-sources/`.
+
+    Returns:
+        What stands in `robustness.json`, see `summary`.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    if not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    scores: dict[str, Mapping[str, Any]] = {}
+    swapped: Mapping[str, Any] = {}
+
+    def prepared(sound: str) -> Config:
+        cfg = load_config(config, parse_options(options), data_root)
+        if cfg.get("test_cfg") is None:
+            raise UserError(f"{config}: has no test_cfg: nothing to test")
+        cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
+        folders = [None if folder is None else str(Path(folder) / sound) for folder in (out, show_dir)]
+        prepare_test(cfg, str(checkpoint), sound, *folders)
+        add_metric(cfg, {"type": "FalsePositives"})
+        return cfg
+
+    first = prepared(SOUNDS[0])
+    with process_group(first, launcher):
+        for sound in SOUNDS:
+            cfg = prepared(sound)
+            cfg.launcher, cfg.model_wrapper_cfg = first.launcher, first.get("model_wrapper_cfg")
+            runner = AVSRunner.from_cfg(cfg)
+            scores[sound] = runner.test()
+            if sound == "swap":
+                clips = getattr(runner.test_dataloader.dataset, "clips", None)
+                swapped = {"known": "nothing", "clips_without": None} if clips is None else how_foreign(clips)
+        result = summary(scores, swapped)
+        if is_main_process():
+            text = table(result)
+            for name, content in (("robustness.json", json.dumps(result, indent=2)), ("robustness.md", text)):
+                with atomic_write(Path(cfg.work_dir) / name) as path:
+                    path.write_text(content + "\n", encoding="utf-8")
+            print(text)
+            print(f"written to {Path(cfg.work_dir) / 'robustness.json'} and robustness.md")
+    return result
+
+
+def add_metric(cfg: Config, metric: dict[str, Any]) -> None:
+    """Let a test compute one more metric."""
+    evaluator = cfg.test_evaluator
+    if isinstance(evaluator, dict) and "metrics" in evaluator:
+        metrics = evaluator["metrics"]
+        evaluator["metrics"] = [*(metrics if isinstance(metrics, (list, tuple)) else [metrics]), metric]
+    else:
+        cfg.test_evaluator = [*(evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]), metric]
+
+
+def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `robustness.json`.
+
+    For each sound `own` holds the scores against the picture's own masks, as a test without `--robustness` gives them;
+    `right` those against the right answer, which with a wrong sound is an empty mask in every frame. There M_J is the
+    IoU of the backgrounds, 1 minus the share of pixels that are marked, and M_F is null, since frames with an empty
+    mask have none. `marked` holds the shares of pixels and of frames (those with a marked pixel) that are marked: with
+    a wrong sound the false-positive rates. `silent` holds those of the frames whose own mask is empty.
+
+    For each wrong sound `gap` holds three differences and a quotient: `own_M_J` and `own_M_F`, by how much the scores
+    against the own masks are higher with the real sound than with this one (what the model owes to listening);
+    `right_M_J`, by how much the real M_J is higher than the one against the empty mask; `marked_ratio`, the pixels
+    marked with this sound for each one marked with the real sound (null where that is none).
+    """
+    sounds: dict[str, Any] = {}
+    for sound, values in scores.items():
+        own = report(values, sound)
+        own = {key: own[key] for key in ("frame", "avsbench")}
+        marked, silent = _part(values, "marked"), _part(values, "silent")
+        right: dict[str, Any] = {name: own["frame"][name] for name in ("M_J", "M_F")}
+        if sound != "real":
+            right = {"M_J": 1 - marked["pixels"], "M_F": None}
+        sounds[sound] = {"own": own, "right": right, "marked": marked, "silent": silent}
+    real = sounds["real"]
+    for sound in sounds.keys() - {"real"}:
+        row, base = sounds[sound], real["marked"]["pixels"]
+        row["gap"] = {
+            **{f"own_{k}": real["own"]["frame"][k] - row["own"]["frame"][k] for k in ("M_J", "M_F")},
+            "right_M_J": real["right"]["M_J"] - row["right"]["M_J"],
+            "marked_ratio": row["marked"]["pixels"] / base if base else None,
+        }
+    counts = report(scores["real"], "real")
+    return {"clips": counts["clips"], "frames": counts["frames"], "swap": dict(swapped), "sounds": sounds}
+
+
+def _part(values: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {key.removeprefix(f"{name}/"): float(v) for key, v in values.items() if key.startswith(f"{name}/")}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The figures as a Markdown table, for the terminal too, with what is needed to read them."""
+    sounds = result["sounds"]
+    head = ("sound", "M_J own", "M_F own", "gap own", "M_J right", "gap right", "pixels", "frames")
+    rows = [head, ("---", *["---:"] * (len(head) - 1))]
+    for sound, row in sounds.items():
+        own, gap, marked = row["own"]["frame"], row.get("gap"), row["marked"]
+        gaps = ("–", "–") if gap is None else [f"{gap[k]:.4f}" for k in ("own_M_J", "right_M_J")]
+        scores = (f"{own['M_J']:.4f}", f"{own['M_F']:.4f}", gaps[0], f"{row['right']['M_J']:.4f}", gaps[1])
+        rows.append((sound, *scores, f"{100 * marked['pixels']:.3f} %", f"{100 * marked['frames']:.1f} %"))
+    widths = [max(len(row[i]) for row in rows if row is not rows[1]) for i in range(len(head))]
+    lines = ["| " + " | ".join(map(_cell, row, widths, range(len(head)))) + " |" for row in rows]
+    silent, without = sounds["real"]["silent"], result["swap"].get("clips_without")
+    first = f"{result['clips']} clips, {result['frames']} frames."
+    if silent["count"]:
+        first += (
+            f" {int(silent['count'])} of them have an empty mask of their own: an answer that is empty throughout has\n"
+            f"M_J own {silent['count'] / result['frames']:.4f}; with the real sound "
+            f"{100 * silent['frames']:.1f} % of them are marked."
+        )
+    notes = f"""
+own: against the picture's own masks, each frame once; right: against the right answer, with a wrong sound an empty
+mask (M_J is then the share of pixels that is not marked; M_F has no value). gap: by how much the real sound's M_J is
+higher than this one. pixels, frames: what is marked, with a wrong sound the false-positive rates; a frame is marked if
+one of its pixels is.
+swap: {_KNOWN[result["swap"]["known"]]}"""
+    return "\n".join([first, "", *lines, notes + (f"; {without} clips have no foreign sound." if without else ".")])
+
+
+def _cell(text: str, width: int, column: int) -> str:
+    if text.startswith("---"):
+        return text.rstrip(":").ljust(width - (column > 0), "-") + ":" * (column > 0)
+    return text.ljust(width) if column == 0 else text.rjust(width)

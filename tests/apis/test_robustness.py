@@ -1,0 +1,107 @@
+"""Right and wrong sounds in one go: every figure against what it must be for models whose answer is known."""
+
+import json
+
+import pytest
+
+from avsmamba import apis
+from avsmamba.apis.robustness import SOUNDS, add_metric, summary, table
+from avsmamba.utils import UserError
+from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+
+
+def robustness(shapes, checkpoint, tmp_path, *options, **more):
+    return apis.robustness(
+        CONFIG, checkpoint, str(tmp_path / "w"), options=[*SMALL, *options], data_root=str(shapes), **more
+    )
+
+
+def test_a_model_that_marks_everything_whatever_it_hears(shapes, tmp_path, capsys):
+    result = robustness(shapes, write_checkpoint(tmp_path / "all.pth", 5.0), tmp_path)
+    assert list(result["sounds"]) == list(SOUNDS) and (result["clips"], result["frames"]) == (4, 20)
+    real = result["sounds"]["real"]
+    assert real["right"] == real["own"]["frame"] and "gap" not in real
+    for sound in ("silence", "noise", "swap"):
+        row = result["sounds"][sound]
+        assert row["own"] == real["own"], "the picture's own masks are what they were"
+        assert row["right"] == {"M_J": 0.0, "M_F": None}
+        assert row["marked"] == {"pixels": 1.0, "frames": 1.0}
+        assert row["gap"] == {
+            "own_M_J": 0.0,
+            "own_M_F": 0.0,
+            "right_M_J": real["right"]["M_J"],
+            "marked_ratio": 1.0,
+        }
+    assert result["swap"] == {"known": "visible", "clips_without": 0}
+    files = {name: (tmp_path / "w" / name).read_text() for name in ("robustness.json", "robustness.md")}
+    assert json.loads(files["robustness.json"]) == result
+    assert files["robustness.md"] in capsys.readouterr().out
+    lines = [line for line in files["robustness.md"].splitlines() if line.startswith("|")]
+    assert [line.split()[1] for line in lines[2:]] == list(SOUNDS)
+    assert {len(line) for line in lines} == {len(lines[0])}
+
+
+def test_a_model_that_marks_nothing(shapes, tmp_path):
+    result = robustness(shapes, write_checkpoint(tmp_path / "none.pth", -5.0), tmp_path)
+    real, noise = result["sounds"]["real"], result["sounds"]["noise"]
+    assert noise["right"]["M_J"] == 1.0 and noise["marked"] == {"pixels": 0.0, "frames": 0.0}
+    assert noise["gap"]["marked_ratio"] is None
+    # What it scores with the real sound is the share of frames in which nothing sounds.
+    assert 0 < real["silent"]["count"] < 20
+    assert real["own"]["frame"]["M_J"] == pytest.approx(real["silent"]["count"] / 20)
+
+
+def test_each_row_is_what_a_test_with_that_sound_gives(shapes, checkpoint, tmp_path):
+    folders = {"out": str(tmp_path / "masks"), "show_dir": str(tmp_path / "show")}
+    result = robustness(shapes, checkpoint, tmp_path, **folders)
+    for sound in ("real", "swap"):
+        alone = apis.test(CONFIG, checkpoint, str(tmp_path / sound), audio=sound, options=SMALL, data_root=str(shapes))
+        row = result["sounds"][sound]
+        assert row["own"] == {key: alone[key] for key in ("frame", "avsbench")}
+        assert row["marked"]["pixels"] == pytest.approx(alone["foreground"])
+    for folder in ("masks", "show"):
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(SOUNDS)
+    assert len(list((tmp_path / "masks" / "noise").rglob("*.png"))) == 20
+
+
+def test_avss(shapes, tmp_path):
+    config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
+    checkpoint = write_checkpoint(tmp_path / "avss.pth", config=config)
+    result = apis.robustness(config, checkpoint, str(tmp_path / "w"), options=SMALL, data_root=str(shapes))
+    row = result["sounds"]["silence"]
+    assert result["swap"] == {"known": "nothing", "clips_without": 3}
+    assert row["right"] == {"M_J": 1 - row["marked"]["pixels"], "M_F": None}
+    real = result["sounds"]["real"]
+    assert {name: real["own"]["frame"][name] for name in ("M_J", "M_F")} == real["right"]
+
+
+def test_the_notes_say_how_sure_a_swapped_sound_is():
+    scores = {"M_J": 0.5, "M_F": 0.5, "avsbench/M_J": 0.5, "avsbench/M_F": 0.5, "avsbench/batch_size": 4, "clips": 2}
+    scores |= {"frames": 10, "marked/pixels": 0.1, "marked/frames": 0.2}
+    scores |= {"silent/count": 0.0, "silent/pixels": 0.0, "silent/frames": 0.0}
+    for known, words in (
+        ("category", "may be of something that is seen; 2 clips"),
+        ("nothing", "is not known: a swapped"),
+    ):
+        result = summary(dict.fromkeys(SOUNDS, scores), {"known": known, "clips_without": 2})
+        assert words in table(result) and "empty mask of their own" not in table(result)
+
+
+def test_a_metric_beside_others():
+    for before, after in (
+        ({"type": "A"}, [{"type": "A"}, {"type": "B"}]),
+        ([{"type": "A"}], [{"type": "A"}, {"type": "B"}]),
+        ({"metrics": {"type": "A"}}, {"metrics": [{"type": "A"}, {"type": "B"}]}),
+    ):
+        from mmengine.config import Config
+
+        cfg = Config({"test_evaluator": before})
+        add_metric(cfg, {"type": "B"})
+        assert cfg.to_dict()["test_evaluator"] == after
+
+
+def test_faults(shapes, checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"none\.pth: no such checkpoint"):
+        robustness(shapes, tmp_path / "none.pth", tmp_path)
+    with pytest.raises(UserError, match="has no test_cfg"):
+        robustness(shapes, checkpoint, tmp_path, "test_cfg=null", "test_dataloader=null", "test_evaluator=null")
