@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from avsmamba.apis.test import prepare_test, report
+from avsmamba.apis.test import prepare_test, report, use_mixed_precision
 from avsmamba.apis.train import default_work_dir
 from avsmamba.datasets.foreign import how_foreign
 from avsmamba.engine.config import load_config, parse_options
@@ -38,6 +38,7 @@ def robustness(
     launcher: str = "none",
     options: Sequence[str] = (),
     data_root: str | None = None,
+    amp: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint with each of `SOUNDS`, print a table and write `robustness.json` and `robustness.md`.
 
@@ -50,6 +51,7 @@ def robustness(
         launcher: 'none', 'pytorch' or 'slurm'.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
+        amp: the model runs in mixed precision (bfloat16 on the CPU).
 
     Returns:
         What stands in `robustness.json`, see `summary`.
@@ -78,6 +80,8 @@ def robustness(
             cfg = prepared(sound)
             cfg.launcher, cfg.model_wrapper_cfg = first.launcher, first.get("model_wrapper_cfg")
             runner = AVSRunner.from_cfg(cfg)
+            if amp:
+                use_mixed_precision(runner)
             scores[sound] = runner.test()
             if sound == "swap":
                 clips = getattr(runner.test_dataloader.dataset, "clips", None)

@@ -74,7 +74,7 @@ def test(
     with process_group(cfg, launcher):
         runner = AVSRunner.from_cfg(cfg)
         if amp:
-            runner.model.test_step = torch.autocast(get_device(), amp_dtype())(runner.model.test_step)
+            use_mixed_precision(runner)
         metrics = report(runner.test(), audio)
         if amp:
             metrics["amp"] = str(amp_dtype()).removeprefix("torch.")
@@ -84,6 +84,11 @@ def test(
             print(table(metrics))
             print(f"written to {Path(cfg.work_dir) / 'metrics.json'}")
     return metrics
+
+
+def use_mixed_precision(runner: AVSRunner) -> None:
+    """Let a test run the model under autocast."""
+    runner.model.test_step = torch.autocast(get_device(), amp_dtype())(runner.model.test_step)
 
 
 def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show_dir: str | None) -> None:
