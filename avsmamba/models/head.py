@@ -35,6 +35,8 @@ class AudioQueryHead(nn.Module):
         scaled: divide the product by sqrt(C), as attention does; the paper names the bare product.
         bounded: the MLP sees the sigmoid of the intermediate mask. What it makes of a bare product grows with it, for
             every class in another measure, and drowns what the mask features say of the class.
+        add_query: add the query to what the last layer sees, at every pixel: it then hears itself which sounds there
+            are, rather than by what the pyramid left of them in the mask features.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class AudioQueryHead(nn.Module):
         residual: bool = True,
         scaled: bool = False,
         bounded: bool = False,
+        add_query: bool = False,
     ):
         super().__init__()
-        self.residual, self.bounded = residual, bounded
+        self.residual, self.bounded, self.add_query = residual, bounded, add_query
         self.scale = embed_dims**-0.5 if scaled else 1.0
         self.mlp_in = nn.Linear(1, embed_dims)
         self.mlp_out = nn.Linear(embed_dims, embed_dims)
@@ -63,4 +66,6 @@ class AudioQueryHead(nn.Module):
         y = self.mlp_out(F.relu(self.mlp_in(intermediate.sigmoid() if self.bounded else intermediate)))
         if self.residual:
             y = y + mask_features
+        if self.add_query:
+            y = y + query.unsqueeze(2)
         return HeadOutput(self.classifier(y).movedim(-1, 2), intermediate.movedim(-1, 2))

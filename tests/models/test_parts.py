@@ -120,6 +120,15 @@ def test_a_bounded_head_s_logits_do_not_grow_with_the_product(bounded):
     assert_every_parameter_learns(head, out.logits)
 
 
+@pytest.mark.parametrize("add_query", [False, True])
+def test_a_head_that_adds_the_query_hears_where_nothing_is_seen(add_query):
+    head = AudioQueryHead(8, num_classes=4, add_query=add_query)
+    dark = torch.zeros(1, 2, 4, 5, 8)  # the product is zero for every query
+    first, second = (head(torch.randn(1, 2, 1, 8), dark).logits for _ in range(2))
+    assert (not torch.equal(first, second)) == add_query
+    assert torch.equal(first, first[..., :1, :1].expand_as(first))
+
+
 @pytest.mark.parametrize("norm, audio_norm", [("GN", "none"), ("none", "BN")])
 def test_projection(norm, audio_norm):
     projection = Projection([3, 4, 5, 6], 7, 16, norm=norm, audio_norm=audio_norm)
