@@ -259,11 +259,11 @@ def _generated(recorded: Mapping[str, Any], picture: str) -> str:
         share = 100 * 2 / comb(2 * count, count)
         chance = f"; {count} against {count} runs of one and the same model would lie so in {share:.0f} % of cases"
     intro = [
-        f"Runs: {len(runs)}, of {len(figures)} configs with up to {count} seeds; {_either(iterations)} iterations each, "
-        f"median {seconds:.0f} s of training. Scores are M_J and M_F of the frame protocol in percent, on {_either(clips)} "
-        f"unseen clips, with the weights of the last iteration: mean ± sample standard deviation over the seeds. "
-        f"torch {_either(env['torch'])}, {_either(env['device'])}, {_either(env['threads'])} threads, commit "
-        f"{_either(env['commit'])}.",
+        f"Runs: {len(runs)}, of {len(figures)} configs with up to {count} seeds; {_either(iterations)} iterations "
+        f"each, median {seconds:.0f} s of training. Scores are M_J and M_F of the frame protocol in percent, on "
+        f"{_either(clips)} unseen clips, with the weights of the last iteration: mean ± sample standard deviation over "
+        f"the seeds. torch {_either(env['torch'])}, {_either(env['device'])}, {_either(env['threads'])} threads, "
+        f"commit {_either(env['commit'])}.",
         "The column *here* is the change of the mean M_J against the whole model. It says *lower* or *higher* only "
         f"where the ranges of the two over the seeds do not overlap{chance}.",
         f"![M_J of each run, and the paper's]({picture})",

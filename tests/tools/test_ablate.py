@@ -214,7 +214,7 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     page = tmp_path / "ablations.md"
     write_page(RESULTS, page)
     first = page.read_text()
-    assert "Runs: 15, of 5 configs with up to 3 seeds; 250 iterations each" in first and "in 10 % of cases" in first
+    assert "Runs: 15, of 5 configs with up to 3 seeds; 250 iterations" in first and "in 10 % of cases" in first
     assert (tmp_path / "images" / "ablations.png").is_file()
     page.write_text(first.replace(BEGIN, f"Read me first.\n{BEGIN}").replace(END, f"{END}\nIn the end."))
     write_page(RESULTS[:9], page)
