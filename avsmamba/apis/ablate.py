@@ -22,6 +22,7 @@ from avsmamba.datasets.avsbench import SOUNDS
 from avsmamba.engine.checkpoint import find_latest
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.engine.yaml_io import dump
+from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.curves import read_curves
@@ -186,7 +187,7 @@ def carry_out(folder: Path) -> None:
         "seed": record["seed"],
         "digest": record["digest"],
         "parameters": parameters,
-        "iterations": curves.iterations,
+        "iterations": read_file(checkpoint)["meta"]["iter"],
         "loss": curves.loss[-1][1],
         "train_seconds": round(curves.seconds, 1),
         "scores": scores,

@@ -103,12 +103,12 @@ def verdict(relation: str, row: Row, ours: Row) -> str:
 def markdown(figures: Sequence[Figures], failed: Mapping[str, str]) -> str:
     """The tables in Markdown, grouped as in the paper, and what failed."""
     known = {f.variant: f for f in figures}
-    parts = []
+    parts, named = [], set()
     for number, (title, rows) in ABLATIONS.items():
         shown = [row for row in rows if row.variant in known]
         if any(row.variant != FULL for row in shown):
+            named |= {row.variant for row in shown}
             parts.append(f"### Table {number}: {title}\n\n{_table(shown, known)}")
-    named = {row.variant for _, rows in ABLATIONS.values() for row in rows}
     others = [f for f in figures if f.variant not in named]
     if others:
         head = ["config", *_heads(others)]
@@ -254,16 +254,18 @@ def _generated(recorded: Mapping[str, Any], picture: str) -> str:
     clips = sorted({r["scores"]["real"]["clips"] for r in runs})
     seconds = statistics.median(r["train_seconds"] for r in runs)
     env = recorded["env"]
-    chance = 100 * 2 / comb(2 * count, count)
+    chance = ""
+    if count > 1:
+        share = 100 * 2 / comb(2 * count, count)
+        chance = f"; {count} against {count} runs of one and the same model would lie so in {share:.0f} % of cases"
     intro = [
-        f"{len(runs)} runs: {len(figures)} configs, {count} seeds; {_either(iterations)} iterations each, median "
-        f"{seconds:.0f} s of training. Scores are M_J and M_F of the frame protocol in percent, on {_either(clips)} "
-        f"unseen clips, with the weights of the last iteration: mean ± sample standard deviation over the seeds. "
-        f"torch {_either(env['torch'])}, {_either(env['device'])}, {_either(env['threads'])} threads, commit "
-        f"{_either(env['commit'])}.",
+        f"Runs: {len(runs)}, of {len(figures)} configs with up to {count} seeds; {_either(iterations)} iterations "
+        f"each, median {seconds:.0f} s of training. Scores are M_J and M_F of the frame protocol in percent, on "
+        f"{_either(clips)} unseen clips, with the weights of the last iteration: mean ± sample standard deviation over "
+        f"the seeds. torch {_either(env['torch'])}, {_either(env['device'])}, {_either(env['threads'])} threads, "
+        f"commit {_either(env['commit'])}.",
         "The column *here* is the change of the mean M_J against the whole model. It says *lower* or *higher* only "
-        "where the ranges of the two over the seeds do not overlap, which "
-        f"{count} against {count} runs of one and the same model would do by chance in {chance:.0f} % of cases.",
+        f"where the ranges of the two over the seeds do not overlap{chance}.",
         f"![M_J of each run, and the paper's]({picture})",
     ]
     return "\n\n".join([*intro, markdown(figures, {})])

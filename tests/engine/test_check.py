@@ -98,7 +98,7 @@ MS3 = ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
         (AVSS, "train_dataloader.dataset.type", "AVSBenchAVS", ["no dataset 'AVSBenchAVS'", "'AVSBenchAVSS'"]),
         (AVSS, "test_evaluator.batch_size", 4, ["test_evaluator.batch_size: AVSSMetric takes no"]),
         (AVSS, "model.losses", [{"type": "CrossEntropyLos"}], ["model.losses.0.type", "'CrossEntropyLoss'"]),
-        (AVSS, "model.head.num_classes", 1, ["val_evaluator: AVSSMetric does not go with", "use AVSMetric", "(and 1"]),
+        (AVSS, "model.head.num_classes", 1, ["model.losses.1: CrossEntropyLoss needs several", "(and 2 more"]),
         (AVSS, "val_evaluator.type", "AVSMetric", ["val_evaluator: AVSMetric does not go with", "13; use AVSSMetric"]),
         (AVSS, "model.aux_losses", [{"type": "CrossEntropyLoss"}], ["model.aux_losses.0: CrossEntropyLoss needs"]),
         (MS3, "model.losses", [{"type": "CrossEntropyLoss"}], ["model.losses.0: CrossEntropyLoss", "num_classes is 1"]),

@@ -43,7 +43,7 @@ model:
 train_cfg: {{max_iters: 4}}
 train_dataloader: {{batch_size: 2, num_workers: 0, dataset: {{pipeline: [{{type: Resize, size: 32}}]}}}}
 test_dataloader: {{num_workers: 0, dataset: {{pipeline: [{{type: Resize, size: 32}}]}}}}
-default_hooks: {{logger: {{interval: 2}}, checkpoint: {{interval: 2}}}}
+default_hooks: {{logger: {{interval: 3}}, checkpoint: {{interval: 2}}}}
 """
 
 
@@ -200,6 +200,8 @@ def test_tables_follow_the_paper():
     assert "| – | 68.6 / 78.8 |" in rows["Ours"]
     assert rows["tpavi"].startswith("| tpavi | 50.0 ± 0.0 |")
     assert "- x, seed 1: a fault" in text
+    alone = markdown(gather(RESULTS[:1]), {})
+    assert "### Other configs" in alone and "| tiny_full | 90.0 | 90.0 – 90.0 | 95.0 | 30.0 |" in alone
     assert comma_separated(gather(RESULTS)).splitlines()[1] == "tiny_full,0,90.0,95.0,30.0,0.2,100.0"
 
 
@@ -212,12 +214,12 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     page = tmp_path / "ablations.md"
     write_page(RESULTS, page)
     first = page.read_text()
-    assert "15 runs: 5 configs, 3 seeds; 250 iterations each" in first and "in 10 % of cases" in first
+    assert "Runs: 15, of 5 configs with up to 3 seeds; 250 iterations" in first and "in 10 % of cases" in first
     assert (tmp_path / "images" / "ablations.png").is_file()
     page.write_text(first.replace(BEGIN, f"Read me first.\n{BEGIN}").replace(END, f"{END}\nIn the end."))
     write_page(RESULTS[:9], page)
     text = page.read_text()
-    assert "Read me first." in text and text.endswith("In the end.\n") and "9 runs: 3 configs" in text
+    assert "Read me first." in text and text.endswith("In the end.\n") and "Runs: 9, of 3 configs" in text
     assert json.loads((tmp_path / "ablations.json").read_text()) == json.loads(record(RESULTS[:9]))
     page.write_text("no markers\n")
     with pytest.raises(UserError, match="once each"):
