@@ -32,6 +32,7 @@ BACKBONES = {
 DATA = {"s4": "S4", "ms3": "MS3", "avss": "AVSS"}
 _NAME = re.compile(
     rf"(?P<method>{'|'.join(METHODS)})_(?P<backbone>{'|'.join(BACKBONES)})_(?P<data>{'|'.join(DATA)})_(?P<size>\d+|shapes)"
+    "(?P<negatives>_negatives)?"
 )
 FRAMES = 5  # of a clip of S4 and MS3; AVSS says its own
 
@@ -163,6 +164,7 @@ def models_table(entries: Iterable[Entry], measured: Measured) -> str:
             raise UserError(f"configs/{entry.config}.yaml: expected a name like avs_mamba_pvtv2b5_ms3_224")
         model = f"{METHODS[match['method']]}, {BACKBONES[match['backbone']][0]}"
         data = f"SoundingShapes {DATA[match['data']]}" if match["size"] == "shapes" else DATA[match["data"]]
+        data += ", with wrong sounds" if match["negatives"] else ""
         scores = [percent(published(entry.name)), percent(measured_score(measured, entry.config))]
         rows.append([f"`{entry.config}`", model, data, str(entry.size), *entry.cells, *scores])
     return lines(head, rows)

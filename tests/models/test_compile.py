@@ -40,7 +40,7 @@ PARTS = {
 
 
 def outputs(y):
-    return [y] if isinstance(y, torch.Tensor) else list(y)
+    return [y] if isinstance(y, torch.Tensor) else [t for t in y if isinstance(t, torch.Tensor)]
 
 
 def gradients(module: nn.Module, y) -> dict[str, torch.Tensor]:
