@@ -100,7 +100,7 @@ void scan(const Kernels<T>& kernels, bool backward, Input input, const std::vect
   std::vector<T> dx(b * L * E), rows(b * K * L * pitch), dA(K * E * N), dD(K * E), dW(K * E * R), dbias(K * E);
   measured([&] {
     for (int64_t i = 0; i < b; ++i) {
-      const ScanGrads<T> out{dx.data(), rows.data() + i * K * L * pitch, L * pitch, dA.data(), dD.data(), dW.data(),
+      const ScanGrads<T> out{dx.data(), true, rows.data() + i * K * L * pitch, L * pitch, dA.data(), dD.data(), dW.data(),
                              dbias.data()};
       each_job(i, [&](const ScanJob& j) { kernels.backward(a, j, dy.data(), states.data(), out); });
     }

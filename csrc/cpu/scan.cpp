@@ -183,7 +183,8 @@ template <typename T>
 T* border_states(const ScanArgs<T>& a, const Tensor& states) {
   const int64_t tiles = (a.length + kTile - 1) / kTile;
   check(states, "states", {a.batch, a.directions, tiles, a.states, a.channels}, states.scalar_type());
-  STD_TORCH_CHECK(states.is_contiguous() && states.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float),
+  const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(states.is_contiguous() && states.scalar_type() == state,
                   "states: expected contiguous, of the state's dtype");
   return writable<T>(states);
 }
@@ -195,7 +196,7 @@ void run_forward(const Inputs& in, const Tensor& y, const Tensor& states) {
   check(y, "y", {a.batch, a.out_length, a.channels}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
   T* const borders = states.numel() ? border_states(a, states) : nullptr;
   const Partition p(a);
-  Shared<T> sums(y, p.groups);
+  Shared<T> sums(y, p.groups, p.jobs == 0);
   if (!p.jobs) return;
   const Kernels<T> kernel = kernels<T>();
   run_ranges<T>(p.ranges, kernel.scratch(a, p.width, false), [&](int64_t r, void* scratch) {
@@ -217,11 +218,12 @@ void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, cons
   STD_TORCH_CHECK(dy.is_contiguous(), "dy must be contiguous");
   const T* const borders = border_states(a, states);
   for (const Tensor& grad : grads)
-    STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state, "gradients: expected contiguous, of the state's dtype");
+    STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state,
+                    "gradients: expected contiguous, of the state's dtype");
   const Partition p(a);
-  Shared<T> dx(grads[0], p.groups);
+  Shared<T> dx(grads[0], p.groups, false);
   if (!p.jobs)
-    for (int i : {1, 2, 3}) std::fill_n(writable<T>(grads[i]), grads[i].numel(), T(0));
+    for (int i : {0, 1, 2, 3}) std::fill_n(writable<T>(grads[i]), grads[i].numel(), T(0));
   // With one batch entry each parameter belongs to one job.
   std::vector<Shared<T>> parameters;
   for (int i : {4, 5, 6, 7}) parameters.emplace_back(grads[i], a.batch > 1 ? p.ranges : 1);
@@ -236,8 +238,9 @@ void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, cons
         ScanJob j = p.job(i, &group, scratch);
         j.k0 += pass * rows.at_once;
         j.k1 = std::min(j.k1, j.k0 + rows.at_once);
-        const ScanGrads<T> out{dx.copy(group), rows.of(r, i / p.tiles), a.length * rows.pitch, parameters[0].copy(r),
-                               parameters[1].copy(r), parameters[2].copy(r), parameters[3].copy(r)};
+        const ScanGrads<T> out{dx.copy(group), pass == 0, rows.of(r, i / p.tiles), a.length * rows.pitch,
+                               parameters[0].copy(r), parameters[1].copy(r), parameters[2].copy(r),
+                               parameters[3].copy(r)};
         kernel.backward(a, j, dy.const_data_ptr(), borders, out);
       }
     });
@@ -289,8 +292,8 @@ STABLE_TORCH_LIBRARY(avsmamba_cpu, m) {
       "Tensor order, int out_start, int out_length, Tensor(a!) y, Tensor(b!) states) -> ()");
   m.def(
       "backward(Tensor dy, Tensor states, Tensor x, Tensor dt, Tensor B, Tensor C, Tensor A, Tensor D, "
-      "Tensor dt_weight, Tensor dt_bias, Tensor order, int out_start, int out_length, Tensor(a!) dx, Tensor(b!) ddt, Tensor(c!) dB, "
-      "Tensor(d!) dC, Tensor(e!) dA, Tensor(f!) dD, Tensor(g!) ddt_weight, Tensor(h!) ddt_bias) -> ()");
+      "Tensor dt_weight, Tensor dt_bias, Tensor order, int out_start, int out_length, Tensor(a!) dx, Tensor(b!) ddt, "
+      "Tensor(c!) dB, Tensor(d!) dC, Tensor(e!) dA, Tensor(f!) dD, Tensor(g!) ddt_weight, Tensor(h!) ddt_bias) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(avsmamba_cpu, CompositeExplicitAutograd, m) {

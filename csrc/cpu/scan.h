@@ -32,7 +32,9 @@ struct ScanArgs {
 // of the inputs.
 template <typename T>
 struct ScanGrads {
-  T *dx, *rows;
+  T* dx;
+  bool fresh;  // dx holds nothing yet: the job's first direction writes all of its rows, the others add
+  T* rows;
   int64_t row_stride;
   T *dA, *dD, *ddt_weight, *ddt_bias;
 };
@@ -45,7 +47,8 @@ struct ScanJob {
   void* scratch;  // as many values as `scratch` below says, on a 64-byte border
 };
 
-// `states` (b, K, tiles, N, E) are those before each tile of kTile steps; null: forward does not keep them.
+// In y a job's first direction writes, the others add. `states` (b, K, tiles, N, E) are those before each tile of kTile
+// steps; null: forward does not keep them.
 template <typename T>
 struct Kernels {
   void (*forward)(const ScanArgs<T>&, const ScanJob&, T* y, T* states);

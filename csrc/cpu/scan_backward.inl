@@ -4,7 +4,8 @@
 // token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart. What of the state before a token
 // survives it, decay h, serves three times: in the recurrence, as grad decay h for delta and A, and, as
 // h = decay h + u B, for C; sum(dy u) over channels does not depend on the state and is made once.
-template <int WIDTH, int S>
+// Without OUT no output of these tokens is wanted, and dy is zero.
+template <int WIDTH, int S, bool OUT>
 AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int64_t n0, int T) {
   constexpr int NV = WIDTH / LANES;
   for (int v = 0; v < WIDTH; v += LANES) {
@@ -39,7 +40,7 @@ AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* bord
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const int o = t * WIDTH + v * LANES;
-      V d = load(w.delta + o), u = load(w.u + o), dy = load(w.dy + o);
+      V d = load(w.delta + o), u = load(w.u + o), dy = OUT ? load(w.dy + o) : V{};
       KEEP(d);
       KEEP(u);
       KEEP(dy);
@@ -49,13 +50,13 @@ AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* bord
         const int i = (t * S + s) * WIDTH + v * LANES;
         V left = load(w.left + i);
         KEEP(left);
-        const V grad = dy * cs[s] + g[s][v], q = grad * left;
+        const V grad = OUT ? dy * cs[s] + g[s][v] : g[s][v], q = grad * left;
         g[s][v] = load(w.decay + i) * grad;
         d_delta = load(w.A2 + (n0 + s) * WIDTH + v * LANES) * q + d_delta;
         gA[s][v] = d * q + gA[s][v];
         d_xb = grad * bs[s] + d_xb;
         dB[s] = grad * u + dB[s];
-        dC[s] = dy * left + dC[s];
+        if (OUT) dC[s] = dy * left + dC[s];
       }
       store(w.d_delta + o, d_delta);
       store(w.d_xb + o, d_xb);
@@ -71,11 +72,11 @@ AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* bord
     }
 }
 
-template <int WIDTH>
+template <int WIDTH, bool OUT>
 AI void retreat_all(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int T) {
   int64_t n = 0;
-  for (; n + 2 <= N; n += 2) retreat<WIDTH, 2>(w, rows, pitch, border, N, n, T);
-  for (; n < N; ++n) retreat<WIDTH, 1>(w, rows, pitch, border, N, n, T);
+  for (; n + 2 <= N; n += 2) retreat<WIDTH, 2, OUT>(w, rows, pitch, border, N, n, T);
+  for (; n < N; ++n) retreat<WIDTH, 1, OUT>(w, rows, pitch, border, N, n, T);
 }
 
 // The gradient of delta before its softplus, in place of d_delta, and what it adds to BLOCK columns of the weights.
@@ -129,8 +130,8 @@ AI void add_low(Workspace<WIDTH>& w, const REAL* weight, REAL* rows, int64_t pit
 
 // From the gradients of delta and of delta x B to those of x, dt and delta's weights.
 template <int WIDTH>
-AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, REAL* dx, REAL* rows,
-                    int64_t pitch, const int32_t* tokens, int T) {
+AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, REAL* dx, bool fresh,
+                    REAL* rows, int64_t pitch, const int32_t* tokens, int T) {
   constexpr int NV = WIDTH / LANES;
   const int64_t R = a.rank;
   for (int t = 0; t < T; ++t) {
@@ -144,7 +145,7 @@ AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob&
       store(row + v * LANES, load(w.delta + o) * d_xb + load(w.D + v * LANES) * load(w.dy + o));
       store(w.gbias + v * LANES, load(w.gbias + v * LANES) + raw[v]);
     }
-    add_channels<WIDTH>(dx + (j.b * a.length + tokens[t]) * a.channels + j.e0, row, j.lanes);
+    put_channels<WIDTH>(dx + tokens[t] * a.channels, row, j.lanes, fresh);
     if (R % LANES) add_low_sums(w, raw, R, rows + t * pitch);
   }
   if (R % LANES == 0) {
@@ -200,6 +201,9 @@ void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, c
     pack_direction(a, j, k, w);
     const int32_t* order = a.order + k * a.length;
     const int64_t steps = a.steps[k];
+    REAL* const dx = out.dx + j.b * a.length * a.channels + j.e0;
+    for (int64_t t = steps; t < a.length && out.fresh && k == j.k0; ++t)
+      std::memset(dx + order[t] * a.channels, 0, sizeof(REAL) * j.lanes);
     for (REAL* p : {w.g, w.gA}) std::memset(p, 0, sizeof(REAL) * N * WIDTH);
     std::memset(w.gW, 0, sizeof(REAL) * R * WIDTH);
     for (REAL* p : {w.gbias, w.gD}) std::memset(p, 0, sizeof(REAL) * WIDTH);
@@ -212,8 +216,9 @@ void backward_width(const ScanArgs<REAL>& a, const ScanJob& j, const void* dy, c
       std::memset(w.d_delta, 0, sizeof(REAL) * T * WIDTH);
       std::memset(w.d_xb, 0, sizeof(REAL) * T * WIDTH);
       REAL* rows = out.rows + (k - j.k0) * out.row_stride + c * kTile * pitch;
-      retreat_all(w, rows + R, pitch, w.h, N, T);
-      finish_tile(w, a, j, k, out.dx, rows, pitch, tokens, T);
+      if (any_wanted(a, tokens, T)) retreat_all<WIDTH, true>(w, rows + R, pitch, w.h, N, T);
+      else retreat_all<WIDTH, false>(w, rows + R, pitch, w.h, N, T);
+      finish_tile(w, a, j, k, dx, out.fresh && k == j.k0, rows, pitch, tokens, T);
     }
     for (int c = 0; c < j.lanes; ++c) {
       const int64_t e = k * a.channels + j.e0 + c;

@@ -1,7 +1,7 @@
 // The scan over the compiler's own vector types, without intrinsics: included once for each instruction set, with
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
-// and, where an instruction set has them, SCALE(p, n) for p 2^n, ROUND(x) for the nearest whole number, LOOKUP(table, t)
+// and, where an instruction set has them, SCALE(p, n) for p 2^n, ROUND(x) for the next whole number, LOOKUP(table, t)
 // for the entries of a table in registers, FMA(a, b, c) for a b + c rounded once, and KEEP(x), which keeps the compiler
 // from making x again.
 //
@@ -89,12 +89,15 @@ AI void read_channels(REAL* to, const void* from, int64_t offset, int lanes, Inp
   }
 }
 
+// Add to a job's channels of a row, or, where nothing was written yet, write them.
 template <int WIDTH>
-AI void add_channels(REAL* to, const REAL* from, int lanes) {
-  if (lanes == WIDTH) {
+AI void put_channels(REAL* to, const REAL* from, int lanes, bool fresh) {
+  if (lanes == WIDTH && fresh) {
+    for (int v = 0; v < WIDTH; v += LANES) store(to + v, load(from + v));
+  } else if (lanes == WIDTH) {
     for (int v = 0; v < WIDTH; v += LANES) store(to + v, load(to + v) + load(from + v));
   } else {
-    for (int c = 0; c < lanes; ++c) to[c] += from[c];
+    for (int c = 0; c < lanes; ++c) to[c] = fresh ? from[c] : to[c] + from[c];
   }
 }
 
@@ -260,7 +263,8 @@ void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* sta
         if (wanted(a, tokens[t])) prefetch(first + tokens[t] * a.channels, WIDTH * sizeof(REAL));
       advance_all<WIDTH, true>(w, N, T);
       for (int t = 0; t < T; ++t)
-        if (wanted(a, tokens[t])) add_channels<WIDTH>(first + tokens[t] * a.channels, w.y + t * WIDTH, j.lanes);
+        if (wanted(a, tokens[t]))
+          put_channels<WIDTH>(first + tokens[t] * a.channels, w.y + t * WIDTH, j.lanes, k == j.k0);
     }
     for (int64_t c = tiles(steps); states && c < tiles(a.length); ++c)
       for (int64_t n = 0; n < N; ++n)
@@ -279,7 +283,7 @@ static void peak(int64_t N, int64_t R, int64_t rounds, bool backward, REAL* scra
   for (int64_t r = 0; r < rounds; ++r) {
     if (R && backward) make_deltas<64, true>(w, R, kTile);
     else if (R) make_deltas<64, false>(w, R, kTile);
-    if (backward) retreat_all(w, scratch + w.size, 2 * N, w.h, N, kTile);
+    if (backward) retreat_all<64, true>(w, scratch + w.size, 2 * N, w.h, N, kTile);
     else advance_all<64, true>(w, N, kTile);
   }
 }

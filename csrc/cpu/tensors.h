@@ -68,18 +68,20 @@ void run_ranges(int64_t ranges, int64_t size, const F& f) {
   });
 }
 
-// `copies` zeroed buffers of `size` values, the first of which is `own`; `gather` adds the others to it.
+// `copies` buffers of `size` values, the first of which is `own`, zeroed on demand; `gather` adds the others to it.
 template <typename T>
 struct Shared {
   T* own;
   int64_t size, copies;
-  std::vector<T> rest;
+  std::unique_ptr<T[]> rest;
 
-  Shared(const Tensor& t, int64_t copies) : own(writable<T>(t)), size(t.numel()), copies(copies) {
+  Shared(const Tensor& t, int64_t copies, bool zero = true)
+      : own(writable<T>(t)), size(t.numel()), copies(copies), rest(copies > 1 ? new T[(copies - 1) * size] : nullptr) {
+    if (!zero) return;
     std::fill(own, own + size, T(0));
-    rest.assign((copies - 1) * size, T(0));
+    std::fill(rest.get(), rest.get() + (copies - 1) * size, T(0));
   }
-  T* copy(int64_t c) { return c % copies ? rest.data() + (c % copies - 1) * size : own; }
+  T* copy(int64_t c) { return c % copies ? rest.get() + (c % copies - 1) * size : own; }
   void gather() {
     if (copies < 2) return;
     torch::stable::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
