@@ -8,9 +8,9 @@ quartiles (of the least and the most, where there are few runs). All runs of a r
 
 Limits, both measured in this run: the bytes that a pass cannot do without over the bandwidth of a copy, and its state
 updates over the peak of the kernel's inner loops on data in cache (scan_limits.py): delta's low-rank product, softplus
-and the recurrence; the recurrence's alone is printed too. The nearer limit is the larger of the two times: `%` is that
-over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the bandwidth of main memory does
-not bind, and a row that is bound by bytes may reach more than 100 %.
+and the recurrence, or the gradients of all three; the recurrence's alone is printed too. The nearer limit is the larger
+of the two times: `%` is that over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the
+bandwidth of main memory does not bind, and a row that is bound by bytes may reach more than 100 %.
 
 Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
 and in percent of the inputs. `kept` are the states that a forward in training hands to the backward; they count for the

@@ -24,7 +24,7 @@ def peak_updates_per_second(states: int, rank: int, backward: bool, repeats: int
     counted.
 
     Args:
-        rank: R: delta's low-rank product and softplus belong to it; 0 leaves the recurrence alone.
+        rank: R: delta's low-rank product and softplus belong to it, and their gradients; 0: the recurrence alone.
     """
     return max(_once(states, rank, backward) for _ in range(repeats))
 

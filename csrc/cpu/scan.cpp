@@ -135,7 +135,7 @@ struct RowSums {
   RowSums(const ScanArgs<T>& a, const Partition& p) : a(a), p(p), pitch(a.rank + 2 * a.states), rows(p.ranges) {
     int64_t entries = 1, longest = (a.directions + p.groups - 1) / p.groups;
     for (int64_t r = 0; r < p.ranges; ++r) entries = std::max(entries, last(r) - first(r) + 1);
-    constexpr int64_t budget = 1 << 17;  // values a range: small scans then take one pass
+    constexpr int64_t budget = 1 << 19;  // values a range: small scans then take one pass
     at_once = std::min(longest, std::max<int64_t>(1, budget / std::max<int64_t>(1, entries * a.length * pitch)));
     passes = (longest + at_once - 1) / at_once;
     for (int64_t r = 0; r < p.ranges; ++r) rows[r].reset(new T[entry_size() * (last(r) - first(r) + 1)]);
@@ -276,7 +276,7 @@ int64_t scan_peak(int64_t states, int64_t rank, bool backward, int64_t rounds) {
   a.states = states, a.rank = rank;
   const Kernels<float> kernel = float_kernels();
   const int64_t threads = torch::stable::get_num_threads();
-  run_ranges<float>(threads, kernel.scratch(a, 64, true) + kTile * 2 * states,
+  run_ranges<float>(threads, kernel.scratch(a, 64, true) + kTile * (64 + rank + 2 * states),
                     [&](int64_t, void* scratch) { kernel.peak(states, rank, rounds, backward, (float*)scratch); });
   return threads * rounds * 64 * kTile * states;
 }

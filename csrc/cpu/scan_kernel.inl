@@ -275,16 +275,25 @@ void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* sta
 #include "scan_backward.inl"
 
 // The arithmetic of a packed tile, `rounds` times: what it takes when all data lie in cache and nothing is gathered.
-// Without a rank delta is left as it is, and only the recurrence (and its gradients) runs.
+// Without a rank delta is left as it is, and only the recurrence (and its gradients) runs. `scratch` holds a workspace
+// and a tile's gradients.
 static void peak(int64_t N, int64_t R, int64_t rounds, bool backward, REAL* scratch) {
   Workspace<64> w(scratch, N, R, true);
-  for (int64_t i = 0; i < w.size + kTile * 2 * N; ++i) scratch[i] = REAL(0.01);
+  REAL *dx = scratch + w.size, *rows = dx + kTile * 64;
+  for (REAL* p = scratch; p < rows + kTile * (R + 2 * N); ++p) *p = REAL(0.01);
   for (int64_t i = 0; i < N * 64; ++i) w.A2[i] = -1;
+  ScanArgs<REAL> a{};
+  a.channels = 64, a.states = N, a.rank = R, a.dt_weight = w.W;
+  ScanJob j{};
+  j.lanes = 64;
+  int32_t tokens[kTile];
+  for (int t = 0; t < kTile; ++t) tokens[t] = t;
   for (int64_t r = 0; r < rounds; ++r) {
     if (R && backward) make_deltas<64, true>(w, R, kTile);
     else if (R) make_deltas<64, false>(w, R, kTile);
-    if (backward) retreat_all<64, true>(w, scratch + w.size, 2 * N, w.h, N, kTile);
+    if (backward) retreat_all<64, true>(w, rows + R, R + 2 * N, w.h, N, kTile);
     else advance_all<64, true>(w, N, kTile);
+    if (R && backward) finish_tile(w, a, j, 0, dx, true, rows, R + 2 * N, tokens, kTile);
   }
 }
 
