@@ -14,7 +14,6 @@
 #define INT int32_t
 #define LANES 16
 #define REAL_IS_FLOAT 1
-#define ROUND(x) (V) _mm512_maskz_roundscale_ps(0xffff, (__m512)(x), 8)
 // 2^(i / 32), 31 / (31 + i) and its negative logarithm.
 alignas(64) static const float kExp2[32] = {
     1.f, 1.0218972f, 1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f, 1.13878858f, 1.1637249f,

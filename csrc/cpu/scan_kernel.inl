@@ -1,9 +1,8 @@
 // The scan over the compiler's own vector types, without intrinsics: included once for each instruction set, with
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
-// and, where an instruction set has them, SCALE(p, n) for p 2^n, ROUND(x) for the next whole number, LOOKUP(table, t)
-// for the entries of a table in registers, FMA(a, b, c) for a b + c rounded once, and KEEP(x), which keeps the compiler
-// from making x again.
+// and, where an instruction set has them, LOOKUP(table, t) for the entries of a table in registers together with
+// SCALE(p, n) for p 2^n and FMA(a, b, c) for a b + c rounded once; KEEP(x) keeps the compiler from making x again.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
 // delta that softplus(dt W + b) gives into L1, then run the recurrence

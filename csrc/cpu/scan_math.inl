@@ -56,53 +56,25 @@ AI V4 sum4(V a, V b, V c, V d) {
 
 #if REAL_IS_FLOAT
 constexpr REAL kLog2e = 1.44269504f, kLn2 = 0.69314718f;
-#ifdef SCALE
-// p 2^n for whole n of any size: one instruction, which also needs no bounds for n.
-AI V scale(V p, V n) { return SCALE(p, n); }
-AI V rounded(V x) { return ROUND(x); }
-AI V bounded(V x, REAL, REAL) { return x; }
-#else
-AI V rounded(V x) { return (x + 12582912.f) - 12582912.f; }
-AI V scale(V p, V n) { return (V)((I)p + ((I)(n + 12582912.f) << 23)); }
-AI V bounded(V x, REAL low, REAL high) {
-  x = x < low ? splat(low) : x;
-  return x > high ? splat(high) : x;
+#ifdef LOOKUP
+// x = n + i / 32 + f for a whole n and |f| <= 1 / 64. Adding `kThirtySeconds` rounds x to n + i / 32 and leaves i in the
+// last bits of t; 2^(i / 32) comes from a table, 2^f from a polynomial of degree 2 (minimax). SCALE(p, n) is p 2^n for
+// n of any size, rounded down, so that n needs no bounds.
+constexpr REAL kThirtySeconds = 393216.f;
+AI V exp2_of(V t, V f) {
+  const V table = LOOKUP(kExp2, t), r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
+  return SCALE(table * r + table, t - kThirtySeconds);
 }
-#endif
-// 2^x to 1.9 ulp: x = n + i / TABLE + f with a whole n and |f| <= 1 / (2 TABLE); 2^(i / TABLE) comes from a table in
-// registers, 2^f from a short polynomial (minimax). Adding `magic` leaves i in the last bits of t.
-#if defined(LOOKUP) && defined(SCALE)  // 32 entries, a polynomial of degree 2
 AI V exp2v(V x) {
-  constexpr REAL magic = 393216.f;
   KEEP(x);
-  const V t = x + magic, n = t - magic, f = x - n, table = LOOKUP(kExp2, t);
-  const V r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
-  return scale(table * r + table, n);
+  const V t = x + kThirtySeconds;
+  return exp2_of(t, x - (t - kThirtySeconds));
 }
-#else
-// 2^x: round to an integer part, then a polynomial of degree 6 on [-1/2, 1/2] (minimax, error 2e-9 before rounding).
-AI V exp2v(V x) {
-  x = bounded(x, -126.f, 127.f);
-  V n = rounded(x);
-  V f = x - n;
-  V p = f * 1.535336206e-4f + 1.339887459e-3f;
-  p = p * f + 9.618437358e-3f;
-  p = p * f + 5.550332471e-2f;
-  p = p * f + 2.402264791e-1f;
-  p = p * f + 6.931472029e-1f;
-  p = p * f + 1.f;
-  return scale(p, n);
-}
-#endif
-#if defined(LOOKUP)
 // e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here log2 e has two parts,
 // and x times the first is not rounded before n is taken from it.
 AI V expv(V x) {
-  constexpr REAL magic = 393216.f;
-  const V t = FMA(x, splat(1.44269504f), splat(magic)), n = t - magic, table = LOOKUP(kExp2, t);
-  const V f = FMA(x, splat(1.92596299e-8f), FMA(x, splat(1.44269504f), -n));
-  const V r = f * (f * 2.402265070e-1f + 6.931573442e-1f);
-  return scale(table * r + table, n);
+  const V t = FMA(x, splat(1.44269504f), splat(kThirtySeconds)), n = t - kThirtySeconds;
+  return exp2_of(t, FMA(x, splat(1.92596299e-8f), FMA(x, splat(1.44269504f), -n)));
 }
 // 1 + e = (1 + r) c for c = 1 + i / 31 and a small r.
 struct Split { V t, inverse, r; };
@@ -121,6 +93,25 @@ AI V reciprocal(V e) {
   return (m.inverse - m.inverse * m.r) * (m.r * m.r + 1.f);
 }
 #else
+AI V rounded(V x) { return (x + 12582912.f) - 12582912.f; }
+AI V scale(V p, V n) { return (V)((I)p + ((I)(n + 12582912.f) << 23)); }
+AI V bounded(V x, REAL low, REAL high) {
+  x = x < low ? splat(low) : x;
+  return x > high ? splat(high) : x;
+}
+// 2^x: round to an integer part, then a polynomial of degree 6 on [-1/2, 1/2] (minimax, error 2e-9 before rounding).
+AI V exp2v(V x) {
+  x = bounded(x, -126.f, 127.f);
+  V n = rounded(x);
+  V f = x - n;
+  V p = f * 1.535336206e-4f + 1.339887459e-3f;
+  p = p * f + 9.618437358e-3f;
+  p = p * f + 5.550332471e-2f;
+  p = p * f + 2.402264791e-1f;
+  p = p * f + 6.931472029e-1f;
+  p = p * f + 1.f;
+  return scale(p, n);
+}
 // e^x for x <= 0. Not 2^(x log2 e): that product's rounding alone would cost |x| half ulps. Here ln 2 is subtracted in
 // two parts, the first of which has so few bits that its product is exact.
 AI V expv(V x) {
