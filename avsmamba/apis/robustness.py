@@ -11,13 +11,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from avsmamba.apis.test import prepare_test, report, use_mixed_precision
-from avsmamba.apis.train import default_work_dir
+from avsmamba.apis.test import config_for_test, report, use_mixed_precision
 from avsmamba.datasets.foreign import how_foreign
-from avsmamba.engine.config import load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.runner import AVSRunner
-from avsmamba.utils import UserError, atomic_write
+from avsmamba.utils import atomic_write
 
 SOUNDS = ("real", "silence", "noise", "swap")
 _KNOWN = {
@@ -59,18 +57,12 @@ def robustness(
     Raises:
         UserError: for what the user can mend, in one line.
     """
-    if not Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
     scores: dict[str, Mapping[str, Any]] = {}
     swapped: Mapping[str, Any] = {}
 
     def prepared(sound: str) -> Config:
-        cfg = load_config(config, parse_options(options), data_root)
-        if cfg.get("test_cfg") is None:
-            raise UserError(f"{config}: has no test_cfg: nothing to test")
-        cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
-        folders = [None if folder is None else str(Path(folder) / sound) for folder in (out, show_dir)]
-        prepare_test(cfg, str(checkpoint), sound, *folders)
+        masks, pictures = (None if folder is None else str(Path(folder) / sound) for folder in (out, show_dir))
+        cfg = config_for_test(config, checkpoint, sound, work_dir, masks, pictures, options, data_root)
         add_metric(cfg, {"type": "FalsePositives"})
         return cfg
 

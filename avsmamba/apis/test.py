@@ -62,15 +62,7 @@ def test(
     Raises:
         UserError: for what the user can mend, in one line.
     """
-    cfg = load_config(config, parse_options(options), data_root)
-    if not Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
-    if cfg.get("test_cfg") is None:
-        raise UserError(f"{config}: has no test_cfg: nothing to test")
-    if audio not in SOUNDS:
-        raise UserError(f"--audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
-    cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
-    prepare_test(cfg, str(checkpoint), audio, out, show_dir)
+    cfg = config_for_test(config, checkpoint, audio, work_dir, out, show_dir, options, data_root)
     with process_group(cfg, launcher):
         runner = AVSRunner.from_cfg(cfg)
         if amp:
@@ -89,6 +81,33 @@ def test(
 def use_mixed_precision(runner: AVSRunner) -> None:
     """Let a test run the model under autocast."""
     runner.model.test_step = torch.autocast(get_device(), amp_dtype())(runner.model.test_step)
+
+
+def config_for_test(
+    config: str | Path,
+    checkpoint: str | Path,
+    audio: str,
+    work_dir: str | None,
+    out: str | None,
+    show_dir: str | None,
+    options: Sequence[str],
+    data_root: str | None,
+) -> Config:
+    """Load a config and prepare it for a test of a checkpoint; arguments as in `test`.
+
+    Raises:
+        UserError: if the config or the checkpoint is not there, the config has nothing to test, or `audio` is unknown.
+    """
+    cfg = load_config(config, parse_options(options), data_root)
+    if not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    if cfg.get("test_cfg") is None:
+        raise UserError(f"{config}: has no test_cfg: nothing to test")
+    if audio not in SOUNDS:
+        raise UserError(f"--audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
+    cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
+    prepare_test(cfg, str(checkpoint), audio, out, show_dir)
+    return cfg
 
 
 def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show_dir: str | None) -> None:
