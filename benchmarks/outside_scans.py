@@ -5,6 +5,7 @@ package mamba_ssm between the same copies.
 """
 
 import ast
+import functools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,30 +14,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avsmamba.ops.mamba_ssm_scan import materialised_scan
+
 Scan = Callable[..., Tensor]
 
 
-def torch_loop(x, dt, B, C, A, D, dt_weight, dt_bias, order, out, unbound: bool = False) -> Tensor:
+def torch_loop(*args, unbound: bool = False) -> Tensor:
     """The materialised scan; arguments as in `multi_directional_scan`.
 
     Each step takes its slice of the whole decay and input tensors, as public code does: in the backward pass each
     slice gives a whole tensor of zeros but for one token. `unbound` takes all slices at once, which avoids that.
     """
-    xs, delta, Bs, Cs = _materialise(x, dt, B, C, dt_weight, dt_bias, order)
-    delta = F.softplus(delta)
+    return materialised_scan(functools.partial(_loop, unbound=unbound), *args)
+
+
+def _loop(u, delta, A, B, C, D, delta_bias, delta_softplus: bool, unbound: bool) -> Tensor:
+    """Arguments as in mamba_ssm's `selective_scan_fn`: `(b, K E, L)` tokens, B and C `(b, K, N, L)`."""
+    groups = (B.shape[1], -1)
+    raw = delta + delta_bias[:, None]
+    delta = (F.softplus(raw) if delta_softplus else raw).unflatten(1, groups)
+    xs, A, D = u.unflatten(1, groups), A.unflatten(0, groups), D.unflatten(0, groups)
     decay = torch.exp(torch.einsum("bkel,ken->bkeln", delta, A))
-    gain = torch.einsum("bkel,bknl,bkel->bkeln", delta, Bs, xs)
-    h = x.new_zeros(decay.shape[:3] + decay.shape[4:])
+    gain = torch.einsum("bkel,bknl,bkel->bkeln", delta, B, xs)
+    h = u.new_zeros(decay.shape[:3] + decay.shape[4:])
     ys = []
     if unbound:
-        for decay_i, gain_i, c in zip(decay.unbind(3), gain.unbind(3), Cs.unbind(3), strict=True):
+        for decay_i, gain_i, c in zip(decay.unbind(3), gain.unbind(3), C.unbind(3), strict=True):
             h = decay_i * h + gain_i
             ys.append(torch.einsum("bken,bkn->bke", h, c))
     else:
-        for i in range(x.shape[1]):
+        for i in range(u.shape[2]):
             h = decay[:, :, :, i] * h + gain[:, :, :, i]
-            ys.append(torch.einsum("bken,bkn->bke", h, Cs[:, :, :, i]))
-    return _merge(torch.stack(ys, dim=-1) + D[None, :, :, None] * xs, order, out)
+            ys.append(torch.einsum("bken,bkn->bke", h, C[:, :, :, i]))
+    return (torch.stack(ys, dim=-1) + D[None, :, :, None] * xs).flatten(1, 2)
 
 
 def mamba_ssm_loop() -> Scan | None:
@@ -56,38 +66,9 @@ def mamba_ssm_loop() -> Scan | None:
 
     names: dict = {"torch": torch, "F": F, "rearrange": rearrange, "repeat": repeat}
     exec(compile(tree, str(path), "exec"), names)
-    selective_scan_ref = names["selective_scan_ref"]
-
-    def scan(x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> Tensor:
-        xs, delta, Bs, Cs = _materialise(x, dt, B, C, dt_weight, dt_bias, order)
-        y = selective_scan_ref(
-            xs.flatten(1, 2), delta.flatten(1, 2), A.flatten(0, 1), Bs, Cs, D.flatten(), delta_softplus=True
-        )
-        return _merge(y.view_as(xs), order, out)
-
-    return scan
+    return functools.partial(materialised_scan, names["selective_scan_ref"])
 
 
 def loop_bytes(batch: int, length: int, directions: int, channels: int, states: int) -> int:
     """Of the decay and input tensors of such a scan: the least that it takes."""
     return 8 * batch * length * directions * channels * states
-
-
-def _materialise(x, dt, B, C, dt_weight, dt_bias, order) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x and delta before its softplus `(b, K, E, L)`, B and C `(b, K, N, L)`: copies in each direction's order."""
-    steps = order.long()
-
-    def gather(t: Tensor) -> Tensor:
-        index = steps[None, :, None].expand(t.shape[0], -1, t.shape[3], -1)
-        return t.permute(0, 2, 3, 1).gather(-1, index)
-
-    xs = gather(x[:, :, None].expand(-1, -1, len(steps), -1))
-    delta = torch.einsum("bkrl,ker->bkel", gather(dt), dt_weight) + dt_bias[None, :, :, None]
-    return xs, delta, gather(B), gather(C)
-
-
-def _merge(y: Tensor, order: Tensor, out: tuple[int, int]) -> Tensor:
-    """Directions `(b, K, E, L)` back in natural order and summed: `(b, length, E)`."""
-    back = order.long().argsort(dim=1)
-    y = y.gather(-1, back[None, :, None].expand_as(y)).sum(1)
-    return y.transpose(1, 2)[:, out[0] : out[0] + out[1]]
