@@ -73,12 +73,13 @@ def _scan_one_token() -> None:
 def extension_state(name: str) -> tuple[str, str | None]:
     """How a compiled backend stands: one phrase, and what to do about it (None: nothing)."""
     module, compiler = EXTENSIONS[name]
+    install = f"FORCE_CUDA=1 {INSTALL}" if name == "cuda" else INSTALL  # without, only where torch sees a GPU
     if find_spec(module) is None:
         if name == "cuda" and torch.version.cuda is None:
             return "not built, and torch is a CPU build", None
         if shutil.which(compiler) is None:
-            return "not built", f"{name}: install {compiler}, then run `{INSTALL}` in the source folder"
-        return "not built", f"{name}: run `{INSTALL}` in the source folder ({compiler} is here)"
+            return "not built", f"{name}: install {compiler}, then run `{install}` in the source folder"
+        return "not built", f"{name}: run `{install}` in the source folder ({compiler} is here)"
     try:
         path = importlib.import_module(module).__file__
     except ImportError as error:
@@ -86,7 +87,7 @@ def extension_state(name: str) -> tuple[str, str | None]:
         if name == "cuda" and torch.version.cuda is None:
             return f"built, but does not load beside a CPU build of torch: {why}", "cuda: install a torch for CUDA"
         state = f"built, but does not load: {why}"
-        return state, f"{name}: build it again: `{INSTALL}`; it needs torch 2.10 or later"
+        return state, f"{name}: build it again: `{install}`; it needs torch 2.10 or later"
     if name not in available_backends():
         return f"loaded from {path}, but nothing here can run it", None
     return f"loaded from {path}", None
