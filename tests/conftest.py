@@ -1,5 +1,27 @@
-"""Before torch is loaded: its threads sleep soon while they wait, since tests run several programs on few cores."""
+"""For all tests: torch's random numbers are the same in every run, and torch's threads sleep soon while they wait."""
 
 import os
 
+# Before torch is loaded: tests run several programs on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import hypothesis
+import pytest
+import torch
+
+
+class TorchRandom:
+    """Torch's generator, as hypothesis wants one: it seeds it before each example, so that a failure can be replayed."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()
+hypothesis.register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)

@@ -35,15 +35,21 @@ def exact(inputs):
 
 
 def compare(inputs, activation, causal, backend="cpu", tolerance=1e-5):
-    """Forward and each gradient against torch's own convolution in float64."""
+    """Forward and each gradient against torch's own convolution in float64.
+
+    An error counts by what is expected, but at least by the size that such a sum of random terms has: where there is one
+    channel, its terms can cancel each other.
+    """
     wide = exact(inputs)
     expected = depthwise_conv(*wide, activation, causal, backend="torch")
     got = depthwise_conv(*inputs, activation, causal, backend=backend)
     assert got.shape == inputs[0].shape and got.dtype == inputs[0].dtype
     dy = torch.randn(got.shape, dtype=got.dtype)
     grads, wanted = torch.autograd.grad(got, inputs, dy), torch.autograd.grad(expected, wide, dy.double())
+    over_tokens = float(dy.double().square().sum(tuple(range(dy.dim() - 1))).sqrt().max())
     for name, a, b in zip(("y", "dx", "dweight", "dbias"), (got, *grads), (expected, *wanted), strict=True):
-        assert relative_error(a, b) < tolerance, name
+        usual = over_tokens if name in ("dweight", "dbias") else 0.1
+        assert relative_error(a, b, usual) < tolerance, name
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
