@@ -37,8 +37,8 @@ def exact(inputs):
 def compare(inputs, activation, causal, backend="cpu", tolerance=1e-5):
     """Forward and each gradient against torch's own convolution in float64.
 
-    An error counts by what is expected, but at least by the size that such a sum of random terms has: where there is one
-    channel, its terms can cancel each other.
+    An error counts by what is expected, but at least by the size that such a sum of random terms has: where there is
+    one channel, its terms can cancel each other.
     """
     wide = exact(inputs)
     expected = depthwise_conv(*wide, activation, causal, backend="torch")
