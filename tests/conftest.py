@@ -11,7 +11,7 @@ import torch
 
 
 class TorchRandom:
-    """Torch's generator as hypothesis wants one: it is seeded before each example, so that a failure can be replayed."""
+    """Torch's generator as hypothesis wants one: seeded before each example, so that a failure can be replayed."""
 
     seed = staticmethod(torch.manual_seed)
     getstate = staticmethod(torch.get_rng_state)
