@@ -206,5 +206,5 @@ def _unbroken(source: Sound, rate: int, channels: int, end: int) -> Iterator[np.
             yield np.clip(wave, -1.0, 1.0)
             done += wave.shape[1]
         if done >= end:
-            return
+            break
     faults.warn(source.path, "sound")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError
@@ -306,7 +306,8 @@ class _File:
             rgb = convert().to_ndarray()
         except av.FFmpegError:
             try:  # colours that are marked as what does not exist
-                rgb = convert(src_colorspace="ITU601", dst_colorspace="ITU601", src_color_range="MPEG").to_ndarray()
+                usual = partial(convert, src_colorspace=Colorspace.ITU601, src_color_range=ColorRange.MPEG)
+                rgb = usual(dst_colorspace=Colorspace.ITU601).to_ndarray()
             except av.FFmpegError:
                 raise UserError(f"{self.path}: its pictures ({frame.format.name}) cannot be made RGB") from None
         across, flip_x, flip_y = self.turn
