@@ -30,6 +30,7 @@ from avsmamba.video.source import (
 )
 
 CLOSE = 1e-6  # s; times that are the same but for rounding
+CLOSEST = 1e-4  # s between pictures; what follows sooner (or not at all: a stamp twice) is never seen
 LAST = 2e-3  # s; a sample this near the end of the video is not taken: containers round durations to ms
 FASTEST = 240  # pictures a second that a file may claim
 
@@ -289,7 +290,7 @@ class _File:
                 faults.jumps += 1
                 shift += last + step - time
                 time = last + step
-            if last is not None and time <= last:
+            if last is not None and time < last + CLOSEST:
                 continue
             last = time
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step

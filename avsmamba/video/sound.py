@@ -98,6 +98,7 @@ class Sound:
             begin, end = max(at, first), min(at + len(wave), last)
             if begin < end:
                 result[begin - first : end - first] = wave[begin - at : end - at]
+        self._drop_before(first - int(KEPT * SAMPLE_RATE))
         return result
 
     def _drop_before(self, place: int) -> None:

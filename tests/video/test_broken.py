@@ -40,11 +40,3 @@ def test_fifty_broken_files(tmp_path):
     damaged = [results[str(case.path)] for case in cases if case.expected == "either"]
     assert sum("pictures" in result for result in damaged) >= 8  # much of what is damaged is still read
     assert sum(bool(result["warnings"]) for result in damaged) >= 4
-
-
-def test_the_same_seed_writes_the_same_kinds(tmp_path):
-    one, two = write_broken(tmp_path / "a", seed=3), write_broken(tmp_path / "b", seed=3)
-    assert [case.kind for case in one] == [case.kind for case in two]
-    for a, b in zip(one, two, strict=True):
-        if a.kind == "random":
-            assert a.path.read_bytes() == b.path.read_bytes()

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 
 from avsmamba.utils import UserError
 from avsmamba.video import VideoWarning, VideoWriter, join, open_video
-from tests.video.clips import BOTTOM, CODECS, MARK, TOP, picture, tone, write_clip
+from tests.video.clips import BOTTOM, CODECS, MARK, TOP, picture, sound_frames, tone, write_clip
 
 TENTHS = [k / 10 for k in range(16)]
 
@@ -78,7 +79,7 @@ def test_variable_rate_keeps_times_and_samples_what_is_shown(tmp_path, suffix):
 
 def test_sampled_gives_one_picture_for_each_second_of_whole_seconds(tmp_path):
     for suffix in ("mp4", "mkv"):
-        path = write_clip(tmp_path / f"clip.{suffix}", times=[k / 30 for k in range(90)], size=(16, 16))
+        path = write_clip(tmp_path / f"clip.{suffix}", times=[k / 30 for k in range(90)], picture_rate=30)
         with open_video(path) as video:
             assert [t for t, _ in video.sampled(1.0)] == [0.0, 1.0, 2.0]
     path = write_clip(tmp_path / "one.mp4", times=[0.0])
@@ -178,10 +179,27 @@ def test_a_damaged_middle_is_left_out_with_a_warning(tmp_path):
         assert len(caught) == 1 and 30 < len(times) < 60 and times[-1] == pytest.approx(5.9)
 
 
+def test_avi_with_pictures_stored_out_of_order(tmp_path):
+    path = write_clip(tmp_path / "clip.avi", codecs=("libx264", "libmp3lame"), picture_options={"g": "8", "bf": "3"})
+    with open_video(path) as video:
+        found = [(round(t, 3), index_of(image)) for t, image in video.frames()]
+        assert found == [(k / 10, k) for k in range(16)]
+        assert [(round(t, 3), index_of(image)) for t, image in video.frames(1.2)] == found[12:]
+
+
 def test_a_cover_is_no_video(tmp_path):
-    path = tmp_path / "song.mka"
-    write_clip(path, sound=tone(48_000, 1.0, 0.2, 0.8), codecs=(None, "aac"), container_format="matroska")
-    with pytest.raises(UserError, match=r"song\.mka: has no pictures \(only sound\)"):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sounds = container.add_stream("aac", rate=8_000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(picture(48, 64), format="rgb24")))
+        container.mux(cover.encode(None))
+        for frame in sound_frames(tone(8_000, 1.0, 0.2, 0.8), 8_000, "mono"):
+            container.mux(sounds.encode(frame))
+        container.mux(sounds.encode(None))
+    with pytest.raises(UserError, match=r"song\.mp4: has no pictures \(only sound\)"):
         open_video(path)
 
 

@@ -115,13 +115,11 @@ def test_windows_agree_with_the_whole_forwards_backwards_and_far(tmp_path):
             whole = video.sound(0.0, 61.0)
             times = [0.0, 1.3, 4.0, 2.5, 40.0, 44.0, 59.7, 3.0, 58.0, 0.0]
             for t in times:
-                part, expected = (
-                    video.sound(t, t + 0.975),
-                    whole[round(t * RATE) :][: round((t + 0.975) * RATE) - round(t * RATE)],
-                )
+                first, last = round(t * RATE), round((t + 0.975) * RATE)
+                part, expected = video.sound(t, t + 0.975), whole[first:last]
                 off = np.abs(part - expected).max()
                 assert off < (0.02 if suffix == "mp4" else 1e-3), (suffix, t, off)
-            assert len(video._sound._held) < 400
+            assert sum(len(wave) for _, wave in video._sound._held) < 2 * RATE
         assert np.abs(whole[RATE : 59 * RATE]).mean() > 0.1 and not whole[-RATE // 2 :].any()
 
 
