@@ -10,7 +10,7 @@ from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_readme_s_config_builds_and_runs(tmp_path):
