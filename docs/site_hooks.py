@@ -77,7 +77,8 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     for tag, opening, closing, display in (("div", r"\\\[", r"\\\]", "block"), ("span", r"\\\(", r"\\\)", "inline")):
         pattern = rf'<{tag} class="arithmatex">\s*{opening}(.*?){closing}\s*</{tag}>'
         content = re.sub(pattern, lambda m, d=display: mathml(m[1], d, page), content, flags=re.DOTALL)
-    return content
+    # A table's cells need \| for a bar in code, which Python-Markdown shows as it stands.
+    return re.sub(r"<td.*?</td>", lambda m: m[0].replace(r"\|", "|"), content, flags=re.DOTALL)
 
 
 def mathml(tex: str, display: str, page: Page) -> str:
@@ -85,7 +86,8 @@ def mathml(tex: str, display: str, page: Page) -> str:
     converted = convert(" ".join(html.unescape(tex).split()), display=display)
     if "\\" in converted:
         raise PluginError(f"{page.file.src_uri}: cannot be written as MathML: {tex}")
-    return converted
+    # A name as an operator would have spaces around it, before its parentheses too.
+    return re.sub(r"<mo>([A-Za-z]{2,})</mo>", r"<mi>\1</mi>", converted)
 
 
 def repository_path(link: str, page: str) -> str | None:

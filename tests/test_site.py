@@ -1,5 +1,7 @@
 """The documentation site builds without a warning, needs nothing from outside, and none of its links is dead."""
 
+import argparse
+import importlib
 import inspect
 import re
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from avsmamba.apis.components import SECTIONS, page, registered
+from avsmamba.cli import COMMANDS
 from avsmamba.engine import check
 from avsmamba.models.segmentor import AVSSegmentor
 
@@ -47,6 +50,23 @@ def test_every_part_of_the_paper_has_a_page_with_a_link_to_its_file():
     for name, file in parts.items():
         text = (DOCS / "model" / f"{name}.md").read_text()
         assert f"(../../avsmamba/models/{file}.py)" in text and text.count("$$") >= 2
+
+
+@pytest.mark.parametrize("command, section", [("predict", "## Command line"), ("web", "## Web page")])
+def test_the_page_on_prediction_names_every_option(command, section):
+    module = importlib.import_module(COMMANDS[command][0])
+    parser = argparse.ArgumentParser(add_help=False)
+    module.add_arguments(parser)
+    options = {word: action for action in parser._actions for word in action.option_strings}
+    text = (DOCS / "predict.md").read_text().partition(section)[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`--.*?) \| .*? \| (.*?) ?\|$", text, re.M)
+    named = {word for words, _ in rows for word in re.findall(r"--[\w-]+", words)}
+    assert named == set(options), named ^ set(options)
+    for words, default in rows:
+        if len(found := re.findall(r"--[\w-]+", words)) == 1:
+            value = options[found[0]].default
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value != "auto":
+                assert default.strip("`") == f"{value:g}" if not isinstance(value, str) else value in default, words
 
 
 class Found(HTMLParser):
@@ -123,9 +143,15 @@ def test_nothing_is_fetched_from_outside(site):
 
 def test_equations_are_drawn_and_none_is_left_over(site):
     folder, pages = site
-    assert pages[folder / "model" / "scan.html"].equations > 5
-    for path in pages:
-        text = path.read_text()
-        assert "arithmatex" not in text, path.name
-        outside_code = re.sub(r"<(code|pre|td|annotation).*?</\1>", "", text, flags=re.DOTALL)
-        assert "$$" not in outside_code, path.name
+    for document in DOCS.rglob("*.md"):
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)
+        written = text.count("$$") // 2 + len(re.findall(r"\$[^$]+\$", text.replace("$$", "")))
+        path = folder / document.relative_to(DOCS).with_suffix(".html")
+        assert pages[path].equations == written, document.name
+        assert "arithmatex" not in path.read_text(), document.name
+    assert pages[folder / "model" / "mte.html"].equations > 5
+
+
+def test_a_bar_in_a_table_s_code_is_a_bar(site):
+    folder, _ = site
+    assert "GN | none" in (folder / "paper_notes.html").read_text()
