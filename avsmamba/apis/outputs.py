@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from avsmamba.apis.records import record_of, shares_of, write_masks_json
 from avsmamba.apis.result import FORMATS, FramePrediction, Prediction
-from avsmamba.apis.sources import ArraySource, Picture, Source, open_source
+from avsmamba.apis.sources import ArraySource, Picture, Source, heard_file, name_of, open_source
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 from avsmamba.datasets.palette import to_colours
 from avsmamba.utils import UserError, atomic_write
@@ -203,9 +203,7 @@ class Outputs:
             write_masks_json(path, records, self.name, self.size, self.fps, self.classes)
         if self.done and "timeline" in self.formats:
             times, levels, shares = shares_of(records, self.size[0] * self.size[1])
-            draw_timeline(
-                self.folder / "timeline.png", times, levels, shares, self.classes, self.fps, title=self.name
-            )
+            draw_timeline(self.folder / "timeline.png", times, levels, shares, self.classes, self.fps, title=self.name)
         if complete:
             self.finished = True
             self.save()
@@ -262,18 +260,25 @@ def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 def save_prediction(prediction: Prediction, folder: Path, formats: Sequence[str]) -> Path:
     """What `Prediction.save` does."""
-    check_formats(formats)
-    source = prediction.source
-    with open_source(source, prediction.fps) as opened, ExitStack() as stack:
-        name, sound = source_name(source, opened), prediction.sound
+    with open_source(prediction.source, prediction.fps) as source, ExitStack() as stack:
         outputs = Outputs(
-            folder, name, opened, None, prediction.classes, prediction.fps, prediction.cutoff, formats
+            folder,
+            Path(name_of(prediction.source)).stem,
+            source,
+            heard_file(source, prediction.audio),
+            prediction.classes,
+            prediction.fps,
+            prediction.cutoff,
+            formats,
         )
+        stack.callback(outputs.abandon)
         outputs.begin()
         stack.callback(outputs.remove_progress)
-        if isinstance(opened, ArraySource):
-            sound = write_wav(outputs.progress / "sound.wav", opened) if opened.info.has_audio and sound else None
-        outputs.sound = sound
+        if isinstance(source, ArraySource) and source.info.has_audio and str(prediction.audio) == "real":
+            import soundfile
+
+            outputs.sound = outputs.progress / "sound.wav"
+            soundfile.write(outputs.sound, source.wave, SAMPLE_RATE)
         for frame in prediction.frames():
             outputs.add(frame)
         outputs.finish(True)

@@ -4,8 +4,8 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from avsmamba.apis.result import SILENCE_DB, FramePrediction, Prediction, check_threshold
-from avsmamba.apis.sources import Listener, open_source
+from avsmamba.apis.sources import Listener, name_of, open_source
 from avsmamba.apis.windows import blended, first_window
 from avsmamba.datasets.files import SHORTEST, fit_patches
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
@@ -207,6 +207,7 @@ class Predictor:
             fps=fps,
             pictures=pictures,
             source=video,
+            audio=audio,
         )
 
     def transforms(self, size: Sequence[int] | int | None) -> Callable[[NDArray[np.uint8]], Tensor]:
@@ -303,11 +304,3 @@ def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return picture.copy()
     size = (max(1, round(width * _SMALL_HEIGHT / height)), _SMALL_HEIGHT)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-
-
-def name_of(video: Any) -> str:
-    """What a video is called in messages."""
-    if isinstance(video, (str, Path)):
-        return str(video)
-    info = getattr(video, "info", None)
-    return str(getattr(info, "path", "video")) if info is not None else "frames"

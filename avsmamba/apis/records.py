@@ -16,7 +16,7 @@ from avsmamba.visualization.overlay import class_name
 Record = dict[str, Any]
 ABOUT = (
     "COCO's format for videos, as YouTube-VIS has it: an annotation is a class over the whole video. segmentations "
-    "(run lengths for pycocotools.mask), areas (pixels), bboxes (x, y, width, height) and scores have an entry for each "
+    "(run lengths for pycocotools.mask), areas (pixels), bboxes (x, y, width, height) and scores have an entry a "
     "predicted frame, null where the class does not sound. A score is the mean foreground probability over the mask. "
     "times are seconds from the first picture, levels dB of full scale of the sound heard with the frame. image_id is "
     "the video's, so that pycocotools.coco.COCO can read the file."

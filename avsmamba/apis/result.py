@@ -76,6 +76,7 @@ class Prediction:
         fps: predicted frames a second.
         pictures: T small pictures `(h', w', 3)` uint8 RGB of the frames, for `plot`.
         source: the video's path, or what `predict` was given instead.
+        audio: what was heard: 'real', 'silence' or a path.
     """
 
     times: NDArray[np.float64]
@@ -87,6 +88,7 @@ class Prediction:
     fps: float
     pictures: Sequence[NDArray[np.uint8]]
     source: Any
+    audio: str | Path = "real"
 
     def __len__(self) -> int:
         return len(self.times)

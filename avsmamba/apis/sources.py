@@ -119,3 +119,17 @@ def open_source(video: Any, fps: float) -> AbstractContextManager[Source]:
             raise ValueError(f"video: expected a path or (frames, waveform, sample_rate), got {len(video)} values")
         return nullcontext(ArraySource(video[0], video[1], video[2], fps))
     return nullcontext(video)
+
+
+def name_of(video: Any) -> str:
+    """What a video is called in messages: its path."""
+    if isinstance(video, (str, Path)):
+        return str(video)
+    return "frames" if isinstance(video, Sequence) else str(video.info.path)
+
+
+def heard_file(source: Source, audio: str | Path) -> str | Path | None:
+    """The file whose sound the model hears, or None for silence and for arrays."""
+    if str(audio) != "real":
+        return None if str(audio) == "silence" else audio
+    return getattr(source.info, "path", None) if source.info.has_audio else None

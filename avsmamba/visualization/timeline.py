@@ -98,7 +98,7 @@ def _bands(shares: Mapping[int, Values], classes: Sequence[str]) -> list[tuple[A
         colour = np.array(class_colour(index, len(classes))) / 255
         bands.append((shares[index], colour, class_name(index, classes)))
     if len(kept) < len(order):
-        rest = np.sum([shares[i] for i in order[len(kept) :]], axis=0)
+        rest = np.array([shares[i] for i in order[len(kept) :]]).sum(axis=0)
         bands.append((rest, "#b4b9c2", f"{len(order) - len(kept)} more"))
     return bands
 
