@@ -75,7 +75,7 @@ def run(place: Path, command: str) -> str:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        ["bash", "-euc", command], cwd=place, env=environment, capture_output=True, text=True, timeout=280
+        ["bash", "-euc", command], cwd=place, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -87,6 +87,7 @@ def test_the_page_has_the_blocks_that_are_run():
     assert all(text.count(old) == 1 for old in SHORTER)
 
 
+@pytest.mark.timeout(900)  # six commands; on a machine that does other things each may take long
 def test_the_tutorial_runs(place):
     said = []
     for kind, block in BLOCKS:
@@ -100,7 +101,7 @@ def test_the_tutorial_runs(place):
     laid_out, checked, trained, tested, _ = said
     assert laid_out == "3 clips\n"
     assert checked.endswith("3 clips of 3 data sets, 0 faults\n")
-    assert "it 2/2" in trained
+    assert "best_M_J_iter_2.pth" in trained
     scores = re.findall(r"^1 clips?, 5 frames, sound: (\w+)", tested, re.M)
     assert scores == ["real", "silence"], tested
     assert list((place / "pictures").rglob("*.png")) and list((place / "masks").rglob("*.png"))
