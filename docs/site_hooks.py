@@ -32,7 +32,7 @@ LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     docs = Path(config.docs_dir)
     for section in config.nav or []:
-        for pages in section.values() if isinstance(section, dict) else ():
+        for pages in filter(lambda pages: isinstance(pages, list), section.values()):
             pages[:] = [page for page in pages if page not in COMING or (docs / page).is_file()]
     return config
 

@@ -87,8 +87,9 @@ def test_the_page_has_the_blocks_that_are_run():
     assert all(text.count(old) == 1 for old in SHORTER)
 
 
-@pytest.mark.timeout(900)  # six commands; on a machine that does other things each may take long
-def test_the_tutorial_runs(place):
+@pytest.fixture(scope="module")
+def said(place):
+    """What each command of the tutorial printed."""
     said = []
     for kind, block in BLOCKS:
         for old, new in SHORTER.items():
@@ -98,6 +99,12 @@ def test_the_tutorial_runs(place):
         else:
             name = re.match(r"# file: (\S+)\n", block)[1]
             (place / name).write_text(block)
+    return said
+
+
+# Six commands; on a machine that does other things each may take long.
+@pytest.mark.timeout(900)
+def test_the_tutorial_runs(place, said):
     laid_out, checked, trained, tested, _ = said
     assert laid_out == "3 clips\n"
     assert checked.endswith("3 clips of 3 data sets, 0 faults\n")
@@ -109,3 +116,20 @@ def test_the_tutorial_runs(place):
     assert frame.shape == (HEIGHT, WIDTH, 3)
     names = {path.name for path in (place / "predicted").rglob("*") if path.is_file()}
     assert {"overlay.mp4", "masks.json", "timeline.png"} <= names, names
+
+
+def test_the_python_of_the_page_on_prediction_runs(place, said):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "predict.md").read_text(), re.M | re.S)
+    assert len(blocks) == 3
+    (place / "config.yaml").symlink_to("my_config.yaml")
+    (place / "checkpoint.pth").symlink_to(next((place / "work_dirs" / "my_config").glob("best_M_J_*.pth")))
+    (place / "predictions").symlink_to("predicted")
+    for name in ("clip.mp4", "hour.mp4"):
+        (place / name).symlink_to(place / "my_videos" / "dog_01.mp4")
+    checks = (
+        f"assert found.masks.shape == ({SECONDS}, {HEIGHT}, {WIDTH}) and found.labels is None",
+        f"assert frame.index == {SECONDS} - 1 and len(found.times) == len(found.scores) == {SECONDS}",
+    )
+    (place / "page.py").write_text("\n".join([*blocks, *checks]))
+    assert len(run(place, "python page.py").splitlines()) == SECONDS
+    assert (place / "folder" / "overlay.mp4").is_file()
