@@ -3,18 +3,20 @@
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from math import floor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from avsmamba.utils import UserError
-from avsmamba.video.reader import CLOSE, VideoInfo
+from avsmamba.video.reader import CLOSE, Timed, VideoInfo
 from avsmamba.video.sound import Sound
 from avsmamba.video.source import warn
 
 PICTURES = (".png", ".jpg", ".jpeg")
+FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of a file that Pillow cannot read
 TURNED = (5, 6, 7, 8)  # of EXIF's orientations, those that swap width and height
 
 
@@ -57,7 +59,6 @@ class Folder:
     def __init__(self, path: Path, pictures: list[Path], rate: float):
         self.path, self.rate = path, rate
         sizes = [(file, _size(file)) for file in pictures]
-        self.pictures = [file for file, size in sizes if size]
         known = [(file, size) for file, size in sizes if size]
         if not known:
             raise UserError(f"{path}: none of its {len(pictures)} pictures can be read")
@@ -68,25 +69,18 @@ class Folder:
                 expected = f"{self.width} x {self.height} as {known[0][0].name}"
                 raise UserError(f"{file}: expected a picture of {expected}, got {size[0]} x {size[1]}")
 
-    def timed(self, start: float) -> Iterator[tuple[float, float, int]]:
+    def timed(self, start: float) -> Iterator[Timed]:
         """See `PictureSource`."""
         for k in range(max(0, floor(start * self.rate + CLOSE)), len(self.files)):
-            yield k / self.rate, (k + 1) / self.rate, k
+            yield k / self.rate, (k + 1) / self.rate, partial(self._picture, k)
 
-    def picture(self, index: object) -> np.ndarray:
-        """See `PictureSource`."""
-        from avsmamba.datasets.files import read_frame
-
-        assert isinstance(index, int)
+    def _picture(self, index: int) -> np.ndarray:
         for k in [*range(index, -1, -1), *range(index + 1, len(self.files))]:
-            try:
-                picture = read_frame(self.files[k])
-            except UserError as error:
-                if k == index:
-                    warn(f"{error}; the picture before it is taken")
-                continue
-            if picture.shape[:2] == (self.height, self.width):
+            picture = _read(self.files[k])
+            if picture is not None and picture.shape[:2] == (self.height, self.width):
                 return picture
+            if k == index:
+                warn(f"{self.files[k]}: cannot be read as a picture; the one before it is taken")
         raise UserError(f"{self.path}: none of its pictures can be read")
 
 
@@ -95,11 +89,19 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name)]
 
 
+def _read(path: Path) -> np.ndarray | None:
+    try:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except FAULTS:
+        return None
+
+
 def _size(path: Path) -> tuple[int, int] | None:
     """Width and height of a picture as it is shown, from its header; None if it has none."""
     try:
         with Image.open(path) as picture:
             size = picture.size
             return size[::-1] if picture.getexif().get(0x0112) in TURNED else size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except FAULTS:
         return None

@@ -49,15 +49,17 @@ def join(
         raise ValueError(f"until: expected a time after the first picture, got {until}")
     source = None if sound is None else _open_sound(Path(sound))
     try:
-        with atomic_write(target) as temporary:
-            with av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-                with open_container(files[0], "a part of a video") as first:
-                    picture_stream = container.add_stream_from_template(_video(first, files[0]))
-                streams = [_pictures(files, picture_stream, end)]
-                if source is not None:
-                    streams.append(_sound(source, container, end))
-                for _, _, packet in heapq.merge(*streams, key=lambda item: item[:2]):
-                    container.mux(packet)
+        with (
+            atomic_write(target) as temporary,
+            av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        ):
+            with open_container(files[0], "a part of a video") as first:
+                picture_stream = container.add_stream_from_template(_video(first, files[0]))
+            streams = [_pictures(files, picture_stream, end)]
+            if source is not None:
+                streams.append(_sound(source, container, end))
+            for _, _, packet in heapq.merge(*streams, key=lambda item: item[:2]):
+                container.mux(packet)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
@@ -92,6 +94,7 @@ def _packets(files: list[Path]) -> Iterator[tuple[av.Packet, int]]:
 def _end(files: list[Path]) -> Fraction:
     end = Fraction(0)
     for packet, shift in _packets(files):
+        assert packet.pts is not None and packet.time_base
         end = max(end, (packet.pts + shift + (packet.duration or 0)) * packet.time_base)
     return end
 
@@ -129,7 +132,7 @@ def _sound(source: Sound, container: OutputContainer, end: Fraction) -> Iterator
     if _copyable(source):
         with open_container(source.path, "a sound") as given:
             found = find_stream(given, "audio")
-            assert found is not None
+            assert isinstance(found, AudioStream)
             stream = container.add_stream_from_template(found)
         return _copied(source, stream, end)
     rate = next((rate for rate in AAC_RATES if rate >= source.sample_rate), AAC_RATES[-1])

@@ -1,16 +1,18 @@
 """Pictures and sound of any video on one clock that starts at its first picture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError
@@ -60,14 +62,15 @@ class VideoInfo:
         return self.sample_rate is not None
 
 
+# Time and end of a picture, s, and what gives its (H, W, 3) uint8 RGB: most pictures of a video are never converted.
+Timed = tuple[float, float, Callable[[], np.ndarray]]
+
+
 class PictureSource(Protocol):
     """Where pictures come from: a file or a folder."""
 
-    def timed(self, start: float) -> Iterator[tuple[float, float, object]]:
-        """Time and end, s, and a handle of each picture, from the one that is shown at `start` on."""
-
-    def picture(self, handle: object) -> np.ndarray:
-        """The `(H, W, 3)` uint8 RGB of a handle."""
+    def timed(self, start: float) -> Iterator[Timed]:
+        """Each picture from the one that is shown at `start` on."""
 
 
 class Video:
@@ -114,9 +117,9 @@ class Video:
         Yields:
             Its time, s, and the picture, `(H, W, 3)` uint8 RGB, upright.
         """
-        for time, _, handle in self._source.timed(start):
+        for time, _, picture in self._source.timed(start):
             if time >= start - CLOSE:
-                yield time, self._source.picture(handle)
+                yield time, picture()
 
     def sampled(self, fps: float = 1.0, start: float = 0.0) -> Iterator[tuple[float, np.ndarray]]:
         """The picture that is shown at each k / fps from a time on, until the video ends.
@@ -135,13 +138,13 @@ class Video:
             raise ValueError(f"fps: expected a positive number, got {fps}")
         k = max(0, ceil(start * fps - CLOSE))
         shown, end = None, 0.0
-        for time, until, handle in self._source.timed(k / fps):
+        for time, until, picture in self._source.timed(k / fps):
             while shown is not None and k / fps < time - CLOSE:
-                yield k / fps, self._source.picture(shown)
+                yield k / fps, shown()
                 k += 1
-            shown, end = handle, max(until, time + 2 * LAST)
+            shown, end = picture, max(until, time + 2 * LAST)
         while shown is not None and k / fps < end - LAST:
-            yield k / fps, self._source.picture(shown)
+            yield k / fps, shown()
             k += 1
 
     def sound(self, start: float, stop: float) -> np.ndarray:
@@ -204,8 +207,9 @@ class _File:
                 raise UserError(f"{path}: expected at most {MOST_PIXELS} pixels, got {first.width} x {first.height}")
             self.origin = stamp(first) or Fraction(0)
             self.turn = _turn(first)
-            self.stored = (_shown_width(stream, first.width), first.height)
-            self.width, self.height = self.stored[::-1] if self.turn[0] else self.stored
+            self.stored: tuple[int, int] = (_shown_width(stream, first.width), first.height)
+            width, height = self.stored
+            self.width, self.height = (height, width) if self.turn[0] else (width, height)
             self.sound_claimed = bool(container.streams.audio)
             self.rate, self.duration = _rate_and_duration(container, stream)
         if not self.rate or not self.duration:
@@ -239,8 +243,13 @@ class _File:
         self.rate = self.rate or min(max(mean, Fraction(1, 60)), Fraction(FASTEST)).limit_denominator(1001)
         self.duration = self.duration or float(length + 1 / self.rate)
 
-    def timed(self, start: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
+    def timed(self, start: float) -> Iterator[Timed]:
         """See `PictureSource`."""
+        reformatter = VideoReformatter()  # one for each iterator: it must not be used by two threads
+        for time, end, frame in self._frames(start):
+            yield time, end, partial(self._picture, frame, reformatter)
+
+    def _frames(self, start: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
         sought = start > 1.0
         while True:
             faults = Faults()
@@ -291,11 +300,15 @@ class _File:
             faults.cut = True
         faults.warn(self.path, "pictures")
 
-    def picture(self, frame: object) -> np.ndarray:
-        """See `PictureSource`."""
-        assert isinstance(frame, av.VideoFrame)
-        width, height = self.stored
-        rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
+    def _picture(self, frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+        convert = partial(reformatter.reformat, frame, *self.stored, "rgb24", threads=1)
+        try:
+            rgb = convert().to_ndarray()
+        except av.FFmpegError:
+            try:  # colours that are marked as what does not exist
+                rgb = convert(src_colorspace="ITU601", dst_colorspace="ITU601", src_color_range="MPEG").to_ndarray()
+            except av.FFmpegError:
+                raise UserError(f"{self.path}: its pictures ({frame.format.name}) cannot be made RGB") from None
         across, flip_x, flip_y = self.turn
         if across:
             rgb = rgb.transpose(1, 0, 2)
@@ -311,10 +324,11 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
     The display matrix maps (x, y) to (a x + c y, b x + d y); turns that are no quarter turns are taken as the nearest.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or len(bytes(data)) < 36:
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    data = b"" if side_data is None else bytes(side_data)
+    if len(data) < 36:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, a < 0, d < 0
     return True, c < 0, b < 0

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from avsmamba.utils import UserError
-from avsmamba.video.source import LONGEST_GAP, Faults, decode, find_stream, open_container, seek, stamp, warn
+from avsmamba.video.source import LONGEST_GAP, Faults, decode, find_stream, open_container, seek, stamp
 
 SAMPLE_RATE = 16_000  # Hz, of what the model hears
 KEPT = 10.0  # s of sound kept behind the last request
@@ -211,7 +211,7 @@ def sound_blocks(
 def mix(frame: av.AudioFrame, channels: int) -> np.ndarray:
     """A decoded frame as `(channels, samples)` float32: all averaged to 1, or laid out on 2 by their names."""
     name, count = frame.format.name, frame.layout.nb_channels
-    values = frame.to_ndarray()
+    values: np.ndarray = frame.to_ndarray()
     values = values if frame.format.is_planar else values.reshape(-1, count).T
     kind = name.removesuffix("p")
     if kind in ("flt", "dbl"):
@@ -219,7 +219,7 @@ def mix(frame: av.AudioFrame, channels: int) -> np.ndarray:
     elif kind == "u8":
         wave = (values.astype(np.float32) - 128) / 128
     else:
-        wave = values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
+        wave = values.astype(np.float32) / float(1 << (8 * values.itemsize - 1))
     if channels == 1:
         return wave.mean(axis=0, keepdims=True)
     if count <= 2:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import InputContainer
@@ -82,14 +82,14 @@ def open_container(path: Path, expected: str = "a video") -> InputContainer:
         raise UserError(f"{path}: cannot be read as {expected} (cut short, damaged or of another format)") from None
 
 
-def find_stream(container: InputContainer, kind: str) -> Stream | None:
+def find_stream(container: InputContainer, kind: Literal["video", "audio"]) -> Stream | None:
     """The stream of a kind, 'video' or 'audio', that a player would choose and that can be decoded; covers are none."""
     streams = [
         stream
         for stream in getattr(container.streams, kind)
         if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic
     ]
-    best = container.streams.best(kind)  # type: ignore[call-overload]
+    best = container.streams.best(kind)
     found = next((stream for stream in streams if best is not None and stream.index == best.index), None)
     return found or (streams[0] if streams else None)
 

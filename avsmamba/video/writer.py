@@ -7,6 +7,7 @@ from types import TracebackType
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from avsmamba.utils import UserError, atomic_write
 
@@ -35,6 +36,7 @@ class VideoWriter:
         self.rate = Fraction(min(max(frame_rate, Fraction(1, 60)), 240)).limit_denominator(1001)
         self.count = 0
         self._last: int | None = None
+        self._reformatter = VideoReformatter()
         self._stack = ExitStack()
 
     def __enter__(self) -> "VideoWriter":
@@ -51,7 +53,7 @@ class VideoWriter:
         context = stream.codec_context
         context.time_base = Fraction(1, TICKS)
         context.max_b_frames = 0
-        context.gop_size = int(min(max(2 * self.rate, 10), 250))
+        context.gop_size = min(max(round(2 * self.rate), 10), 250)
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED
         self._stream = stream
@@ -75,7 +77,9 @@ class VideoWriter:
         if self.width % 2 or self.height % 2:
             rgb = np.pad(rgb, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame = self._reformatter.reformat(
+            frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1
+        )
         frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
         self._mux(frame)
         self._last = ticks
