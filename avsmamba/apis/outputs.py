@@ -63,7 +63,8 @@ class Outputs:
         self.settings = json.loads(json.dumps(dict(settings or {}), default=str))
         self.size = (source.info.height, source.info.width)
         self.progress = folder / PROGRESS
-        self.done, self.parts, self.finished = 0, 0, False
+        self.done, self.parts, self.drawn_all, self.finished = 0, 0, False, False
+        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
         self.part_begin = 0
         self.part = ExitStack()
         self.records: Any = None
@@ -82,7 +83,8 @@ class Outputs:
         if resume and note.is_file():
             state = read_note(note)
             check_settings(self.folder, state["settings"], self.settings)
-            self.done, self.parts, self.finished = state["done"], state["parts"], state["finished"]
+            self.done, self.parts = state["done"], state["parts"]
+            self.drawn_all, self.finished = state["drawn_all"], state["finished"]
             kept = {note.name, *(f.name for f in (*self.files(".mp4"), *self.files(".jsonl")))}
             for file in self.progress.iterdir():
                 if file.name not in kept:
@@ -92,12 +94,12 @@ class Outputs:
         self.part_begin = self.done
         try:
             self.progress.mkdir(parents=True, exist_ok=True)
+            for pattern in (".overlay.*.mp4", ".masks.*.json", ".timeline.*.png", f"{PROGRESS}/.*", "masks/**/.*.png"):
+                for file in self.folder.glob(pattern):
+                    file.unlink()  # temporary files of a run that was killed
+            self.save()
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made a folder: {error.strerror}") from None
-        for pattern in (".overlay.*.mp4", ".masks.*.json", ".timeline.*.png", f"{PROGRESS}/.*", "masks/**/.*.png"):
-            for file in self.folder.glob(pattern):
-                file.unlink()  # temporary files of a run that was killed
-        self.save()
+            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
         return self.done
 
     def clear(self) -> None:
@@ -121,7 +123,8 @@ class Outputs:
 
     def save(self) -> None:
         """Note how far the parts reach."""
-        state = {"done": self.done, "parts": self.parts, "finished": self.finished, "settings": self.settings}
+        state = {"done": self.done, "parts": self.parts, "drawn_all": self.drawn_all, "finished": self.finished}
+        state["settings"] = self.settings
         with atomic_write(self.progress / "progress.json") as temporary:
             temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
@@ -188,9 +191,10 @@ class Outputs:
             complete: all has been predicted: pictures behind the last frame are written too, and the parts go.
             keep_note: leave the note that this video is finished, for a run of several.
         """
-        if complete and "overlay" in self.formats:
+        if complete and "overlay" in self.formats and not self.drawn_all:
             self.open_part()
             self.draw_until(float("inf"))
+            self.drawn_all = True
         self.close_part()
         parts = [file for file in self.files(".mp4") if file.is_file()]
         if "overlay" in self.formats and parts:
@@ -218,7 +222,7 @@ class Outputs:
             self.part.__exit__(RuntimeError, RuntimeError(), None)
         if not self.done:
             self.remove_progress()
-            for folder in (self.folder / "masks", self.folder):
+            for folder in (self.folder / "masks", *self.made):
                 with suppress(OSError):
                     folder.rmdir()
 
@@ -242,7 +246,7 @@ def read_note(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {key: state[key] for key in ("done", "parts", "finished", "settings")}
+        return {key: state[key] for key in ("done", "parts", "drawn_all", "finished", "settings")}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: cannot be read; leave --resume out to start over") from None
 

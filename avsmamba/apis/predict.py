@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tqdm import tqdm
+
+from avsmamba.apis.inference import DEFAULT_MODEL, load_model
+from avsmamba.apis.outputs import PROGRESS, Outputs, check_formats
+from avsmamba.apis.predictor import Predictor, Progress, check_stream
+from avsmamba.apis.result import FORMATS, check_threshold
+from avsmamba.apis.sources import heard_file, open_source
 from avsmamba.utils import UserError
-
-if TYPE_CHECKING:
-    from avsmamba.apis.predictor import Predictor, Progress
-
-FORMATS = ("overlay", "masks", "json", "timeline")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        default="shapes",
+        default=DEFAULT_MODEL,
         metavar="CONFIG|NAME",
         help="config, or a shipped model (default: %(default)s)",
     )
@@ -60,11 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict each video; a broken one does not stop the others, and makes the status 2."""
-    from avsmamba.apis.inference import load_model
-    from avsmamba.apis.outputs import PROGRESS, check_formats
-    from avsmamba.apis.predictor import check_stream
-    from avsmamba.apis.result import check_threshold
-
     check_formats(args.format)
     check_threshold(args.threshold)
     folders = folders_of(args.videos, Path(args.out))
@@ -96,11 +93,15 @@ def run(args: argparse.Namespace) -> None:
                     raise
                 failed += 1
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            except Terminated:
-                print(f"stopped; what was done is in {folder}, --resume goes on", file=sys.stderr)
-                sys.exit(128 + signal.SIGTERM)
-            except KeyboardInterrupt:
-                print(f"interrupted; what was done is in {folder}, --resume goes on", file=sys.stderr)
+            except KeyboardInterrupt as stop:
+                kept = (
+                    f"what was done is in {folder}, --resume goes on"
+                    if (folder / PROGRESS).exists()
+                    else "no frame was done"
+                )
+                print(f"interrupted: {kept}", file=sys.stderr, flush=True)
+                if isinstance(stop, Terminated):
+                    sys.exit(128 + signal.SIGTERM)
                 raise
     for folder in folders:
         note = folder / PROGRESS / "progress.json"
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def predict_video(
-    predictor: "Predictor",
+    predictor: Predictor,
     video: str | Path,
     out: str | Path,
     formats: Sequence[str] = FORMATS,
@@ -124,7 +125,7 @@ def predict_video(
     audio: str | Path = "real",
     require_audio: bool = False,
     resume: bool = False,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     keep_note: bool = False,
 ) -> Path:
     """Predict a video into a folder, in constant memory: `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
@@ -160,11 +161,6 @@ def predict_video(
         ValueError: if an argument does not fit.
         KeyboardInterrupt: after an interrupt, when all is in order.
     """
-    from avsmamba.apis.outputs import Outputs
-    from avsmamba.apis.predictor import check_stream
-    from avsmamba.apis.result import check_threshold
-    from avsmamba.apis.sources import heard_file, open_source
-
     video, out = Path(video), Path(out)
     overlap = check_stream(fps, overlap, size, predictor.num_frames)
     check_threshold(threshold)
@@ -205,6 +201,9 @@ def predict_video(
                     outputs.finish(False)
                 outputs.abandon()
                 raise
+            except OSError as error:
+                outputs.abandon()
+                raise UserError(f"{error.filename or out}: cannot be read or written: {error.strerror}") from None
             except BaseException:
                 outputs.abandon()
                 raise
@@ -286,10 +285,8 @@ class StopSignals:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator["Progress"]:
+def progress_bar(name: str) -> Iterator[Progress]:
     """A bar on stderr, with the time that is left; it appears when the first picture has been read."""
-    from tqdm import tqdm
-
     bars: list[Any] = []
 
     def progress(done: int, total: int | None) -> None:
@@ -307,7 +304,6 @@ def progress_bar(name: str) -> Iterator["Progress"]:
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
     """Warnings are a line each on stderr, without the place in the code, once for each text."""
-    from tqdm import tqdm
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
