@@ -17,10 +17,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages of the site that are files of the repository's root.
-FROM_ROOT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+# Pages of the site that are files of the repository outside docs/.
+OUTSIDE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "models.md": "models/README.md"}
 # The site's page of a repository's file that has one under another name.
-AS_PAGE = {"README.md": "index.md"} | {name: page for page, name in FROM_ROOT.items()}
+AS_PAGE = {"README.md": "index.md"} | {name: page for page, name in OUTSIDE.items()}
 README_MARK = "<!-- README -->"  # stands for what the README says before its second section
 README_END = "\n## Train on AVSBench"
 COMING = {"export.md", "ablations.md"}  # in the navigation as soon as they are there
@@ -38,7 +38,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for name, source in FROM_ROOT.items():
+    for name, source in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
     sources: set[str] = set()
     for file in files.documentation_pages():
@@ -94,9 +94,9 @@ def repository_path(link: str, page: str) -> str | None:
     """Where a page's relative link leads in the repository, None for others and for links between the site's pages."""
     if re.match(r"[a-z]+:|/", link):
         return None
-    origin = "" if page in FROM_ROOT else posixpath.join("docs", posixpath.dirname(page))
+    origin = posixpath.dirname(OUTSIDE.get(page, f"docs/{page}"))
     target = posixpath.normpath(posixpath.join(origin, link))
-    if page not in FROM_ROOT and target.startswith("docs/"):
+    if page not in OUTSIDE and target.startswith("docs/"):
         return None
     return None if target.startswith("..") else target
 

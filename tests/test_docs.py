@@ -12,7 +12,12 @@ from avsmamba.engine.config import parse_options
 from avsmamba.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "models").rglob("*.md"),
+]
 
 
 def test_the_readme_s_config_builds_and_runs(tmp_path):
