@@ -82,7 +82,14 @@ def _packets(files: list[Path]) -> Iterator[tuple[av.Packet, int]]:
             if found != kind:
                 raise UserError(f"{file}: expected the encoding of {files[0].name}, size and settings alike")
             shift = None
-            for packet in container.demux(stream):
+            packets = container.demux(stream)
+            while True:
+                try:
+                    packet = next(packets, None)
+                except av.FFmpegError:
+                    raise UserError(f"{file}: is damaged; expected a part of a video") from None
+                if packet is None:
+                    break
                 if packet.dts is None or packet.pts is None:
                     continue
                 if shift is None:
@@ -206,5 +213,5 @@ def _unbroken(source: Sound, rate: int, channels: int, end: int) -> Iterator[np.
             yield np.clip(wave, -1.0, 1.0)
             done += wave.shape[1]
         if done >= end:
-            return
+            break
     faults.warn(source.path, "sound")

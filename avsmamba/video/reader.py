@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError
@@ -30,6 +30,7 @@ from avsmamba.video.source import (
 )
 
 CLOSE = 1e-6  # s; times that are the same but for rounding
+CLOSEST = 1e-4  # s between pictures; what follows sooner (or not at all: a stamp twice) is never seen
 LAST = 2e-3  # s; a sample this near the end of the video is not taken: containers round durations to ms
 FASTEST = 240  # pictures a second that a file may claim
 
@@ -289,7 +290,7 @@ class _File:
                 faults.jumps += 1
                 shift += last + step - time
                 time = last + step
-            if last is not None and time <= last:
+            if last is not None and time < last + CLOSEST:
                 continue
             last = time
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
@@ -306,7 +307,8 @@ class _File:
             rgb = convert().to_ndarray()
         except av.FFmpegError:
             try:  # colours that are marked as what does not exist
-                rgb = convert(src_colorspace="ITU601", dst_colorspace="ITU601", src_color_range="MPEG").to_ndarray()
+                usual = partial(convert, src_colorspace=Colorspace.ITU601, src_color_range=ColorRange.MPEG)
+                rgb = usual(dst_colorspace=Colorspace.ITU601).to_ndarray()
             except av.FFmpegError:
                 raise UserError(f"{self.path}: its pictures ({frame.format.name}) cannot be made RGB") from None
         across, flip_x, flip_y = self.turn

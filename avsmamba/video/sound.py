@@ -98,6 +98,7 @@ class Sound:
             begin, end = max(at, first), min(at + len(wave), last)
             if begin < end:
                 result[begin - first : end - first] = wave[begin - at : end - at]
+        self._drop_before(first - int(KEPT * SAMPLE_RATE))
         return result
 
     def _drop_before(self, place: int) -> None:
@@ -196,7 +197,10 @@ def sound_blocks(
                     place = resampler.expected if place is None else place
                 resampler = _Resampler(int(frame.sample_rate), rate, channels, round(place or 0.0))
             assert resampler is not None
-            waves += resampler.feed(mix(frame, channels))
+            try:
+                waves += resampler.feed(mix(pack(frame), channels))
+            except (av.FFmpegError, ValueError):  # channels or samples of a kind that cannot be
+                faults.packets += 1
             for at, wave in waves:
                 cut = max(0, done - at)
                 if cut < wave.shape[1]:
@@ -206,6 +210,14 @@ def sound_blocks(
             cut = max(0, done - at)
             if cut < wave.shape[1]:
                 yield at + cut, wave[:, cut:]
+
+
+def pack(frame: av.AudioFrame) -> av.AudioFrame:
+    """Planes made one where there are eight or more: PyAV 18 reads past the list of them and crashes."""
+    if not frame.format.is_planar or frame.layout.nb_channels < 8:
+        return frame
+    packer = av.AudioResampler(format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate)
+    return packer.resample(frame)[0]
 
 
 def mix(frame: av.AudioFrame, channels: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What reading pictures and reading sound share: opening a file without trusting it, and decoding past its faults."""
 
+import heapq
 import os
 import stat
 import warnings
@@ -23,6 +24,7 @@ FORMATS = (
 )
 LONGEST_GAP = 600.0  # s; a time stamp further from the last one is taken as damaged
 MOST_PIXELS = 1 << 26
+MOST_HELD = 48  # pictures that a decoder may hold: 16 to be shown later, 16 threads, and some
 Frame = Any  # av.VideoFrame or av.AudioFrame, as the stream says
 
 
@@ -99,6 +101,8 @@ def decode(container: InputContainer, stream: Stream, faults: Faults) -> Iterato
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
+    # AVI numbers pictures as they are stored, not as they are shown: shown in turn, they take the numbers in turn.
+    in_order: list[int] | None = [] if container.format.name == "avi" and stream.type == "video" else None
     packets = container.demux(stream)
     while True:
         try:
@@ -109,11 +113,20 @@ def decode(container: InputContainer, stream: Stream, faults: Faults) -> Iterato
         if packet is None:
             return
         try:
-            frames = packet.decode()
+            frames: Any = packet.decode()
         except (av.FFmpegError, ValueError):
             faults.packets += 1
             continue
-        yield from frames
+        if in_order is not None and packet.size:
+            ticks = packet.pts if packet.pts is not None else packet.dts
+            if ticks is not None:
+                heapq.heappush(in_order, ticks)
+            if len(in_order) > MOST_HELD:
+                heapq.heappop(in_order)  # of a packet that gave no picture
+        for frame in frames:
+            if in_order:
+                frame.pts = heapq.heappop(in_order)
+            yield frame
 
 
 def stamp(frame: Frame) -> Fraction | None:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avsmamba.utils import UserError, atomic_write
 
@@ -78,7 +78,7 @@ class VideoWriter:
             rgb = np.pad(rgb, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         frame = self._reformatter.reformat(
-            frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1
+            frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
         frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
         self._mux(frame)

@@ -38,6 +38,7 @@ def write_clip(
     path,
     size=(48, 64),
     times=None,
+    picture_rate=10,
     sound=None,
     rate=48_000,
     layout="mono",
@@ -55,12 +56,12 @@ def write_clip(
     with av.open(str(path), "w", format=container_format, options=options or {}) as container:
         pictures = None
         if picture_codec:
-            pictures = container.add_stream(picture_codec, rate=10, options=picture_options or {})
+            pictures = container.add_stream(picture_codec, rate=picture_rate, options=picture_options or {})
             pictures.height, pictures.width = size
             odd = size[0] % 2 or size[1] % 2
             pictures.pix_fmt = "yuv444p" if odd and picture_codec == "libx264" else "yuv420p"
             # AVI has no time stamps but counts pictures
-            base = Fraction(1, 10) if path.suffix == ".avi" else Fraction(1, TICKS)
+            base = Fraction(1, picture_rate) if path.suffix == ".avi" else Fraction(1, TICKS)
             pictures.codec_context.time_base = base
             if rotation:
                 pictures.set_display_rotation(rotation)

@@ -1,0 +1,145 @@
+"""Parts and the source's sound become one file."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from avsmamba.utils import UserError
+from avsmamba.video import VideoWarning, join, open_video
+from tests.video.clips import tone, write_clip
+from tests.video.test_sound import pitch, span
+from tests.video.test_writer import write
+
+
+def parts_of(folder, *all_times, size=(16, 16)):
+    return [write(folder / f"part{k}.mp4", times, size) for k, times in enumerate(all_times)]
+
+
+def packets(path, kind):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
+
+
+def test_times_of_parts_are_kept_and_pictures_are_not_encoded_again(tmp_path):
+    parts = parts_of(tmp_path, [0.0, 0.1, 0.35], [0.4, 0.5], [2.0, 2.25])
+    join(parts, tmp_path / "out.mp4")
+    with open_video(tmp_path / "out.mp4") as video:
+        times = [t for t, _ in video.frames()]
+        assert not video.has_audio and video.info.duration == pytest.approx(2.35, abs=1e-3)
+    # the first part ends at 0.45 s, and the second is moved there
+    assert times == pytest.approx([0.0, 0.1, 0.35, 0.45, 0.55, 2.0, 2.25], abs=1e-4)
+    assert packets(tmp_path / "out.mp4", "video") == [packet for part in parts for packet in packets(part, "video")]
+    join(parts, tmp_path / "cut.mp4", until=0.5)
+    with open_video(tmp_path / "cut.mp4") as video:
+        assert [t for t, _ in video.frames()] == pytest.approx([0.0, 0.1, 0.35, 0.45], abs=1e-4)
+        assert video.info.duration == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate", "layout", "copied"),
+    [
+        ("mp4", "aac", 44_100, "stereo", True),
+        ("mkv", "aac", 48_000, "5.1", True),
+        ("avi", "libmp3lame", 44_100, "stereo", True),
+        ("mkv", "libopus", 48_000, "7.1", False),
+        ("mov", "pcm_s16le", 8_000, "mono", False),
+        ("mkv", "flac", 96_000, "5.1", False),
+        ("mkv", "pcm_s16le", 11_025, "mono", False),
+    ],
+)
+def test_sound_is_copied_where_it_can_be(tmp_path, suffix, codec, rate, layout, copied):
+    source = write_clip(
+        tmp_path / f"source.{suffix}",
+        sound=tone(rate, 2.0, 0.5, 1.0),
+        rate=rate,
+        layout=layout,
+        codecs=("mpeg4" if suffix == "avi" else "libx264", codec),
+        size=(16, 16),
+    )
+    join(parts_of(tmp_path, [k / 10 for k in range(16)]), tmp_path / "out.mp4", source)
+    channels = av.AudioLayout(layout).nb_channels
+    with open_video(source) as video:
+        expected = video.sound(0.0, 1.6)
+    with open_video(tmp_path / "out.mp4") as video:
+        found = video.sound(0.0, 1.6)
+        assert video.sound(1.7, 3.0).max() == 0 and len(list(video.frames())) == 16
+        assert video.info.channels == (channels if copied else min(2, channels))
+    assert span(found, 0.1) == pytest.approx(span(expected, 0.1), abs=4e-3)
+    assert pitch(found) == pytest.approx(440, abs=1)
+    given, written = packets(source, "audio"), packets(tmp_path / "out.mp4", "audio")
+    assert (written == given[: len(written)]) == copied
+    assert not copied or len(written) == pytest.approx(0.8 * len(given), abs=4)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio[0].codec_context.name == ("mp3float" if "mp3" in codec else "aac")
+
+
+@pytest.mark.parametrize(("pictures_start", "sound_start"), [(0.0, 0.7), (0.4, 0.0)])
+def test_sound_that_begins_elsewhere_keeps_its_place(tmp_path, pictures_start, sound_start):
+    source = write_clip(
+        tmp_path / "source.mp4",
+        times=[pictures_start + k / 10 for k in range(16)],
+        sound=tone(48_000, 1.2, 0.5, 1.0),
+        sound_start=sound_start,
+        size=(16, 16),
+    )
+    join(parts_of(tmp_path, [k / 10 for k in range(25)]), tmp_path / "out.mp4", source)
+    begin = 0.5 + sound_start - pictures_start
+    with open_video(tmp_path / "out.mp4") as video:
+        assert span(video.sound(0.0, 2.5), 0.1) == pytest.approx((begin, begin + 0.5), abs=5e-3)
+        assert video.info.duration == pytest.approx(2.5, abs=1e-3)
+    with av.open(str(tmp_path / "out.mp4")) as container:  # browsers want both tracks to begin at once
+        assert abs(container.streams.audio[0].start_time * container.streams.audio[0].time_base) < 0.1
+
+
+def test_a_wav_and_a_folder_give_their_sound(tmp_path):
+    (tmp_path / "folder").mkdir()
+    soundfile.write(tmp_path / "folder" / "a.wav", tone(16_000, 1.0, 0.3, 0.6), 16_000)
+    parts = parts_of(tmp_path, [k / 10 for k in range(20)])
+    for sound in (tmp_path / "folder", tmp_path / "folder" / "a.wav"):
+        join(parts, tmp_path / "out.mp4", sound)
+        with open_video(tmp_path / "out.mp4") as video:
+            assert span(video.sound(0.0, 2.0), 0.1) == pytest.approx((0.3, 0.6), abs=4e-3)
+    os.remove(tmp_path / "folder" / "a.wav")
+    join(parts, tmp_path / "out.mp4", tmp_path / "folder")
+    join(parts, tmp_path / "out2.mp4", parts[0])
+    for name in ("out.mp4", "out2.mp4"):
+        with open_video(tmp_path / name) as video:
+            assert not video.has_audio
+
+
+def test_damaged_sound_is_encoded_anew(tmp_path):
+    rng = np.random.default_rng(0)
+    source = write_clip(tmp_path / "source.mkv", sound=tone(48_000, 1.6, 0.2, 1.4), codecs=("libx264", "aac"))
+    data, pieces = bytearray(source.read_bytes()), packets(source, "audio")
+    for piece in pieces[20:24]:
+        at = data.index(piece)
+        data[at : at + len(piece)] = rng.bytes(len(piece))
+    source.write_bytes(data)
+    with pytest.warns(VideoWarning, match=r"source\.mkv: damaged sound"):
+        join(parts_of(tmp_path, [k / 10 for k in range(16)]), tmp_path / "out.mp4", source)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frames = list(container.decode(audio=0))  # without an error
+    assert 65 < len(frames) < 85
+
+
+def test_what_cannot_be_joined_leaves_nothing(tmp_path):
+    parts = parts_of(tmp_path, [0.0, 0.1], [0.2])
+    other = write(tmp_path / "other.mp4", [0.3], (32, 16))
+    before = sorted(os.listdir(tmp_path))
+    (tmp_path / "bad.mp4").write_bytes(parts[1].read_bytes()[:200])
+    with pytest.raises(UserError, match=r"other\.mp4: expected the encoding of part0\.mp4"):
+        join([*parts, other], tmp_path / "out.mp4")
+    with pytest.raises(UserError, match=r"bad\.mp4"):
+        join([*parts, tmp_path / "bad.mp4"], tmp_path / "out.mp4")
+    with pytest.raises(UserError, match=r"none\.mp4: no such file"):
+        join(parts, tmp_path / "out.mp4", tmp_path / "none.mp4")
+    with pytest.raises(UserError, match=r"out\.mp4: cannot be written"):
+        join(parts, parts[0] / "out.mp4")
+    with pytest.raises(ValueError, match="parts"):
+        join([], tmp_path / "out.mp4")
+    with pytest.raises(ValueError, match="until"):
+        join(parts, tmp_path / "out.mp4", until=0.0)
+    assert sorted(set(os.listdir(tmp_path)) - {"bad.mp4"}) == before
