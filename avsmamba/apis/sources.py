@@ -94,14 +94,14 @@ class Listener:
     """
 
     def __init__(self, read: ReadSound | None):
-        self.read, self.at = read, 0.0
+        self.read, self.at = read, -STRIDE
 
     def get(self, first: int, count: int) -> Wave:
         """`count` samples from sample `first` on; `first` never falls by more than a window."""
         if self.read is None:
             return np.zeros(count, np.float32)
         start = first / SAMPLE_RATE
-        while self.at + STRIDE < start:
+        while self.at < 0 or self.at + STRIDE < start:  # the first time at 0 s
             self.at += STRIDE
             self.read(self.at, self.at)
         self.at = max(self.at, start)

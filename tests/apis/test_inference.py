@@ -122,6 +122,27 @@ def test_going_on_in_the_middle_gives_the_same(model):
             np.testing.assert_array_equal(frame.probability, whole[frame.index].probability)
 
 
+def test_going_on_in_the_middle_of_a_video_gives_the_same_bits(model, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
+    sound = sum(tone(22_050, 40.0, k, k + 2.5, 200 + 60 * k) for k in range(0, 40, 3))
+    path = write_clip(tmp_path / "a.mkv", times=[float(k) for k in range(40)], images=images, sound=sound, rate=22_050)
+    whole, logits = list(model.stream(path)), []
+    finish = model.finish
+    model.finish = lambda *arguments: (logits.append(arguments[0].clone()), finish(*arguments))[1]
+    try:
+        list(model.stream(path))
+        complete = torch.stack(logits)
+        for first in (12, 37):
+            logits.clear()
+            later = list(model.stream(path, first=first))
+            assert [frame.time for frame in later] == [frame.time for frame in whole[first:]]
+            # To the bit: a sound that is resampled from another place on differs by 1e-5.
+            assert torch.equal(torch.stack(logits), complete[first:])
+    finally:
+        del model.finish
+
+
 def test_other_rates_and_sizes(model):
     frames, wave, rate = clip(7)
     found = model.predict((frames, wave, rate), fps=2.0)

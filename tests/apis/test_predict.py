@@ -150,7 +150,7 @@ def test_classes(semantic, video, tmp_path):
 
 @pytest.mark.parametrize(
     ("chosen", "expected"),
-    list(zip(outputs.FORMATS, [[f] for f in ("overlay.mp4", "masks", "masks.json", "timeline.png")])),
+    list(zip(outputs.FORMATS, (["overlay.mp4"], ["masks"], ["masks.json"], ["timeline.png"]), strict=True)),
 )
 def test_one_format_alone(model, video, tmp_path, chosen, expected):
     predict_video(model, video, tmp_path, formats=[chosen])
@@ -270,9 +270,10 @@ def run(videos, out, *more, checkpoint):
 
 def test_fifty_broken_files_in_one_call(checkpoint, tmp_path, capsys):
     cases = write_broken(tmp_path / "in")
-    folders = dict(zip([case.path for case in cases], folders_of([str(c.path) for c in cases], tmp_path / "out")))
+    paths = [case.path for case in cases]
+    folders = dict(zip(paths, folders_of([str(path) for path in paths], tmp_path / "out"), strict=True))
     with pytest.raises(SystemExit) as ended:
-        run([case.path for case in cases], tmp_path / "out", checkpoint=checkpoint)
+        run(paths, tmp_path / "out", checkpoint=checkpoint)
     assert ended.value.code == 2
     printed = capsys.readouterr()
     errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
