@@ -141,11 +141,16 @@ def mix_sounds(clip: Clip, voices: Sequence[str], activity: np.ndarray) -> np.nd
         voices: the key in TIMBRES with which each shape sounds.
         activity: `(count, T)` bool.
     """
-    rng = clip.rng(3, clip.variant)
-    mixed = np.zeros(clip.num_frames * SAMPLE_RATE)
+    return mix(clip.rng(3, clip.variant), voices, activity)
+
+
+def mix(rng: np.random.Generator, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
+    """What `mix_sounds` gives, with random numbers of any generator and as many seconds as `activity`."""
+    seconds = activity.shape[1]
+    mixed = np.zeros(seconds * SAMPLE_RATE)
     for voice, on in zip(voices, activity, strict=True):
         if on.any():
-            mixed += synthesize(TIMBRES[voice], rng, clip.num_frames) * rng.uniform(0.5, 1.0) * gate(on)
+            mixed += synthesize(TIMBRES[voice], rng, seconds) * rng.uniform(0.5, 1.0) * gate(on)
     hiss = rng.normal(size=len(mixed)) * 10 ** rng.uniform(-4.5, -2.5)
     mixed += hiss * (rng.random() < 0.5)
     return np.round(np.clip(0.25 * mixed, -1.0, 1.0) * 32767).astype(np.int16)
