@@ -13,6 +13,8 @@ import pytest
 
 av = pytest.importorskip("av")
 
+# Seven commands, each of which loads torch; on a machine that does other things they may take long.
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.M | re.S)
 VIDEOS = ("dog_01", "dog_02", "radio_07")
@@ -102,8 +104,6 @@ def said(place):
     return said
 
 
-# Six commands; on a machine that does other things each may take long.
-@pytest.mark.timeout(900)
 def test_the_tutorial_runs(place, said):
     laid_out, checked, trained, tested, _ = said
     assert laid_out == "3 clips\n"
