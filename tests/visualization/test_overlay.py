@@ -42,7 +42,7 @@ def test_classes_have_avsbench_s_colours_and_their_names():
     assert len(overlay.names) == 2
     for (y, x, sign), index, mask in zip(overlay.names, (1, 2), (dog, thing), strict=True):
         height, width = sign.shape[:2]
-        assert 0 <= y and y + height <= 90 and 0 <= x and x + width <= 141
+        assert y >= 0 and y + height <= 90 and x >= 0 and x + width <= 141
         np.testing.assert_array_equal(drawn[y : y + height, x : x + width], sign)
         assert (sign[0, 0] == PALETTE[index]).all() and len(np.unique(sign.reshape(-1, 3), axis=0)) > 3
         rest = mask.copy()
