@@ -11,7 +11,7 @@ import numpy as np
 
 from avsmamba.apis.records import record_of, shares_of, write_masks_json
 from avsmamba.apis.result import FORMATS, FramePrediction, Prediction
-from avsmamba.apis.sources import ArraySource, Picture, Source, heard_file, name_of, open_source
+from avsmamba.apis.sources import ArraySource, Picture, Source, heard_file, open_source, stem_of
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 from avsmamba.datasets.palette import to_colours
 from avsmamba.utils import UserError, atomic_write
@@ -267,7 +267,7 @@ def save_prediction(prediction: Prediction, folder: Path, formats: Sequence[str]
     with open_source(prediction.source, prediction.fps) as source, ExitStack() as stack:
         outputs = Outputs(
             folder,
-            Path(name_of(prediction.source)).stem,
+            stem_of(prediction.source),
             source,
             heard_file(source, prediction.audio),
             prediction.classes,

@@ -17,7 +17,7 @@ from avsmamba.apis.inference import DEFAULT_MODEL, load_model
 from avsmamba.apis.outputs import PROGRESS, Outputs, check_formats
 from avsmamba.apis.predictor import Predictor, Progress, check_stream
 from avsmamba.apis.result import FORMATS, check_threshold
-from avsmamba.apis.sources import heard_file, open_source
+from avsmamba.apis.sources import heard_file, open_source, stem_of
 from avsmamba.utils import UserError
 
 
@@ -173,7 +173,7 @@ def predict_video(
             raise UserError(f"{video}: has no sound that can be decoded, which --require-audio asks for")
         settings = {
             "video": [video.name, *identity(video)],
-            "model": predictor.fingerprint(),
+            "model": predictor.fingerprint,
             "fps": fps,
             "overlap": overlap,
             "size": None if size is None else [size] if isinstance(size, int) else list(size),
@@ -181,7 +181,7 @@ def predict_video(
             "audio": str(audio),
             "format": sorted(set(formats)),
         }
-        name, sound = video.resolve().stem, heard_file(source, audio)
+        name, sound = stem_of(video), heard_file(source, audio)
         outputs = Outputs(out, name, source, sound, predictor.classes, fps, threshold, formats, settings)
         first = outputs.begin(resume)
         if outputs.finished:
@@ -224,7 +224,7 @@ def folders_of(videos: Sequence[str], out: Path) -> list[Path]:
         return [out]
     names: list[str] = []
     for video in videos:
-        stem = Path(video).resolve().stem
+        stem = stem_of(video)
         name, number = stem, 2
         while name in names:
             name, number = f"{stem}_{number}", number + 1

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,9 @@ class Predictor:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @cached_property
     def fingerprint(self) -> str:
-        """A hash of the config of the model and of its weights."""
+        """A hash of the config of the model and of its weights, as they are when it is asked for first."""
         digest = hashlib.sha256(repr(sorted(self.cfg.model.to_dict().items())).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())

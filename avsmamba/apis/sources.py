@@ -1,5 +1,6 @@
 """What a model sees and hears: a video's pictures and sound, or arrays in their place."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -126,6 +127,11 @@ def name_of(video: Any) -> str:
     if isinstance(video, (str, Path)):
         return str(video)
     return "frames" if isinstance(video, Sequence) else str(video.info.path)
+
+
+def stem_of(video: Any) -> str:
+    """What the files of a video are called by: its name without the suffix; links are not followed."""
+    return Path(os.path.abspath(name_of(video))).stem
 
 
 def heard_file(source: Source, audio: str | Path) -> str | Path | None:
