@@ -4,6 +4,7 @@
 #             kernels, and, where nvcc is, one with the CUDA kernels as well (make wheel-cpu, make wheel-cuda: one of them)
 # make test-wheel   install them beside another torch in a second environment and run the operator's tests there
 # make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
+# make docs   build the documentation site into site/, without a network
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
 # Needs Python 3.10 or later and make; g++ for the fast CPU operator. Each step is skipped when it is done already.
 
@@ -30,7 +31,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test outside test-gpu wheel wheel-cpu wheel-cuda test-wheel lint clean
+.PHONY: setup demo test outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint clean
 
 setup: $(SETUP)
 
@@ -99,10 +100,14 @@ test-wheel: $(SETUP) $(WHEELS)
 test-gpu: $(SETUP)
 	$(PY) -m pytest -m gpu -rs tests/ops
 
+docs: $(SETUP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "The documentation: $(abspath site/index.html); with search: $(PY) -m http.server -d site"
+
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf build dist *.egg-info avsmamba/*.so work_dirs data
+	rm -rf build dist *.egg-info avsmamba/*.so work_dirs data site

@@ -1,16 +1,23 @@
 """What the documents show works as they show it."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from avsmamba.engine import load_config
+from avsmamba.engine.config import parse_options
 from avsmamba.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "models").rglob("*.md"),
+]
 
 
 def test_the_readme_s_config_builds_and_runs(tmp_path):
@@ -22,6 +29,33 @@ def test_the_readme_s_config_builds_and_runs(tmp_path):
     assert model.encoder is None and len(model.pyramid.fusion[0].temporal_mamba.ssm.D) == 12
     with torch.no_grad():
         assert model(torch.zeros(1, 2, 3, 32, 64), torch.zeros(1, 2, 1, 96, 64)).shape == (1, 2, 1, 8, 16)
+
+
+def test_the_documents_configs_and_options_are_sound(tmp_path):
+    places = {"../configs/": ROOT / "configs", "../_base_/": ROOT / "configs" / "_base_", " configs/": ROOT / "configs"}
+    count = 0
+    for page in PAGES:
+        text = page.read_text()
+        config = ROOT / "configs" / "avs_mamba" / "avs_mamba_pvtv2b5_ms3_224.yaml"
+        for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
+            if "_base_:" not in block:
+                continue
+            for relative, place in places.items():
+                block = re.sub(
+                    rf"(?<![\w./]){re.escape(relative)}", f"{' ' if relative[0] == ' ' else ''}{place}/", block
+                )
+            child = tmp_path / "child.yaml"
+            child.write_text(block)
+            cfg = load_config(child)
+            with torch.device("meta"):
+                MODELS.build(cfg.model)
+            count += 1
+        if page.name == "configs.md":
+            commands = re.findall(r"tools/train.py CONFIG --cfg-options (.*)", text)
+            assert len(commands) == 2
+            for command in commands:
+                load_config(config, parse_options(shlex.split(command)))
+    assert count >= 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
