@@ -30,8 +30,10 @@ BACKBONES = {
     "tiny": ("small, from scratch", None),
 }
 DATA = {"s4": "S4", "ms3": "MS3", "avss": "AVSS"}
+GENERATED = ("shapes", "comparison")  # in place of a size: SoundingShapes
 _NAME = re.compile(
-    rf"(?P<method>{'|'.join(METHODS)})_(?P<backbone>{'|'.join(BACKBONES)})_(?P<data>{'|'.join(DATA)})_(?P<size>\d+|shapes)"
+    rf"(?P<method>{'|'.join(METHODS)})_(?P<backbone>{'|'.join(BACKBONES)})_(?P<data>{'|'.join(DATA)})"
+    rf"_(?P<size>\d+|{'|'.join(GENERATED)})"
     "(?P<negatives>_negatives)?(?P<hard>_hard)?"
 )
 FRAMES = 5  # of a clip of S4 and MS3; AVSS says its own
@@ -163,7 +165,7 @@ def models_table(entries: Iterable[Entry], measured: Measured) -> str:
         if match is None:
             raise UserError(f"configs/{entry.config}.yaml: expected a name like avs_mamba_pvtv2b5_ms3_224")
         model = f"{METHODS[match['method']]}, {BACKBONES[match['backbone']][0]}"
-        data = f"SoundingShapes {DATA[match['data']]}" if match["size"] == "shapes" else DATA[match["data"]]
+        data = f"SoundingShapes {DATA[match['data']]}" if match["size"] in GENERATED else DATA[match["data"]]
         data += ", with wrong sounds" if match["negatives"] else ""
         data += ", hard, with wrong sounds" if match["hard"] else ""
         scores = [percent(published(entry.name)), percent(measured_score(measured, entry.config))]
@@ -205,7 +207,7 @@ def measured_table(measured: Measured) -> str:
 
 def paper_tables(names: Iterable[str]) -> str:
     """Tables I and II as published; `names` are the configs that exist here."""
-    matches = [match for match in map(_NAME.fullmatch, names) if match and match["size"] != "shapes"]
+    matches = [match for match in map(_NAME.fullmatch, names) if match and match["size"] not in GENERATED]
     here = {(METHODS[m["method"]], BACKBONES[m["backbone"]][1], DATA[m["data"]]) for m in matches}
 
     def runs(method: str, backbone: str, *data: str) -> str:
