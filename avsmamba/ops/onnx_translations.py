@@ -68,9 +68,7 @@ def translate_scan(
         rows,
         op.Expand(
             op.Constant(value_float=0.0),
-            op.Concat(
-                op.Constant(value_ints=[k]), batch, op.Constant(value_ints=[int(states), int(channels)]), axis=0
-            ),
+            op.Concat(op.Constant(value_ints=[k]), batch, op.Constant(value_ints=[int(states), int(channels)]), axis=0),
         ),
     )
     few = k * channels * states <= FEW_STATES
@@ -78,7 +76,8 @@ def translate_scan(
     y = op.Reshape(y, op.Concat(op.Constant(value_ints=[-1]), batch, op.Constant(value_ints=[int(channels)]), axis=0))
     # Where each token's output stands, for the tokens that are wanted.
     count = op.Mul(length, op.Constant(value_ints=[k]))
-    places = op.Reshape(op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1)), op.Shape(steps))
+    places = op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
+    places = op.Reshape(places, op.Shape(steps))
     places = op.ScatterElements(places, steps, places, axis=0)
     start = _as_vector(out_start)
     end = op.Add(start, _as_vector(out_length))
@@ -97,25 +96,28 @@ def _as_vector(value: Any) -> Any:
     return op.Reshape(value, op.Constant(value_ints=[1]))
 
 
-# The names below become names in the graph. softplus(v) = max(v, 0) + log1p(u), u = exp(-|v|), is written out, with
-# log1p(u) = u log(1 + u) / ((1 + u) - 1) on the rounded 1 + u: onnxruntime's Softplus takes twenty times as long. 1e-30
-# makes 0 / 0, where u is lost in 1 + u, a 1.
-AVSMAMBA = "avsmamba"
+# Both loops take x (L, b, E); dt (L K, b, R), B (L K, b, N, 1) and C (L K, b, 1, N), row l K + k of direction k; A
+# (K, 1, N, E), dt_weight (K, R, E), dt_bias (K, 1, E); the tokens (L, K) of the steps, their rows (L, K), and the state
+# before the first step (K, b, N, E). They give (L, K, b, 1, E), in the order of the steps.
+#
+# softplus(v) = max(v, 0) + log1p(u), u = exp(-|v|), is written out, with log1p(u) = u log(1 + u) / ((1 + u) - 1) on the
+# rounded 1 + u: with onnxruntime's own Softplus a small model's scan took half as long again. 1e-30 makes 0 / 0, where u
+# is lost in 1 + u, a 1.
 
 
 @script(default_opset=op)
 def scan_prepared(
-    x: FLOAT["L", "b", "E"],
-    dt: FLOAT["LK", "b", "R"],
-    B: FLOAT["LK", "b", "N", 1],
-    C: FLOAT["LK", "b", 1, "N"],
-    A: FLOAT["K", 1, "N", "E"],
-    dt_weight: FLOAT["K", "R", "E"],
-    dt_bias: FLOAT["K", 1, "E"],
-    steps: INT64["L", "K"],
-    rows: INT64["L", "K"],
-    start: FLOAT["K", "b", "N", "E"],
-) -> FLOAT["L", "K", "b", 1, "E"]:
+    x: FLOAT[...],
+    dt: FLOAT[...],
+    B: FLOAT[...],
+    C: FLOAT[...],
+    A: FLOAT[...],
+    dt_weight: FLOAT[...],
+    dt_bias: FLOAT[...],
+    steps: INT64[...],
+    rows: INT64[...],
+    start: FLOAT[...],
+) -> FLOAT[...]:
     """What a step needs is gathered for all steps before the loop."""
     raw = op.Add(op.MatMul(op.Gather(dt, rows), dt_weight), dt_bias)
     u = op.Exp(op.Neg(op.Abs(raw)))
@@ -131,7 +133,7 @@ def scan_prepared(
         y_i = op.MatMul(c_i, new)
         return new, y_i
 
-    end, y = op.Scan(
+    _end, y = op.Scan(
         start,
         op.Unsqueeze(delta, [3]),
         op.Unsqueeze(written, [3]),
@@ -145,17 +147,17 @@ def scan_prepared(
 
 @script(default_opset=op)
 def scan_gathering(
-    x: FLOAT["L", "b", "E"],
-    dt: FLOAT["LK", "b", "R"],
-    B: FLOAT["LK", "b", "N", 1],
-    C: FLOAT["LK", "b", 1, "N"],
-    A: FLOAT["K", 1, "N", "E"],
-    dt_weight: FLOAT["K", "R", "E"],
-    dt_bias: FLOAT["K", 1, "E"],
-    steps: INT64["L", "K"],
-    rows: INT64["L", "K"],
-    start: FLOAT["K", "b", "N", "E"],
-) -> FLOAT["L", "K", "b", 1, "E"]:
+    x: FLOAT[...],
+    dt: FLOAT[...],
+    B: FLOAT[...],
+    C: FLOAT[...],
+    A: FLOAT[...],
+    dt_weight: FLOAT[...],
+    dt_bias: FLOAT[...],
+    steps: INT64[...],
+    rows: INT64[...],
+    start: FLOAT[...],
+) -> FLOAT[...]:
     """Each step gathers what it needs: nothing of K L E numbers is made but the result."""
 
     @graph()
@@ -171,12 +173,12 @@ def scan_gathering(
         y_i = op.MatMul(op.Gather(C, rows_i), new)
         return new, y_i
 
-    end, y = op.Scan(start, steps, rows, body=step, num_scan_inputs=2)
+    _end, y = op.Scan(start, steps, rows, body=step, num_scan_inputs=2)
     return y
 
 
 def translate_depthwise_conv(x: Any, weight: Any, bias: Any, front: Sequence[int], silu: bool) -> Any:
-    """`avsmamba::depthwise_conv`: `(B, T, H, W, C)` tokens through a grouped Conv of as few axes as the kernel needs."""
+    """`avsmamba::depthwise_conv`: `(B, T, H, W, C)` through a grouped Conv of as few axes as the kernel needs."""
     kernel = [int(n) for n in weight.shape[2:]]
     channels, front = int(weight.shape[0]), [int(n) for n in front]
     while len(kernel) > 1 and kernel[0] == 1:
