@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 from common import Stages, machine, spread, take_turns, timed, title, write_json
 
-from avsmamba.apis.export import WholeModel, example, metadata, quiet, trace, write_onnx
+from avsmamba.apis.export import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
 from avsmamba.apis.exported import METADATA, ExportedModel
 from avsmamba.apis.test import drop_pretrained
 from avsmamba.engine import load_config
@@ -39,10 +39,10 @@ def files(config: str, frames: int, folder: Path) -> tuple[torch.nn.Module, dict
     torch.manual_seed(0)
     whole = WholeModel(MODELS.build(cfg.model)).eval()
     count = cfg.model.head.get("num_classes", 1)
-    about = metadata(whole.model, [str(i) for i in range(count)], config, frames)
     onnx, pt2 = folder / "model.onnx", folder / "model.pt2"
     with quiet():
         program = trace(whole, frames, config)
+        about = metadata(whole.model, [str(i) for i in range(count)], config, frames, one_clip(program))
         torch.export.save(program, pt2, extra_files={METADATA: json.dumps(about)})
         write_onnx(program, onnx, about, config)
     threads = torch.get_num_threads()

@@ -27,9 +27,9 @@ OPSET = 18
 DIVISOR = 32  # of H and W
 LEAST = 64  # pixels of H and W: with one row or column in the coarsest map, shapes are no longer free
 TOLERANCE = 1e-4
-# (B, H, W) that a check runs; none is that of the trace.
-CHECKED = ((1, 96, 96), (2, 64, 128), (1, 160, 96))
-TRACED = (2, 96, 64)
+# (H, W) that a check runs, the second with two clips if the batch is free; none is that of the trace.
+CHECKED = ((96, 96), (64, 128), (160, 96))
+TRACED = (96, 64)
 PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
 Clip = dict[str, NDArray[Any]]
 
@@ -75,6 +75,8 @@ def export(
         check: run the file on three sizes and compare it with the model; it is renamed to `out` only if they agree.
         options: `key=value` words that override the config.
 
+    A model whose code ties it to one clip at a time is exported for a batch of one; the file's metadata say so.
+
     Raises:
         UserError: if something is missing or faulty, the model cannot be exported (the part is named), or the check
             finds a deviation above 1e-4 (of the greatest logit, where that is above 1).
@@ -93,14 +95,14 @@ def export(
     whole = WholeModel(predictor.model).eval()
     with quiet():
         program = trace(whole, frames, str(config))
-        about = metadata(predictor.model, predictor.classes, config, frames)
+        about = metadata(predictor.model, predictor.classes, config, frames, one_clip(program))
         with atomic_write(out) as temporary:
             if format == "onnx":
                 write_onnx(program, temporary, about, str(config))
             else:
                 torch.export.save(program, temporary, extra_files={METADATA: json.dumps(about, indent=1)})
             if check:
-                worst = compare(whole, temporary, frames)
+                worst = compare(whole, temporary, frames, 1 if about["one_clip"] else 2)
                 if not worst <= TOLERANCE:
                     raise UserError(f"{out}: not written: it deviates from the model by {worst:.2g}, at most "
                                     f"{TOLERANCE:g} was expected")  # fmt: skip
@@ -114,7 +116,7 @@ def require_onnx() -> None:
         raise UserError(f"--format onnx: {', '.join(missing)} missing: pip install avsmamba[onnx]")
 
 
-def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames: int) -> dict[str, Any]:
+def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames: int, one_clip: bool) -> dict[str, Any]:
     """What stands in the file beside the graph."""
     normal = model.data_preprocessor
     return {
@@ -122,6 +124,7 @@ def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames:
         "avsmamba_version": avsmamba.__version__,
         "torch_version": torch.__version__,
         "num_frames": num_frames,
+        "one_clip": one_clip,
         "size_divisor": DIVISOR,
         "least_size": LEAST,
         "class_names": list(classes),
@@ -141,20 +144,37 @@ def example(shape: tuple[int, int, int], num_frames: int, seed: int = 0) -> Clip
 
 
 def trace(whole: nn.Module, num_frames: int, config: str) -> Any:
-    """The model as a `torch.export.ExportedProgram`.
+    """The model as a `torch.export.ExportedProgram`; for one clip at a time, if its code leaves no other choice.
 
     Raises:
         UserError: if it cannot be traced; names the part.
     """
-    batch = torch.export.Dim("batch", min=1)
-    height, width = (torch.export.Dim(name, min=LEAST // DIVISOR) for name in ("height", "width"))
-    shapes = {"frames": {0: batch, 3: DIVISOR * height, 4: DIVISOR * width}, "log_mel": {0: batch}}
-    clip = {name: torch.from_numpy(value) for name, value in example(TRACED, num_frames).items()}
     try:
-        with torch.no_grad():
-            return torch.export.export(whole, (), clip, dynamic_shapes=shapes)
+        try:
+            return _trace(whole, num_frames, free_batch=True)
+        except torch._dynamo.exc.UserError as error:
+            if "Constraints violated (batch)" not in str(error):
+                raise
+            return _trace(whole, num_frames, free_batch=False)
     except Exception as error:  # whatever a part's code makes of symbols
         raise UserError(f"{config}: {part_at_fault(error, whole.model)} cannot be exported: {gist(error)}") from error
+
+
+def _trace(whole: nn.Module, num_frames: int, free_batch: bool) -> Any:
+    height, width = (torch.export.Dim(name, min=LEAST // DIVISOR) for name in ("height", "width"))
+    batch = {0: torch.export.Dim("batch", min=1)} if free_batch else {}
+    shapes = {"frames": batch | {3: DIVISOR * height, 4: DIVISOR * width}, "log_mel": batch}
+    clip = example((2 if free_batch else 1, *TRACED), num_frames)
+    with torch.no_grad():
+        return torch.export.export(
+            whole, (), {name: torch.from_numpy(value) for name, value in clip.items()}, dynamic_shapes=shapes
+        )
+
+
+def one_clip(program: Any) -> bool:
+    """Whether a program takes one clip at a time."""
+    frames = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "frames")
+    return isinstance(frames.meta["val"].shape[0], int)
 
 
 def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> None:
@@ -184,21 +204,22 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
     model = result.model
     for value, axes in ((model.graph.inputs[0], (3, 4)), (model.graph.outputs[0], (3, 4)), (model.graph.inputs[1], ())):
         shape = list(value.shape)
-        shape[0] = "batch"
+        if not about["one_clip"]:
+            shape[0] = "batch"
         for axis, name in zip(axes, ("height", "width"), strict=False):
             shape[axis] = name
         value.shape = ir.Shape(shape)
     model.producer_name, model.producer_version = "avsmamba", avsmamba.__version__
-    model.metadata_props |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()})
     result.save(path, external_data=False)
 
 
-def compare(whole: nn.Module, path: Path, num_frames: int) -> float:
+def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
     """Run a file in a process of its own, print its deviation for each size, and return the greatest.
 
     A deviation is the greatest difference of a logit, over the greatest logit where that is above 1.
     """
-    clips = [example(shape, num_frames, seed) for seed, shape in enumerate(CHECKED, 1)]
+    clips = [example((most if i == 1 else 1, *size), num_frames, seed=i + 1) for i, size in enumerate(CHECKED)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(run_exported, path, clips, torch.get_num_threads()).result()
     worst = 0.0

@@ -23,8 +23,8 @@ class ExportedModel:
         threads: threads that it computes with; default: the runtime's own choice.
 
     Attributes:
-        metadata: config, avsmamba_version, torch_version, num_frames, size_divisor, least_size (pixels), class_names,
-            mean and std (of RGB in [0, 255]; they are applied inside).
+        metadata: config, avsmamba_version, torch_version, num_frames, one_clip (whether B must be 1), size_divisor,
+            least_size (pixels), class_names, mean and std (of RGB in [0, 255]; they are applied inside).
 
     Raises:
         UserError: if the file is missing, damaged or was not written by tools/export.py, or onnxruntime is missing.
@@ -62,6 +62,8 @@ class ExportedModel:
             raise ValueError(f"frames: expected uint8 from 0 to 255, got {frames.dtype}")
         if frames.ndim != 5 or frames.shape[1:3] != (num_frames, 3):
             raise ValueError(f"frames: expected (B, {num_frames}, 3, H, W), got {frames.shape}")
+        if self.metadata["one_clip"] and len(frames) != 1:
+            raise ValueError(f"frames: this model takes one clip at a time, got {len(frames)}")
         if any(n % divisor or n < least for n in frames.shape[3:]):
             raise ValueError(f"frames: H and W must be multiples of {divisor} from {least} on, got {frames.shape[3:]}")
         expected = (len(frames), num_frames, 1, 96, 64)

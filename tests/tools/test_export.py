@@ -1,16 +1,20 @@
 """tools/export.py: the files agree with the model, say what they are, and are whole or not there."""
 
 import importlib.util
+import re
 import runpy
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
 from avsmamba.apis import export as module
 from avsmamba.apis.exported import ExportedModel
 from avsmamba.apis.inference import load_model
+from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
@@ -66,7 +70,7 @@ def tool(monkeypatch, capfd, checkpoint, program):
     return run
 
 
-def test_onnx_agrees_with_the_model_on_three_sizes(tool, tmp_path, checkpoint):
+def test_onnx_agrees_with_the_model_on_three_sizes(tool, monkeypatch, tmp_path, checkpoint):
     out = tmp_path / "model.onnx"
     status, text, errors = tool("--out", out, "--check")
     assert (status, errors) == (0, "") and text.count("deviation") == 3 and "checked" in text
@@ -95,6 +99,26 @@ def test_onnx_agrees_with_the_model_on_three_sizes(tool, tmp_path, checkpoint):
         exported(clip["frames"].astype(np.float32), clip["log_mel"])
     with pytest.raises(ValueError, match="log_mel: expected"):
         exported(clip["frames"], clip["log_mel"][:1])
+    the_page_s_code_runs(monkeypatch, tmp_path, exported)
+
+
+def the_page_s_code_runs(monkeypatch, folder, exported):
+    """The code of docs/export.md, which knows nothing of avsmamba, gives what our own gives."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL)
+    assert "avsmamba" not in code
+    frames = module.example((1, 64, 96), T, seed=3)["frames"]
+    (folder / "frames").mkdir()
+    for i, frame in enumerate(frames[0]):
+        Image.fromarray(frame.transpose(1, 2, 0)).save(folder / "frames" / f"{i}.png")
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000 * T)
+    soundfile.write(folder / "sound.wav", wave, 16000, subtype="DOUBLE")
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(code, names)
+    patches = log_mel_patches(np.pad(wave, (0, 16000)), 16000)[:T].numpy()
+    np.testing.assert_allclose(names["patches"], patches, atol=1e-5)
+    np.testing.assert_allclose(names["logits"], exported(frames, patches[None]), atol=1e-4)
+    assert names["masks"].shape == (T, 64, 96)
 
 
 def test_a_torch_export_file_agrees_in_a_fresh_process(tool, tmp_path):
@@ -129,7 +153,7 @@ def test_what_cannot_be_exported_is_named(program, monkeypatch, tmp_path, checkp
     monkeypatch.setattr(onnx_translations, "translations", lambda: table)
     named = r"config: model.encoder \(MultiScaleTemporalEncoder\) cannot be written as ONNX: .*depthwise_conv"
     with pytest.raises(UserError, match=named):
-        module.write_onnx(program, tmp_path / "model.onnx", {}, "config")
+        module.write_onnx(program, tmp_path / "model.onnx", {"one_clip": False}, "config")
     model = load_model(CONFIG, checkpoint, "cpu", OPTIONS).model
     monkeypatch.setattr(type(model.backbone), "forward", lambda self, x: [x] * int(x.sum()))
     with pytest.raises(UserError, match=r"config: model.backbone \(SmallConvBackbone\) cannot be exported: "):
