@@ -1,6 +1,7 @@
 """Time a model as it is in torch against its exported files: what each takes, as a multiple of torch with our kernel.
 
-    python benchmarks/export.py [CONFIG ...] [--sizes 96 192] [--frames 5] [--repeats 7] [--loop] [--json export.json]
+    python benchmarks/export.py [CONFIG ...] [--sizes 96 192] [--frames 5] [--repeats 7] [--loop] [--cfg-options ...]
+        [--json export.json]
 
 Weights are random and pictures are noise: neither changes the time. All runs of one case take turns in one process,
 with as many threads each; what stands in the table is the median of each, and its quotient with the first. `--loop`
@@ -24,7 +25,7 @@ from common import Stages, machine, spread, take_turns, timed, title, write_json
 from avsmamba.apis.export import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
 from avsmamba.apis.exported import METADATA, ExportedModel
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.engine import load_config
+from avsmamba.engine.config import load_config, parse_options
 from avsmamba.models.layers import ssm
 from avsmamba.ops import multi_directional_scan
 from avsmamba.registry import MODELS
@@ -32,9 +33,11 @@ from avsmamba.registry import MODELS
 DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 
 
-def files(config: str, frames: int, folder: Path) -> tuple[torch.nn.Module, dict[str, ExportedModel]]:
+def files(
+    config: str, options: list[str], frames: int, folder: Path
+) -> tuple[torch.nn.Module, dict[str, ExportedModel]]:
     """A model of random weights, and its exported files, opened."""
-    cfg = load_config(config)
+    cfg = load_config(config, parse_options(options))
     drop_pretrained(cfg.model)
     torch.manual_seed(0)
     whole = WholeModel(MODELS.build(cfg.model)).eval()
@@ -92,6 +95,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--loop", action="store_true", help="time the plain torch reference too, once")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", help="file to write the rows to")
     args = parser.parse_args()
     about, rows = machine(), []
@@ -99,7 +103,7 @@ def main() -> None:
     print("| --- | ---: | --- | ---: | ---: |")
     for config in args.configs:
         with tempfile.TemporaryDirectory() as folder:
-            whole, opened = files(config, args.frames, Path(folder))
+            whole, opened = files(config, args.cfg_options, args.frames, Path(folder))
             for size in args.sizes:
                 row = {"config": config, **measure(whole, opened, size, args.frames, args)}
                 rows.append(row)

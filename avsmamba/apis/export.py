@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import avsmamba
-from avsmamba.apis.exported import METADATA, run_exported
+from avsmamba.apis.exported import METADATA, TEXTS, run_exported
 from avsmamba.apis.inference import load_model
 from avsmamba.models.segmentor import resize
 from avsmamba.utils import UserError, atomic_write
@@ -66,6 +67,8 @@ def export(
 ) -> None:
     """Write a trained model as one file. H and W (multiples of 32, from 64 on) and the batch are free, T is not.
 
+    A model whose code ties it to one clip at a time is exported for a batch of one; the file's metadata say so.
+
     Args:
         config: YAML file, or the name of a shipped model.
         checkpoint: weights; all of the model's must be in it. None with a shipped model.
@@ -74,8 +77,6 @@ def export(
         num_frames: T; default: that of the config's clips.
         check: run the file on three sizes and compare it with the model; it is renamed to `out` only if they agree.
         options: `key=value` words that override the config.
-
-    A model whose code ties it to one clip at a time is exported for a batch of one; the file's metadata say so.
 
     Raises:
         UserError: if something is missing or faulty, the model cannot be exported (the part is named), or the check
@@ -86,6 +87,8 @@ def export(
         raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {format!r}")
     if out.suffix != FORMATS[format]:
         raise UserError(f"--out: expected a name that ends in {FORMATS[format]} for {format}, got {out.name!r}")
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder")
     if num_frames is not None and num_frames < 1:
         raise UserError(f"--num-frames: expected at least 1, got {num_frames}")
     if format == "onnx":
@@ -157,7 +160,11 @@ def trace(whole: nn.Module, num_frames: int, config: str) -> Any:
                 raise
             return _trace(whole, num_frames, free_batch=False)
     except Exception as error:  # whatever a part's code makes of symbols
-        raise UserError(f"{config}: {part_at_fault(error, whole.model)} cannot be exported: {gist(error)}") from error
+        part, reason = part_at_fault(error, whole.model), gist(error)
+        if "Constraints violated" in reason:  # found at the end, when no part is running
+            part = f"model.backbone ({type(whole.model.backbone).__name__}) or what follows"
+            reason = f"its code ties it to one size of frames ({reason})"
+        raise UserError(f"{config}: {part} cannot be exported: {reason}") from error
 
 
 def _trace(whole: nn.Module, num_frames: int, free_batch: bool) -> Any:
@@ -210,7 +217,7 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
             shape[axis] = name
         value.shape = ir.Shape(shape)
     model.producer_name, model.producer_version = "avsmamba", avsmamba.__version__
-    model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()})
+    model.metadata_props.update({k: v if k in TEXTS else json.dumps(v) for k, v in about.items()})
     result.save(path, external_data=False)
 
 
@@ -221,7 +228,10 @@ def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
     """
     clips = [example((most if i == 1 else 1, *size), num_frames, seed=i + 1) for i, size in enumerate(CHECKED)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        found = pool.submit(run_exported, path, clips, torch.get_num_threads()).result()
+        try:
+            found = pool.submit(run_exported, path, clips, torch.get_num_threads()).result()
+        except BrokenProcessPool:
+            raise UserError("not written: the process that checked it was killed, most likely for its memory") from None
     worst = 0.0
     for clip, logits in zip(clips, found, strict=True):
         with torch.no_grad():
@@ -255,21 +265,25 @@ def quiet():
 def part_at_fault(error: BaseException, model: Any) -> str:
     """The model's part whose code raised an error, with its class."""
     parts = {id(part): name for name in PARTS if (part := getattr(model, name, None)) is not None}
-    found, trace = "the model", error.__traceback__
-    while trace is not None:
-        name = parts.get(id(trace.tb_frame.f_locals.get("self")))
-        if name:
-            found = f"model.{name} ({type(getattr(model, name)).__name__})"
-        trace = trace.tb_next
+    found = "the model"
+    chain: BaseException | None = error
+    while chain is not None:
+        trace = chain.__traceback__
+        while trace is not None:
+            name = parts.get(id(trace.tb_frame.f_locals.get("self")))
+            if name:
+                found = f"model.{name} ({type(getattr(model, name)).__name__})"
+            trace = trace.tb_next
+        chain = chain.__cause__ or chain.__context__
     return found
 
 
 def part_of_operator(message: str, program: Any) -> str | None:
     """The model's part with an operator that `message` names."""
     for node in program.graph.nodes:
-        if node.op == "call_function" and str(node.target) in message:
-            for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-                name = path.rpartition("model.")[2] if path.count(".") == 1 else ""
+        if node.op == "call_function" and repr(node.target) in message:
+            for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+                name = path.removeprefix("model.")
                 if name in PARTS:
                     return f"model.{name} ({str(kind).rpartition('.')[2]})"
     return None

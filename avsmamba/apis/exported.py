@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from avsmamba.utils import UserError
 
 METADATA = "avsmamba.json"
+TEXTS = ("config", "avsmamba_version", "torch_version")  # of the metadata; in an ONNX file all others are JSON
 Array = NDArray[Any]
 
 
@@ -87,17 +88,10 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Any, dict[str, Any]]:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     found = session.get_modelmeta().custom_metadata_map
-    metadata = {k: _value(v) for k, v in found.items()}
-    if "num_frames" not in metadata:
+    if "num_frames" not in found:
         raise ValueError("no num_frames in its metadata")
+    metadata = {k: v if k in TEXTS else json.loads(v) for k, v in found.items()}
     return lambda frames, log_mel: session.run(None, {"frames": frames, "log_mel": log_mel})[0], metadata
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _open_pt2(path: Path, threads: int | None) -> tuple[Any, dict[str, Any]]:
