@@ -1,13 +1,14 @@
 """A trained model as one file for other programs: what tools/export.py calls."""
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ def _trace(whole: nn.Module, num_frames: int, free_batch: bool) -> Any:
     batch = {0: torch.export.Dim("batch", min=1)} if free_batch else {}
     shapes = {"frames": batch | {3: DIVISOR * height, 4: DIVISOR * width}, "log_mel": batch}
     clip = example((2 if free_batch else 1, *TRACED), num_frames)
-    with torch.no_grad():
+    # A trace that fails prints its graph, of hundreds of lines.
+    with torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         return torch.export.export(
             whole, (), {name: torch.from_numpy(value) for name, value in clip.items()}, dynamic_shapes=shapes
         )
@@ -249,7 +251,7 @@ def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
 @contextmanager
 def quiet():
     """Without what torch's exporters say of their own doing."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
