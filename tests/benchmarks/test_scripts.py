@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.apis.tiny import SMALL as LITTLE
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)  # each script is some ten seconds of work, on a machine that may be busy
 SMALL = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
@@ -97,3 +99,17 @@ def test_memory(tmp_path):
     assert all(row["size"] == 32 and 0.1 < row["peak_GB"] < 4 for row in found["rows"])
     text, found = run("memory.py", tmp_path, SMALL, "--sizes", 32, "--frames", 2, "--keep", 1e6)
     assert all(row["peak_GB"] is None for row in found["rows"]) and text.count("stopped") == 2
+
+
+def test_export(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    little = [o for o in LITTLE if o.startswith("model.") and not o.startswith(("model.encoder", "model.decoder"))]
+    options = [*little, "model.encoder=null", "model.decoder=null", "model.pyramid.temporal_mamba=false"]
+    arguments = ("--sizes", 64, "--frames", 2, "--repeats", 2, "--loop", "--cfg-options", *options)
+    text, found = run("export.py", tmp_path, SMALL, *arguments)
+    (row,) = found["rows"]
+    names = {"torch, our kernel", "onnxruntime", "torch.export", "torch, reference loop"}
+    assert row["ms"].keys() == row["times"].keys() == names
+    assert row["times"]["torch, our kernel"] == 1 and all(r["median"] > 0 for r in row["ms"].values())
+    assert text.count("| avs_mamba_tiny_ms3_shapes |") == 4
