@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.video.sound import Sound, open_sound, sound_blocks
-from avsmamba.video.source import Faults, decode, find_stream, open_container, warn
+from avsmamba.video.source import Faults, decode, demux, find_stream, open_container, warn
 
 COPIED = ("aac", "mp3")  # what mp4 holds and browsers play in it
 NEAR = 0.1  # s; a sound that starts further from the first picture is encoded with silence or a cut before it
@@ -82,20 +82,16 @@ def _packets(files: list[Path]) -> Iterator[tuple[av.Packet, int]]:
             if found != kind:
                 raise UserError(f"{file}: expected the encoding of {files[0].name}, size and settings alike")
             shift = None
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets, None)
-                except av.FFmpegError:
-                    raise UserError(f"{file}: is damaged; expected a part of a video") from None
-                if packet is None:
-                    break
+            faults = Faults()
+            for packet in demux(container, stream, faults):
                 if packet.dts is None or packet.pts is None:
                     continue
                 if shift is None:
                     shift = max(0, reached - packet.pts)
                 reached = max(reached, packet.pts + shift + (packet.duration or 0))
                 yield packet, shift
+            if faults.cut:
+                raise UserError(f"{file}: is damaged; expected a part of a video")
 
 
 def _end(files: list[Path]) -> Fraction:
@@ -170,7 +166,7 @@ def _copied(source: Sound, stream: AudioStream, end: Fraction) -> Iterator[Timed
     with open_container(source.path, "a sound") as container:
         found = find_stream(container, "audio")
         assert found is not None
-        for packet in container.demux(found):
+        for packet in demux(container, found, Faults()):
             if packet.dts is None or packet.pts is None or not packet.time_base:
                 continue
             shift = round(source.origin / packet.time_base)

@@ -22,6 +22,7 @@ from avsmamba.video.source import (
     MOST_PIXELS,
     Faults,
     decode,
+    demux,
     find_stream,
     open_container,
     seek,
@@ -231,14 +232,11 @@ class _File:
         count = 0
         with open_container(self.path) as container:
             stream = self._stream(container)
-            try:
-                for packet in container.demux(stream):
-                    if packet.pts is not None and packet.time_base:
-                        time = packet.pts * packet.time_base
-                        times = [min([*times, time]), max([*times, time])]
-                        count += 1
-            except (av.FFmpegError, ValueError):
-                pass
+            for packet in demux(container, stream, Faults()):
+                if packet.pts is not None and packet.time_base:
+                    time = packet.pts * packet.time_base
+                    times = [min([*times, time]), max([*times, time])]
+                    count += 1
         length = times[1] - times[0] if count > 1 else Fraction(0)
         mean = Fraction(count - 1) / length if length > 0 else Fraction(25)
         self.rate = self.rate or min(max(mean, Fraction(1, 60)), Fraction(FASTEST)).limit_denominator(1001)

@@ -96,6 +96,23 @@ def find_stream(container: InputContainer, kind: Literal["video", "audio"]) -> S
     return found or (streams[0] if streams else None)
 
 
+def demux(container: InputContainer, stream: Stream, faults: Faults) -> Iterator[av.Packet]:
+    """The packets of one stream from where the container stands, and an empty one at the end."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except LookupError:  # a stream that was not there at the beginning, which PyAV does not know
+            packets = container.demux(stream)
+            continue
+        except (av.FFmpegError, ValueError):
+            faults.cut = True
+            return
+        if packet is None:
+            return
+        yield packet
+
+
 def decode(container: InputContainer, stream: Stream, faults: Faults) -> Iterator[Frame]:
     """Decode one stream from where the container stands; what cannot be decoded is left out and counted."""
     for other in container.streams:
@@ -103,15 +120,7 @@ def decode(container: InputContainer, stream: Stream, faults: Faults) -> Iterato
             other.discard = Discard.all
     # AVI numbers pictures as they are stored, not as they are shown: shown in turn, they take the numbers in turn.
     in_order: list[int] | None = [] if container.format.name == "avi" and stream.type == "video" else None
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, ValueError):
-            faults.cut = True
-            return
-        if packet is None:
-            return
+    for packet in demux(container, stream, faults):
         try:
             frames: Any = packet.decode()
         except (av.FFmpegError, ValueError):
