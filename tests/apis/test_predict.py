@@ -77,7 +77,7 @@ def same_result(first, second):
     for (time, one), (other_time, other) in zip(
         pictures(first / "overlay.mp4"), pictures(second / "overlay.mp4"), strict=True
     ):
-        assert abs(time - other_time) < 5e-3
+        assert abs(time - other_time) < 1e-4
         # Parts begin with a picture of their own, and may differ by what the encoding loses.
         assert np.abs(one.astype(int) - other).mean() < 4
 
