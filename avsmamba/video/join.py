@@ -72,24 +72,42 @@ def _video(container: av.container.InputContainer, path: Path) -> VideoStream:
 
 
 def _packets(files: list[Path]) -> Iterator[tuple[av.Packet, int]]:
-    """The packets of all parts and how far each is moved, in its ticks."""
-    kind, time_base, reached = None, None, 0
+    """The packets of all parts and how far each is moved, in its ticks.
+
+    None lasts into the next one: the last of a part claims the average length of a picture, which at a variable rate
+    may reach into the next part. Moving that part for it would add up over many.
+    """
+    held: tuple[av.Packet, int] | None = None
+    for packet, first in _all_packets(files):
+        at, shift = packet.pts or 0, 0 if held is None else held[1]
+        if held is not None:
+            before = (held[0].pts or 0) + held[1]
+            if first:
+                shift = 0 if at > before else before + (held[0].duration or 0) - at
+            if at + shift > before:
+                held[0].duration = min(held[0].duration or 0, at + shift - before)
+            yield held
+        held = packet, shift
+    if held is not None:
+        yield held
+
+
+def _all_packets(files: list[Path]) -> Iterator[tuple[av.Packet, bool]]:
+    """The packets of all parts as they are, and whether one is the first of its part."""
+    kind = None
     for file in files:
         with open_container(file, "a part of a video") as container:
             stream = _video(container, file)
             found = (stream.codec_context.extradata, stream.width, stream.height, stream.time_base)
-            kind, time_base = kind or found, time_base or stream.time_base
+            kind = kind or found
             if found != kind:
                 raise UserError(f"{file}: expected the encoding of {files[0].name}, size and settings alike")
-            shift = None
-            faults = Faults()
+            first, faults = True, Faults()
             for packet in demux(container, stream, faults):
                 if packet.dts is None or packet.pts is None:
                     continue
-                if shift is None:
-                    shift = max(0, reached - packet.pts)
-                reached = max(reached, packet.pts + shift + (packet.duration or 0))
-                yield packet, shift
+                yield packet, first
+                first = False
             if faults.cut:
                 raise UserError(f"{file}: is damaged; expected a part of a video")
 

@@ -29,13 +29,20 @@ def test_times_of_parts_are_kept_and_pictures_are_not_encoded_again(tmp_path):
     with open_video(tmp_path / "out.mp4") as video:
         times = [t for t, _ in video.frames()]
         assert not video.has_audio and video.info.duration == pytest.approx(2.35, abs=1e-3)
-    # the first part ends at 0.45 s, and the second is moved there
-    assert times == pytest.approx([0.0, 0.1, 0.35, 0.45, 0.55, 2.0, 2.25], abs=1e-4)
+    # the first part's last picture claims to last until 0.45 s, which is no reason to move the second
+    assert times == pytest.approx([0.0, 0.1, 0.35, 0.4, 0.5, 2.0, 2.25], abs=1e-4)
     assert packets(tmp_path / "out.mp4", "video") == [packet for part in parts for packet in packets(part, "video")]
     join(parts, tmp_path / "cut.mp4", until=0.5)
     with open_video(tmp_path / "cut.mp4") as video:
-        assert [t for t, _ in video.frames()] == pytest.approx([0.0, 0.1, 0.35, 0.45], abs=1e-4)
+        assert [t for t, _ in video.frames()] == pytest.approx([0.0, 0.1, 0.35, 0.4], abs=1e-4)
         assert video.info.duration == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_part_that_begins_too_early_follows_on_the_one_before(tmp_path):
+    join(parts_of(tmp_path, [0.0, 0.1], [0.0, 0.1, 0.2], [0.4, 0.5]), tmp_path / "out.mp4")
+    with open_video(tmp_path / "out.mp4") as video:
+        times = [t for t, _ in video.frames()]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], abs=1e-4)
 
 
 @pytest.mark.parametrize(
