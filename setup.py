@@ -5,18 +5,33 @@ AVSMAMBA_NO_EXT=1 leaves the extensions out on purpose; AVSMAMBA_REQUIRE_EXT=1 m
 CUDA kernels are built, for sm_80, sm_90 and sm_100, where there are nvcc and a GPU, or with FORCE_CUDA=1 (needs nvcc
 only; CUDA_HOME says where). AVSMAMBA_NO_CUDA=1 leaves them out. A build with them has torch's CUDA in its version
 (0.1.0+cu130), so that the two wheels have different names.
+
+A wheel holds models/ as avsmamba/shipped_models/; an editable install finds it where it is (avsmamba/shipped.py).
 """
 
 import os
+import shutil
 import sys
 import warnings
 from glob import glob
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 # Also those of benchmarks/instructions.py and of the tests that build the kernels without torch.
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-Wno-unknown-pragmas", "-Wno-psabi"]
 STABLE_ABI = ["-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+
+
+class WithModels(build_py):
+    """The package, and the shipped models inside it."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = os.path.join(self.build_lib, "avsmamba", "shipped_models")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree("models", target, ignore=shutil.ignore_patterns(".*"))
 
 
 def extension():
@@ -114,4 +129,5 @@ def without(reason, what="C++ operator"):
 
 
 if __name__ == "__main__":
-    setup(**extension())
+    options = extension()
+    setup(**options | {"cmdclass": {"build_py": WithModels} | options.get("cmdclass", {})})

@@ -88,6 +88,8 @@ def test_a_wheel_holds_the_package_and_nothing_else(wheel, kind):
     files = {p for p in (ROOT / "avsmamba").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     expected = {p.relative_to(ROOT).as_posix() for p in files if p.suffix != ".so"}
     expected |= {f"avsmamba/{name}" for name in EXTENSIONS[kind]}
+    models = {p.relative_to(ROOT / "models").as_posix() for p in (ROOT / "models").rglob("*") if p.is_file()}
+    expected |= {f"avsmamba/shipped_models/{name}" for name in models}
     assert {name for name in names if not name.startswith(f"{about}/")} == expected
 
 

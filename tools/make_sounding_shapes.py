@@ -16,6 +16,12 @@ def parse_args() -> argparse.Namespace:
         "--colours", choices=["kind", "any"], default="kind", help="hues by kind of shape, or any (harder)"
     )
     parser.add_argument(
+        "--difficulty",
+        choices=["plain", "hard"],
+        default="plain",
+        help="hard: clutter, overlap, uneven light, faster motion, echoes, noise, sounds of nothing in the picture",
+    )
+    parser.add_argument(
         "--out", required=True, metavar="DIR", help="gets Single-source/ (s4), Multi-sources/ (ms3) or AVSS/"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
@@ -30,7 +36,7 @@ def main() -> None:
     def run() -> None:
         splits = parse_splits(args.splits) if args.splits else divide(args.clips)
         folder = make_sounding_shapes(
-            args.out, args.subset, splits, args.size, args.seed, args.colours, args.workers, True
+            args.out, args.subset, splits, args.size, args.seed, args.colours, args.workers, True, args.difficulty
         )
         print(f"{sum(splits.values())} clips in {folder}")
 

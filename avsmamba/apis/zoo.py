@@ -32,7 +32,7 @@ BACKBONES = {
 DATA = {"s4": "S4", "ms3": "MS3", "avss": "AVSS"}
 _NAME = re.compile(
     rf"(?P<method>{'|'.join(METHODS)})_(?P<backbone>{'|'.join(BACKBONES)})_(?P<data>{'|'.join(DATA)})_(?P<size>\d+|shapes)"
-    "(?P<negatives>_negatives)?"
+    "(?P<negatives>_negatives)?(?P<hard>_hard)?"
 )
 FRAMES = 5  # of a clip of S4 and MS3; AVSS says its own
 
@@ -165,6 +165,7 @@ def models_table(entries: Iterable[Entry], measured: Measured) -> str:
         model = f"{METHODS[match['method']]}, {BACKBONES[match['backbone']][0]}"
         data = f"SoundingShapes {DATA[match['data']]}" if match["size"] == "shapes" else DATA[match["data"]]
         data += ", with wrong sounds" if match["negatives"] else ""
+        data += ", hard, with wrong sounds" if match["hard"] else ""
         scores = [percent(published(entry.name)), percent(measured_score(measured, entry.config))]
         rows.append([f"`{entry.config}`", model, data, str(entry.size), *entry.cells, *scores])
     return lines(head, rows)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class Clip:
     size: int
     seed: int
     colours: str = "kind"
+    difficulty: str = "plain"
 
     @property
     def part(self) -> str:
@@ -106,16 +107,22 @@ def plan_sounds(clip: Clip, count: int) -> np.ndarray:
         return activity
     rng = clip.rng(2, clip.variant)
     for i in chosen:
-        on = rng.random() < 0.75
-        for t in range(clip.num_frames):
-            activity[i, t] = on
-            on = rng.random() < (0.75 if on else 0.6)
+        activity[i] = walk(rng, clip.num_frames)
     if activity.any(axis=0).all() and rng.random() < 0.25:
         activity[:, rng.integers(clip.num_frames)] = False
     for i in chosen:  # every source is heard at least once
         if not activity[i].any():
             activity[i, rng.integers(clip.num_frames)] = True
     return activity
+
+
+def walk(rng: np.random.Generator, seconds: int) -> np.ndarray:
+    """On and off from second to second: `(seconds,)` bool."""
+    states, on = np.zeros(seconds, dtype=bool), rng.random() < 0.75
+    for t in range(seconds):
+        states[t] = on
+        on = rng.random() < (0.75 if on else 0.6)
+    return states
 
 
 def plan_voices(clip: Clip, kinds: Sequence[str]) -> list[str]:
@@ -134,18 +141,31 @@ def mix_sounds(clip: Clip, voices: Sequence[str], activity: np.ndarray) -> np.nd
         voices: the key in TIMBRES with which each shape sounds.
         activity: `(count, T)` bool.
     """
-    rng = clip.rng(3, clip.variant)
-    mixed = np.zeros(clip.num_frames * SAMPLE_RATE)
+    return mix(clip.rng(3, clip.variant), voices, activity)
+
+
+def mix(rng: np.random.Generator, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
+    """What `mix_sounds` gives, with random numbers of any generator and as many seconds as `activity`."""
+    seconds = activity.shape[1]
+    mixed = np.zeros(seconds * SAMPLE_RATE)
     for voice, on in zip(voices, activity, strict=True):
         if on.any():
-            mixed += synthesize(TIMBRES[voice], rng, clip.num_frames) * rng.uniform(0.5, 1.0) * _gate(on)
+            mixed += synthesize(TIMBRES[voice], rng, seconds) * rng.uniform(0.5, 1.0) * gate(on)
     hiss = rng.normal(size=len(mixed)) * 10 ** rng.uniform(-4.5, -2.5)
     mixed += hiss * (rng.random() < 0.5)
     return np.round(np.clip(0.25 * mixed, -1.0, 1.0) * 32767).astype(np.int16)
 
 
-def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAMES) -> np.ndarray:
-    """Some seconds of a timbre at RMS 0.5 while it sounds, its pitch and phases varied a little."""
+def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAMES, vary: bool = False) -> np.ndarray:
+    """Some seconds of a timbre at RMS 0.5 while it sounds, its pitch and phases varied a little, or all of it more."""
+    if vary:
+        timbre = replace(
+            timbre,
+            fundamental=timbre.fundamental * rng.uniform(0.9, 1.1),
+            harmonics=tuple(a * rng.uniform(0.6, 1.4) for a in timbre.harmonics),
+            rate=timbre.rate * rng.uniform(0.8, 1.25),
+            decay=timbre.decay * rng.uniform(0.8, 1.25),
+        )
     time = np.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
     times, share = timbre.vibrato
     pitch = timbre.fundamental * rng.uniform(0.97, 1.03) * (1 + share * np.sin(2 * np.pi * times * time + rng.random()))
@@ -166,7 +186,7 @@ def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAM
     return wave_
 
 
-def _gate(on: np.ndarray) -> np.ndarray:
+def gate(on: np.ndarray) -> np.ndarray:
     """One number a sample: 1 in the seconds that sound, with 20 ms ramps where it starts and stops."""
     ramp = SAMPLE_RATE // 50
     steps = np.repeat(on.astype(np.float64), SAMPLE_RATE)

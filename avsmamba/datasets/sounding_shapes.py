@@ -35,6 +35,7 @@ from tqdm import tqdm
 from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.palette import to_colours
+from avsmamba.datasets.shape_hard import hard_mix, hard_scene
 from avsmamba.datasets.shape_pictures import draw_clip, random_scene
 from avsmamba.datasets.shape_sounds import (
     CLASSES,
@@ -49,6 +50,7 @@ from avsmamba.datasets.shape_sounds import (
 from avsmamba.utils import UserError
 
 COLOURS = ("kind", "any")
+DIFFICULTIES = ("plain", "hard")
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}
 TABLES = {
     "s4": ("s4_meta_data.csv", ["name", "start", "category", "split", "visible"]),
@@ -67,6 +69,7 @@ def make_sounding_shapes(
     colours: str = "kind",
     workers: int = 1,
     progress: bool = False,
+    difficulty: str = "plain",
 ) -> Path:
     """Write `out/Single-source` (s4), `out/Multi-sources` (ms3) or `out/AVSS`. The same arguments give the same bytes.
 
@@ -79,6 +82,7 @@ def make_sounding_shapes(
         colours: 'kind' (each kind of shape has its range of hues) or 'any' (only the outline tells a kind).
         workers: processes.
         progress: show a progress bar.
+        difficulty: 'plain' or 'hard' (`avsmamba.datasets.shape_hard` says what is harder).
 
     Returns:
         The folder that was written; it appears when it is complete.
@@ -90,6 +94,8 @@ def make_sounding_shapes(
         raise UserError(f"subset: expected one of {', '.join(SUBSETS)}, got {subset!r}")
     if colours not in COLOURS:
         raise UserError(f"colours: expected one of {', '.join(COLOURS)}, got {colours!r}")
+    if difficulty not in DIFFICULTIES:
+        raise UserError(f"difficulty: expected one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
     if seed < 0:
@@ -101,7 +107,9 @@ def make_sounding_shapes(
     if target.exists():
         raise UserError(f"{target}: exists already; remove it first, or choose another folder")
     clips = [
-        Clip(subset, split, i // 2, i % 2, size, seed, colours) for split in SPLITS for i in range(splits.get(split, 0))
+        Clip(subset, split, i // 2, i % 2, size, seed, colours, difficulty)
+        for split in SPLITS
+        for i in range(splits.get(split, 0))
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -162,21 +170,27 @@ def _written(clips: Sequence[Clip], folder: Path, workers: int) -> Iterator[list
 
 def write_clip(clip: Clip, folder: Path) -> list[Any]:
     """Write one clip's files below `folder`; return its row of the csv."""
-    scene = random_scene(clip.rng(), KINDS, clip.num_frames, clip.colours, apart=clip.subset == "avss")
+    make_scene = hard_scene if clip.difficulty == "hard" else random_scene
+    scene = make_scene(clip.rng(), KINDS, clip.num_frames, clip.colours, apart=clip.subset == "avss")
     frames, visible = draw_clip(scene, clip.size)
     activity = plan_sounds(clip, len(scene.shapes))
     kinds = [shape.kind for shape in scene.shapes]
     voices = plan_voices(clip, kinds)
-    waveform = mix_sounds(clip, voices, activity)
+    off_screen: list[str] = []
+    if clip.difficulty == "hard":
+        waveform, off_screen = hard_mix(clip, kinds, voices, activity)
+    else:
+        waveform = mix_sounds(clip, voices, activity)
     seen = visible & activity[:, :, None, None]
     heard = [i for i, on in enumerate(activity) if on.any()]
-    name = f"{'-'.join(kinds[i] for i in heard)}_{clip.split}{2 * clip.pair + clip.variant:05d}"
+    names = [kinds[i] for i in heard] + off_screen
+    name = f"{'-'.join(names)}_{clip.split}{2 * clip.pair + clip.variant:05d}"
     if clip.subset == "avss":
         classes = [class_name(kind, voice) for kind, voice in zip(kinds, voices, strict=True)]
         labels = sum(mask * np.uint8(CLASSES.index(c)) for mask, c in zip(seen, classes, strict=True))
         _write_semantic(clip, folder / clip.part / name, frames, labels, waveform)
         return [name, name, 0, 0, "+".join(classes[i] for i in heard), clip.split, clip.part]
-    return _write_binary(clip, folder / f"{clip.subset}_data", name, frames, seen.any(axis=0), waveform, kinds, heard)
+    return _write_binary(clip, folder / f"{clip.subset}_data", name, frames, seen.any(axis=0), waveform, kinds, names)
 
 
 def _write_semantic(clip: Clip, folder: Path, frames: np.ndarray, labels: np.ndarray, waveform: np.ndarray) -> None:
@@ -196,9 +210,8 @@ def _write_binary(
     masks: np.ndarray,
     waveform: np.ndarray,
     kinds: Sequence[str],
-    heard: Sequence[int],
+    names: Sequence[str],
 ) -> list[Any]:
-    names = [kinds[i] for i in heard]
     if clip.subset == "s4":
         inner, stem = Path(clip.split, names[0]), f"{name}_"
         frame_folder, row = data / "visual_frames" / inner / name, [name, 0, names[0], clip.split]

@@ -32,7 +32,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
         UserError: naming the file (and line) or the key that is at fault.
     """
     path = Path(path).expanduser()
-    values = _without_marker(_read_with_bases(path, ()))
+    values = flat_values(path)
     for key, value in sorted((options or {}).items(), key=lambda item: not item[0].endswith(DELETE)):
         _set(values, key, value)
     values = _without_marker(values)
@@ -42,6 +42,15 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
     check_config(values)
     set_data_root(values, data_root)
     return Config(values, filename=str(path))
+
+
+def flat_values(path: str | Path) -> dict[str, Any]:
+    """What a YAML config and its bases say, in one mapping, unchecked.
+
+    Raises:
+        UserError: naming the file (and line) or the key that is at fault.
+    """
+    return _without_marker(_read_with_bases(Path(path), ()))
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -261,5 +261,6 @@ def test_every_config_passes_the_check(path):
 
 def test_the_configs_are_all_there():
     sizes = [f"{b}_{s}_{n}" for b in ("pvtv2b5", "r50") for s in ("ms3", "s4") for n in (224, 512)]
-    names = {f"avs_mamba_{name}" for name in [*sizes, "tiny_ms3_shapes", "tiny_s4_shapes", "tiny_ms3_shapes_negatives"]}
+    tiny = [f"tiny_{name}" for name in ("ms3_shapes", "s4_shapes", "ms3_shapes_negatives", "ms3_shapes_hard")]
+    names = {f"avs_mamba_{name}" for name in [*sizes, *tiny]}
     assert names <= {p.stem for p in CONFIGS}

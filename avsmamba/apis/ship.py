@@ -1,0 +1,211 @@
+"""From a training's checkpoint to a model that the package ships: what tools/ship_model.py calls."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avsmamba.apis.ablate import read_json
+from avsmamba.apis.test import drop_pretrained
+from avsmamba.engine import yaml_io
+from avsmamba.engine.checkpoint import load_weights
+from avsmamba.engine.config import flat_values, load_config
+from avsmamba.models.checkpoint import find_state_dict, read_file
+from avsmamba.registry import MODELS
+from avsmamba.shipped import CARD, models_folder, sha256
+from avsmamba.utils import UserError
+
+MOST_BYTES = 10_000_000
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_FROM_ENV = ("command", "commit", "seed", "device", "torch")
+
+
+def ship_model(
+    config: str | Path,
+    checkpoint: str | Path,
+    name: str,
+    scores: Sequence[str],
+    about: str,
+    commands: Sequence[str] = (),
+    out: str | Path | None = None,
+    dtype: str = "float32",
+) -> Path:
+    """Write the folder of a model: config without bases, weights alone, `card.json` and `README.md`.
+
+    Args:
+        config: YAML file that the model was trained with.
+        checkpoint: what the training wrote; `env.json` beside it tells how.
+        name: of the model: small letters, digits, `_` and `-`.
+        scores: files that `tools/test.py` wrote, `metrics.json` or `robustness.json`, each as `PATH` or `WHAT=PATH`,
+            where WHAT says of which data they are (else: the name of the file's folder).
+        about: a sentence or two: what the model knows.
+        commands: what was run before the training (how the data were made).
+        out: folder of all models; else the package's.
+        dtype: of the weights: 'float32' (as trained: the scores hold to the last bit) or 'float16' (half as large).
+
+    Returns:
+        The folder that was written. One that was there is replaced when the new one is complete.
+
+    Raises:
+        UserError: if a file is missing or faulty, the weights are not the config's, or they take 10 MB or more.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "demo":
+        raise UserError(f"--name: expected small letters, digits, _ and -, and not 'demo', got {name!r}")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    content, cfg = read_file(checkpoint), load_config(config)
+    drop_pretrained(cfg.model)
+    model = MODELS.build(cfg.model)
+    load_weights(model, {"state_dict": find_state_dict(content, checkpoint)}, checkpoint, True, _refuse)
+    if any(not value.isfinite().all() for value in model.state_dict().values()):
+        raise UserError(f"{checkpoint}: holds weights that are not finite")
+    rows = [row for word in scores for row in read_scores(word)]
+    target = Path(out or models_folder()) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    try:
+        files = [folder / f"{name}.yaml", folder / f"{name}.pth"]
+        files[0].write_text(yaml_io.dump(flat_values(config)), encoding="utf-8")
+        torch.save(_stripped(model.state_dict(), content, DTYPES[dtype]), files[1])
+        if files[1].stat().st_size >= MOST_BYTES:
+            raise UserError(
+                f"{checkpoint}: {files[1].stat().st_size} bytes of weights; a shipped model has under 10 MB"
+            )
+        card = {
+            "name": name,
+            "about": about,
+            "config": files[0].name,
+            "checkpoint": files[1].name,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": dtype,
+            "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files},
+            "scores": rows,
+            "made": {"config": str(config), "before": list(commands), **_training(content, Path(checkpoint))},
+        }
+        (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(readme(card), encoding="utf-8")
+        folder.chmod(0o755)
+        _replace(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return target
+
+
+def read_scores(word: str) -> list[dict[str, Any]]:
+    """The scores in one file of `tools/test.py`, a row for each sound: `of`, `sound`, `clips`, `frames`, `M_J`, `M_F`.
+
+    A row of `robustness.json` has also `marked_frames`, the share of frames in which any pixel is marked. M_J and M_F
+    are against what the picture's own masks say (protocol frame), also where the sound is a wrong one.
+
+    Raises:
+        UserError: if the file is missing or of another kind.
+    """
+    what, equals, text = word.partition("=")
+    path = Path(text if equals else word)
+    found = read_json(path)
+    counts: dict[str, Any] = {"of": what if equals else path.parent.name}
+    counts |= {key: found[key] for key in ("clips", "frames") if key in found}
+    try:
+        if "sounds" in found:
+            rows = [
+                {
+                    **counts,
+                    "sound": sound,
+                    **_m(row["own"]["frame"]),
+                    "marked_frames": round(row["marked"]["frames"], 4),
+                }
+                for sound, row in found["sounds"].items()
+            ]
+        else:
+            rows = [{**counts, "sound": found["audio"], **_m(found["frame"])}]
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: expected metrics.json or robustness.json of tools/test.py") from None
+    for env in [path.parent / "env.json", *sorted(path.parent.glob("*/env.json"))][-1:]:
+        if env.is_file():
+            rows[0]["command"] = read_json(env)["command"]
+    return rows
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """The card for people, in Markdown."""
+    made = card["made"]
+    lines = [
+        f"# {card['name']}",
+        "",
+        card["about"],
+        "",
+        f"{card['parameters']} parameters, {card['dtype']}. Written by `tools/ship_model.py`, as is `{CARD}`, which "
+        "holds the same for programs.",
+        "",
+        "| file | bytes | SHA-256 |",
+        "|---|---:|---|",
+        *(f"| `{name}` | {f['bytes']} | `{f['sha256']}` |" for name, f in card["files"].items()),
+    ]
+    if card["scores"]:
+        lines += [
+            "",
+            "| scored on | sound | clips | frames | M_J | M_F | frames marked |",
+            "|---|---|---:|---:|---:|---:|---:|",
+        ]
+        for row in card["scores"]:
+            marked = f"{100 * row['marked_frames']:.1f} %" if "marked_frames" in row else "–"
+            scores = f"{row['M_J']:.4f} | {row['M_F']:.4f}"
+            lines.append(f"| {row['of']} | {row['sound']} | {row['clips']} | {row['frames']} | {scores} | {marked} |")
+        lines += [
+            "",
+            "M_J and M_F are against the masks of what really sounds, also where the model hears a wrong sound: it "
+            "should score low and mark no frame there.",
+        ]
+    commands = [*made["before"], *([made["command"]] if "command" in made else [])]
+    commands += [row["command"] for row in card["scores"] if "command" in row]
+    if commands:
+        lines += ["", "How it was made and scored:", "", "```bash", *commands, "```"]
+    facts = [f"{key} {made[key]}" for key in ("iterations", "date", *_FROM_ENV[1:]) if key in made]
+    return "\n".join(lines + (["", f"{', '.join(facts)}."] if facts else [])) + "\n"
+
+
+def _m(scores: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(float(scores[key]), 4) for key in ("M_J", "M_F")}
+
+
+def _refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def _stripped(weights: Mapping[str, torch.Tensor], content: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Weights, and of all else in a checkpoint the names of the classes."""
+    state = {k: v.detach().to(dtype if v.is_floating_point() else v.dtype).clone() for k, v in weights.items()}
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    classes = [str(name) for name in ((meta or {}).get("dataset_meta") or {}).get("classes") or ()]
+    return {"state_dict": state, "meta": {"dataset_meta": {"classes": classes}}}
+
+
+def _training(content: Any, checkpoint: Path) -> dict[str, Any]:
+    """When and how a checkpoint was trained, as far as it and the `env.json` beside it tell."""
+    meta = (content.get("meta") if isinstance(content, Mapping) else None) or {}
+    made: dict[str, Any] = {"iterations": int(meta["iter"])} if "iter" in meta else {}
+    day = str(meta.get("time", ""))
+    if re.match(r"\d{8}_", day):
+        made["date"] = f"{day[:4]}-{day[4:6]}-{day[6:8]}"
+    env = checkpoint.parent / "env.json"
+    if env.is_file():
+        made |= {key: value for key, value in read_json(env).items() if key in _FROM_ENV}
+    return made
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`; what was there goes away last."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old)
