@@ -101,10 +101,10 @@ def build(desk: work.Desk, max_queue: int) -> gr.Blocks:
                     change = gr.HTML(elem_id="change", padding=False)
                 with gr.Column(scale=3, min_width=320):
                     with gr.Row(visible=False) as pair:
-                        own = gr.Image(label="With its own sound", elem_id="own", buttons=[], min_width=150, **_FIXED)
-                        other = gr.Image(label="With the other", elem_id="other", buttons=[], min_width=150, **_FIXED)
+                        own = gr.Image(label="own sound", elem_id="own", buttons=[], min_width=150, **_FIXED)
+                        other = gr.Image(label="the other", elem_id="other", buttons=[], min_width=150, **_FIXED)
                     swapped = gr.Video(
-                        label="Outlined by the other sound", elem_id="swapped", buttons=[], visible=False, **_FIXED
+                        label="Outlined by that sound", elem_id="swapped", buttons=[], visible=False, **_FIXED
                     )
 
         drawn = [overlay, timeline, download, swapped]
@@ -259,8 +259,7 @@ def _shown(result: Result, moment: float, threshold: float) -> list[Any]:
     numbers = f"<p>{html.escape(result.numbers(threshold))}</p>"
     if not other or result.other is None:
         return [own, numbers, None, None, ""]
-    label = f"With {result.other.name}"
-    return [own, numbers, own, gr.update(value=other[0], label=label), _table(result.change(threshold))]
+    return [own, numbers, own, gr.update(value=other[0], label=result.other.name), _table(result.change(threshold))]
 
 
 def _note(text: str, failed: bool) -> Any:

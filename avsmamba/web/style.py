@@ -17,10 +17,13 @@ STYLE = """
 #overlay video, #swapped video { max-height: 420px; }
 #overlay { min-height: 260px; }
 #numbers p { margin: 0; line-height: 1.45; }
-#change table { width: 100%; border: 0; border-collapse: collapse; font-size: 0.92rem; }
+#still img { width: 100%; max-height: 420px; object-fit: contain; }
+#own img, #other img { width: 100%; max-height: 260px; object-fit: contain; }
+#change table { width: 100%; border: 0 !important; border-collapse: collapse; font-size: 0.92rem; }
 #change th, #change td {
-  padding: 0.3rem 0.4rem; text-align: right; border: 0; border-bottom: 1px solid rgb(128 128 128 / 30%);
-  overflow-wrap: anywhere;
+  padding: 0.3rem 0.4rem; text-align: right; border: 0 !important; overflow-wrap: break-word;
+  border-bottom: 1px solid rgb(128 128 128 / 30%) !important;
 }
+#change td { white-space: nowrap; }
 #change th[scope="row"], #change tr > th:first-child { text-align: left; font-weight: 400; }
 """

@@ -35,7 +35,7 @@ video.play().then(() => setTimeout(() => done({
 
 
 def chromium(profile):
-    """Headless, with all its files in the folder `profile`, with a camera that shows a test picture, and without a way to any other machine."""
+    """Headless, with its files in a folder, a camera that shows a test picture, and no way to any other machine."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for word in (

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,9 @@ def material(tmp_path_factory):
     images = [image.repeat(20, 0).repeat(20, 1) for image in small]
     times = [k / 10 for k in range(30)]
     sound = tone(16_000, 3, 0, 3, 900) + 0.3 * tone(16_000, 3, 1, 2, 2500)
-    write_clip(folder / "two tones.mp4", (120, 160), times, sound, 16_000, images=images)
+    write_clip(folder / "two tones.mp4", (120, 160), times, sound=sound, rate=16_000, images=images)
     write_clip(folder / "mute.webm", (120, 160), times[:20], images=images)
-    write_clip(folder / "long.mp4", (48, 64), [k / 2 for k in range(30)], tone(16_000, 15, 0, 15), 16_000)
+    write_clip(folder / "long.mp4", (48, 64), [k / 2 for k in range(30)], sound=tone(16_000, 15, 0, 15), rate=16_000)
     write_clip(
         folder / "noise.wav", sound=rng.uniform(-0.9, 0.9, 48_000).astype(np.float32), codecs=(None, "pcm_s16le")
     )
@@ -100,7 +101,9 @@ def server(material, tmp_path_factory):
         threading.Thread(target=lambda: log.extend(process.stdout), daemon=True).start()
         yield Server(found[0], folder, log)
         process.terminate()
-        process.wait(20)
+        end = time.monotonic() + 30
+        while list(folder.iterdir()) and time.monotonic() < end:
+            time.sleep(0.1)
         assert not list(folder.iterdir()), "the server's temporary folder outlives it"
     finally:
         if process.poll() is None:
