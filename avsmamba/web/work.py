@@ -101,7 +101,7 @@ def describe(desk: Desk, path: Path) -> str:
         raise UserError(_too_long(path, f"{info.duration:.1f} s", limits))
     sound = f"sound at {info.sample_rate} Hz" if info.has_audio else "no sound: the model will hear silence"
     rate = f"{float(info.frame_rate):.3g} pictures a second"
-    return f"{path}: {info.duration:.1f} s, {info.width} x {info.height}, {rate}, {sound}"
+    return f"{path.name}: {info.duration:.1f} s, {info.width} x {info.height}, {rate}, {sound}"
 
 
 def _too_long(path: Path, seconds: str, limits: Limits) -> str:
