@@ -18,7 +18,7 @@ from avsmamba.visualization.overlay import Overlay
 
 Counts = NDArray[np.int64]
 OWN = "its own sound"
-_STILL_WIDTH = 960
+_STILL_WIDTH, _SMALLEST_WIDTH = 960, 480
 _KEPT = 8  # stills of a kind that stay: a browser may still be fetching an older one
 
 
@@ -216,9 +216,12 @@ def _write_still(path: Path, prediction: Prediction, place: int, threshold: floa
     frame = next(islice(prediction.frames(), place, None))
     picture = Overlay(frame.by_class(threshold), prediction.classes, frame.probability.shape).draw(frame.picture)
     height, width = picture.shape[:2]
-    if width > _STILL_WIDTH:
-        size = (_STILL_WIDTH, max(1, round(height * _STILL_WIDTH / width)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    # Small videos are shown larger: browsers show a picture at its own size.
+    scale = min(_STILL_WIDTH / width, max(1, -(-_SMALLEST_WIDTH // width)))
+    if scale != 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        picture = picture.astype(np.uint8)
     with atomic_write(path) as temporary:
         _write_jpeg(temporary, picture)
 
