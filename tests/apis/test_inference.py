@@ -20,22 +20,9 @@ from avsmamba.datasets.files import read_frame, read_wav
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.apis.tiny import AVSS, CONFIG, SMALL
 from tests.engine.standins import ROOT
 from tests.video.clips import tone, write_clip
-
-AVSS = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return avsmamba.load_model(CONFIG, checkpoint, device="cpu", options=SMALL)
-
-
-@pytest.fixture(scope="module")
-def semantic(tmp_path_factory):
-    path = write_checkpoint(tmp_path_factory.mktemp("semantic") / "avss.pth", config=AVSS)
-    return avsmamba.load_model(AVSS, path, device="cpu", options=SMALL)
 
 
 def clip(seconds, height=40, width=56, rate=16_000, seed=0):

@@ -24,23 +24,11 @@ from avsmamba.cli import parse_args
 from avsmamba.datasets.palette import to_colours
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.apis.tiny import CONFIG, SMALL
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 
-AVSS = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
 FILES = ["masks", "masks.json", "overlay.mp4", "timeline.png"]
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return avsmamba.load_model(CONFIG, checkpoint, device="cpu", options=SMALL)
-
-
-@pytest.fixture(scope="module")
-def semantic(tmp_path_factory):
-    path = write_checkpoint(tmp_path_factory.mktemp("semantic") / "avss.pth", config=AVSS)
-    return avsmamba.load_model(AVSS, path, device="cpu", options=SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from tests.engine.standins import ROOT
 
 CONFIG = ROOT / "configs" / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 NEGATIVES = CONFIG.with_name("avs_mamba_tiny_ms3_shapes_negatives.yaml")
+AVSS = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
 SMALL = [
     "model.embed_dims=8",
     "model.backbone.channels=[8, 8, 8, 8]",
