@@ -40,5 +40,5 @@ def test_peak_memory_does_not_grow_with_the_video(checkpoint, tmp_path, monkeypa
 
     run(10)
     short, long = run(12), run(96)
-    # 480 pictures of 230 kB are 110 MB, their probabilities at the video's size alone 7 MB.
-    assert long < short + 20, (short, long)
+    # 480 pictures of 230 kB are 110 MB; what the allocator leaves differs by some 20 MB from run to run.
+    assert long < short + 50, (short, long)

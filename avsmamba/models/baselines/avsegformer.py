@@ -96,8 +96,7 @@ class AVSegFormerEncoder(nn.Module):
         sizes = map_sizes(selected)
         tokens = flatten_frames(selected)
         lead, channels, device = tokens.shape[:2], tokens.shape[-1], tokens.device
-        counts = [h * w for h, w in sizes]
-        level = self.level_embed.repeat_interleave(torch.tensor(counts, device=device), 0, output_size=sum(counts))
+        level = torch.cat([embed.expand(h * w, -1) for embed, (h, w) in zip(self.level_embed, sizes, strict=True)])
         positions = sine_positions(sizes, channels, device).to(tokens.dtype) + level
         reference = pixel_centres(sizes, device)
         tokens = tokens.flatten(0, 1)
