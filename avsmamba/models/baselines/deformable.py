@@ -94,8 +94,9 @@ class DeformableAttention(nn.Module):
         gathered = torch.zeros((), dtype=kind, device=query.device)
         for i, chunk in enumerate(values.to(kind).split([h * w for h, w in sizes], dim=-1)):
             h, w = sizes[i]
-            pixel = offsets.new_tensor([1 / w, 1 / h])
-            places = reference.to(kind)[:, None, None] + offsets[:, :, :, i] * pixel
+            # Divided one by one: a tensor made of h and w would be a constant where the model is exported.
+            x, y = offsets[:, :, :, i].unbind(-1)
+            places = reference.to(kind)[:, None, None] + torch.stack([x / w, y / h], -1)
             grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
             samples = F.grid_sample(chunk.unflatten(-1, (h, w)), grid, "bilinear", "zeros", align_corners=False)
             gathered = gathered + (samples * weights[:, :, i].unsqueeze(1)).sum(-1)
