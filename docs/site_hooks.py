@@ -23,18 +23,9 @@ OUTSIDE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md",
 AS_PAGE = {"README.md": "index.md"} | {name: page for page, name in OUTSIDE.items()}
 README_MARK = "<!-- README -->"  # stands for what the README says before its second section
 README_END = "\n## Train on AVSBench"
-COMING = {"export.md", "ablations.md"}  # in the navigation as soon as they are there
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".h": "cpp", ".inl": "cpp", ".cu": "cpp", ".cuh": "cpp"}
 FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    docs = Path(config.docs_dir)
-    for section in config.nav or []:
-        for pages in filter(lambda pages: isinstance(pages, list), section.values()):
-            pages[:] = [page for page in pages if page not in COMING or (docs / page).is_file()]
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -1,6 +1,7 @@
 """For all tests: torch's random numbers are the same in every run, and torch's threads sleep soon while they wait."""
 
 import os
+import signal
 
 # Before torch is loaded: tests run several programs on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -8,6 +9,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import hypothesis
 import pytest
 import torch
+
+# A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C; some of them send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TorchRandom:
