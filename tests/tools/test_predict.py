@@ -23,8 +23,17 @@ from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "AVSBENCH_ROOT"} | {"OMP_NUM_THREADS": "1"}
-# Parts of three seconds, so that a short video has some.
-SHORT_PARTS = "import sys, avsmamba.cli, avsmamba.apis.outputs as o; o.PART = 3.0; avsmamba.cli.main(sys.argv[1:])"
+# Parts of three seconds, so that a short video has some, and 50 ms a frame, so that a signal meets it under way.
+SHORT_PARTS = """
+import sys, time
+import avsmamba.cli
+from avsmamba.apis import outputs
+
+outputs.PART = 3.0
+add = outputs.Outputs.add
+outputs.Outputs.add = lambda self, frame: (time.sleep(0.05), add(self, frame))[1]
+avsmamba.cli.main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
