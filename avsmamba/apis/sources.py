@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avsmamba.datasets.log_mel import SAMPLE_RATE, resample
+from avsmamba.datasets.log_mel import SAMPLE_RATE, to_mono
 
 Picture = NDArray[np.uint8]
 Wave = NDArray[np.floating]
@@ -59,15 +59,8 @@ class ArraySource:
             raise ValueError(f"frames: expected (T, H, W, 3), got {len(frames)} of {sorted(shapes)}")
         if any(np.asarray(frame).dtype != np.uint8 for frame in frames):
             raise ValueError("frames: expected uint8 RGB in [0, 255]")
-        wave = np.zeros(0) if waveform is None else np.asarray(waveform, np.float64)
-        if wave.ndim not in (1, 2) or (wave.ndim == 2 and not wave.shape[1]):
-            raise ValueError(f"waveform: expected (samples,) or (samples, channels), got {wave.shape}")
-        if waveform is not None and sample_rate <= 0:
-            raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate}")
-        if not np.isfinite(wave).all():
-            raise ValueError("waveform: holds values that are not finite")
         self.pictures, self.fps = frames, fps
-        self.wave = resample(wave.mean(axis=1) if wave.ndim == 2 else wave, sample_rate or SAMPLE_RATE)
+        self.wave = np.zeros(0) if waveform is None else to_mono(waveform, sample_rate)
         height, width = next(iter(shapes))[:2]
         self.info = Info(width, height, len(frames) / fps, fps, waveform is not None)
 

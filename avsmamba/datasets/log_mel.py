@@ -31,14 +31,7 @@ def log_mel_patches(waveform: np.ndarray, sample_rate: int) -> Tensor:
     Raises:
         ValueError: if the waveform has another number of axes, is not finite, or the rate is not positive.
     """
-    wave = np.asarray(waveform, dtype=np.float64)
-    if wave.ndim not in (1, 2) or (wave.ndim == 2 and not wave.shape[1]):
-        raise ValueError(f"waveform: expected (samples,) or (samples, channels), got {wave.shape}")
-    if sample_rate <= 0:
-        raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate}")
-    if not np.isfinite(wave).all():
-        raise ValueError("waveform: holds values that are not finite")
-    mono = torch.from_numpy(resample(wave.mean(axis=1) if wave.ndim == 2 else wave, sample_rate))
+    mono = torch.from_numpy(to_mono(waveform, sample_rate))
     if len(mono) < WINDOW:
         return torch.zeros(0, 1, PATCH_FRAMES, NUM_MELS)
     windows = mono.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
@@ -46,6 +39,18 @@ def log_mel_patches(waveform: np.ndarray, sample_rate: int) -> Tensor:
     log_mel = torch.log(magnitude @ mel_weights() + LOG_OFFSET).float()
     count = len(log_mel) // PATCH_FRAMES
     return log_mel[: count * PATCH_FRAMES].view(count, 1, PATCH_FRAMES, NUM_MELS)
+
+
+def to_mono(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The mean of a sound's channels at 16 kHz, `(samples,)` float64; arguments and errors as `log_mel_patches`."""
+    wave = np.asarray(waveform, dtype=np.float64)
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and not wave.shape[1]):
+        raise ValueError(f"waveform: expected (samples,) or (samples, channels), got {wave.shape}")
+    if sample_rate <= 0:
+        raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate}")
+    if not np.isfinite(wave).all():
+        raise ValueError("waveform: holds values that are not finite")
+    return resample(wave.mean(axis=1) if wave.ndim == 2 else wave, sample_rate)
 
 
 def silent_patches(num_frames: int) -> Tensor:
