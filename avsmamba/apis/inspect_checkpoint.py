@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.models.checkpoint import Fit, compare, find_state_dict, name_some, read_file, take_prefix, unwrap
 from avsmamba.models.known_files import is_whole, recognise
+from avsmamba.models.released import is_released, translate
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 
@@ -115,6 +116,10 @@ def compare_with_config(
     with torch.device("meta"):
         model = MODELS.build(dict(model_config))
     shapes = {k: v.to("meta") for k, v in state.items()}
+    if is_released(state):
+        released = translate(shapes, model, path)
+        fit = compare(model.state_dict(), released.state)
+        return f"the whole model ({type(model).__name__})", fit, {"idle, not used": released.idle}
     if is_whole(state):
         return f"the whole model ({type(model).__name__})", compare(model.state_dict(), shapes), {}
     found = [_compare_with_part(name, child, shapes, path) for name, child in model.named_children()]

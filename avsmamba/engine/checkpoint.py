@@ -1,4 +1,4 @@
-"""A run's checkpoints: the last one of a work dir, and weights into a model without a word left unsaid."""
+"""A run's checkpoints: find the last one of a work dir, load weights and report every key that did not match."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,25 +7,32 @@ from typing import Any
 from torch import nn
 
 from avsmamba.models.checkpoint import find_state_dict, name_some, raise_unless_fits
+from avsmamba.models.released import is_released, translate, use_authors_reading
 from avsmamba.utils import UserError
 
 
 def load_weights(
     model: nn.Module, checkpoint: dict[str, Any], path: str | Path, exact: bool, warn: Callable[[str], None]
 ) -> None:
-    """Copy a checkpoint's weights into a model.
+    """Load a checkpoint's weights into a model and report every key that did not match.
+
+    A checkpoint that the paper's authors wrote is recognised and translated; it switches on what their code does
+    otherwise (`avsmamba.models.released`), which is reported too.
 
     Args:
         model: the model, not wrapped.
         checkpoint: with `state_dict`, or a state dict itself; a `module.` that leads every name is taken off.
         path: named in errors.
         exact: the file must hold all of the model (test, resume); else missing tensors are only reported.
-        warn: told of tensors that only one side has.
+        warn: is called with a line on tensors that only one side has, and on what else the caller should know.
 
     Raises:
         UserError: if shapes differ, no tensor fits, or `exact` and some are missing.
     """
     weights = find_state_dict(checkpoint, path)
+    released = translate(weights, model, path) if is_released(weights) else None
+    if released is not None:
+        weights = released.state
     own = model.state_dict()
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     extra = [k for k in weights if k not in own]
@@ -38,6 +45,13 @@ def load_weights(
     ]
     raise_unless_fits(path, type(model).__name__, missing if exact else [], [], misfits)
     model.load_state_dict(weights, strict=False)
+    if released is not None:
+        options = ", ".join(use_authors_reading(model, released.semantic))
+        warn(
+            f"{path}: written by the authors' code, so this model runs with {options} (a config needs them to "
+            "test what is trained from here)"
+        )
+        warn(f"{path}: {len(released.idle)} tensors in it are idle, not used: {name_some(released.idle)}")
     if missing:
         names = name_some(missing)
         warn(f"{path}: {len(missing)} of the model's {len(own)} tensors are not in it, left as made: {names}")

@@ -9,11 +9,12 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from avsmamba.registry import MODELS
+from avsmamba.structures import AVSDataSample
 
 
 @MODELS.register_module()
 class AVSDataPreprocessor(BaseDataPreprocessor):
-    """Stack, normalise and pad clips; move them to the model's device.
+    """Stack, normalise and pad clips; move frames, log-mel and masks to the model's device.
 
     Args:
         mean: RGB means in [0, 255].
@@ -45,13 +46,24 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         Raises:
             ValueError: if the clips of a batch differ in their number of frames.
         """
+        data = dict(data)
+        samples = data.pop("data_samples", None)
         data = self.cast_data(data)
+        if samples is not None:
+            data["data_samples"] = [self.with_masks_moved(sample) for sample in samples]
         counts = {len(clip) for clip in data["frames"]}
         if len(counts) != 1:
             raise ValueError(f"frames: clips of one batch must have the same number of frames, got {sorted(counts)}")
         height, width = self.padded_size(data["frames"])
         frames = torch.stack([self.prepare(clip, height, width) for clip in data["frames"]])
         return {**data, "frames": frames, "log_mel": torch.stack(list(data["log_mel"]))}
+
+    def with_masks_moved(self, sample: AVSDataSample) -> AVSDataSample:
+        """Copy a sample, its masks to the model's device; flags stay on the CPU, where reading them stalls no GPU."""
+        copy = sample.new()
+        if "gt_masks" in sample:
+            copy.gt_masks = self.cast_data(sample.gt_masks)
+        return copy
 
     def padded_size(self, clips: Sequence[Tensor]) -> tuple[int, int]:
         """The smallest multiple of `size_divisor` that holds every clip."""

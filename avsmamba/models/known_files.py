@@ -13,6 +13,7 @@ from avsmamba.models.backbones import TimmBackbone, Vim, VMamba
 from avsmamba.models.backbones.vim import ARCHS as VIM_ARCHS
 from avsmamba.models.backbones.vmamba import ARCHS as VMAMBA_ARCHS
 from avsmamba.models.checkpoint import compare, take_prefix
+from avsmamba.models.released import is_released, outline
 from avsmamba.utils import UserError
 
 
@@ -85,6 +86,8 @@ def recognise(state: Mapping[str, Tensor]) -> Kind:
     """Which of the public models a state dict is of."""
     if is_whole(state):
         return Kind(None, None, "a whole model of avsmamba", [])
+    if is_released(state):
+        return Kind(None, None, outline(state), [])
     around = next((what for sign, what in AROUND if any(re.search(sign, k) for k in state)), None)
     family = next((f for f in FAMILIES if any(re.search(f.sign, k) for k in state)), None)
     if family is None:

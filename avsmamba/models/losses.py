@@ -123,5 +123,5 @@ def labelled_frames(logits: Tensor, masks: list[Tensor], flags: list[Tensor]) ->
             target = (target > 0).to(target.dtype)
         elif target.numel() and int(target.max()) >= num_classes:
             raise ValueError(f"gt_masks: class index {int(target.max())}, but the model has {num_classes} classes")
-        groups.setdefault((h, w), []).append((clip[flag, :, :h, :w], target))
+        groups.setdefault((h, w), []).append((clip[flag][..., :h, :w], target))
     return [(torch.cat([p for p, _ in g]), torch.cat([m for _, m in g])) for g in groups.values()]

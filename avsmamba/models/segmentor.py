@@ -1,6 +1,6 @@
 """The whole model (Fig. 2): backbone -> projection -> encoder -> decoder and pyramid -> head, from registered parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 
 Config = dict[str, Any]
+PADDED_FRAMES = ("skip", "zeros")
 
 
 @MODELS.register_module()
@@ -22,7 +23,7 @@ class AVSSegmentor(BaseModel):
 
     `loss`: extract -> head -> resize to the frames' size -> losses on labelled frames.
     `predict`: extract -> head -> resize to the frames' size -> cut the padding -> resize to the labels' size.
-    Clips may be padded to a common number of frames behind: padding does not enter the model, see `masks`.
+    Clips may be padded to a common number of frames behind, see `padded_frames`.
 
     Args:
         backbone: frames `(N, 3, H, W)` to four maps; has `out_channels`.
@@ -31,12 +32,21 @@ class AVSSegmentor(BaseModel):
         head: query and mask features to logits, and what the losses below read.
         losses: on the logits.
         encoder: maps to maps, or None: as they are.
-        decoder: maps and audio to queries `(B, T, Q, C)`, or None: the audio is the query.
+        decoder: maps and audio to a list of queries `(B, T, Q, C)`, one for each layer, of which the last predicts; or
+            None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
         matching_losses: on the logits and the pairs of maps and audio of the head; none by default.
         embed_dims: C, handed to every part of the neck and to the head.
+        deep_supervision: the losses hold the queries of every decoder layer, not only the last one's, against the
+            labels; those of layer i but the last are named `d{i}.loss_...`.
+        padded_frames: 'skip' (padding does not enter the model: it can neither reach a real frame nor the statistics of
+            a batch normalisation, and costs nothing) or 'zeros' (the authors' code: the backbone's maps and the log-mel
+            of padded frames are zero, and all frames run through the neck; a released AVSS checkpoint switches it on).
         data_preprocessor: config of the data preprocessor.
+
+    Raises:
+        ValueError: if `padded_frames` is unknown.
     """
 
     def __init__(
@@ -52,10 +62,15 @@ class AVSSegmentor(BaseModel):
         aux_losses: Sequence[Config] | None = None,
         matching_losses: Sequence[Config] | None = None,
         embed_dims: int = 256,
+        deep_supervision: bool = True,
+        padded_frames: str = "skip",
         data_preprocessor: Config | None = None,
     ):
+        if padded_frames not in PADDED_FRAMES:
+            raise ValueError(f"padded_frames: expected one of {PADDED_FRAMES}, got {padded_frames!r}")
         # Built here: mmengine would look the name up in its root registry unless a default scope is set.
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor or {"type": "AVSDataPreprocessor"}))
+        self.deep_supervision, self.padded_frames = deep_supervision, padded_frames
         dims = {"embed_dims": embed_dims}
 
         def part(config: Config, **known: Any) -> nn.Module:
@@ -74,70 +89,100 @@ class AVSSegmentor(BaseModel):
         self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())
         self.matching_losses = nn.ModuleList(MODELS.build(c) for c in matching_losses or ())
 
-    def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Everything before the head, for clips without padding.
+    def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run everything before the head, for clips without padding.
 
         Args:
             frames: `(B, T, 3, H, W)` normalised.
             log_mel: `(B, T, 1, 96, 64)`.
 
         Returns:
-            queries `(B, T, Q, C)` and mask features `(B, T, h, w, C)`, or what else the head reads.
+            queries `(B, T, Q, C)` of every decoder layer and mask features `(B, T, h, w, C)`, or what else the head
+            reads.
         """
         return self.neck(*self.features(frames, log_mel))
 
     def features(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`; every frame and second is seen alone."""
+        """Make projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`; every frame and second is seen alone."""
         return self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
 
-    def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and mask features from projected maps and audio; here frames of a clip meet."""
+    def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Make queries and mask features from projected maps and audio; here frames of a clip meet."""
         if self.encoder is not None:
             maps = self.encoder(maps)
-        query = audio.unsqueeze(2) if self.decoder is None else self.decoder(maps, audio)
-        return query, maps[0] if self.pyramid is None else self.pyramid(maps, audio)
+        queries = [audio.unsqueeze(2)] if self.decoder is None else self.decoder(maps, audio)
+        return queries, maps[0] if self.pyramid is None else self.pyramid(maps, audio)
+
+    def run_head(self, queries: list[Tensor], mask_features: Tensor, every_layer: bool) -> list[HeadOutput]:
+        """Run the head on the last layer's queries, or on those of every layer in one batch."""
+        if not every_layer or len(queries) == 1:
+            return [self.head(queries[-1], mask_features)]
+        count = len(queries)
+        output = self.head(torch.cat(queries), mask_features.repeat(count, *[1] * (mask_features.ndim - 1)))
+        return [HeadOutput(*each(lambda t, i=i: t[0].chunk(count)[i], [output])) for i in range(count)]  # type: ignore[misc]
 
     def masks(self, frames: Tensor, log_mel: Tensor, counts: Sequence[int] | None = None) -> HeadOutput:
-        """What the head gives; zeros in padded frames.
+        """Make what the head gives out for the last decoder layer; arguments as in `layer_outputs`."""
+        return self.layer_outputs(frames, log_mel, counts, every_layer=False)[-1]
 
-        Padding does not enter the model: the frames that exist go through the backbone together, and the neck takes
-        the clips of one length at a time. So what lies in the padding can neither reach a real frame nor the
-        statistics of a batch normalisation, and costs nothing.
+    def layer_outputs(
+        self, frames: Tensor, log_mel: Tensor, counts: Sequence[int] | None, every_layer: bool
+    ) -> list[HeadOutput]:
+        """Make what the head gives out for the decoder layers, with zeros in padded frames.
 
         Args:
             frames: `(B, T, 3, H, W)` normalised.
             log_mel: `(B, T, 1, 96, 64)`.
             counts: how many frames of each clip exist; None: all.
+            every_layer: for every layer, not only for the last one.
         """
+        if counts is None or min(counts) == frames.shape[1]:
+            return self.run_head(*self.extract(frames, log_mel), every_layer)
+        run = self.skip_padding if self.padded_frames == "skip" else self.zero_padding
+        return run(frames, log_mel, counts, every_layer)
+
+    def skip_padding(
+        self, frames: Tensor, log_mel: Tensor, counts: Sequence[int], every_layer: bool
+    ) -> list[HeadOutput]:
+        """Run the model on the frames that exist: the neck takes the clips of one length at a time."""
         batch, num_frames = frames.shape[:2]
-        if counts is None or min(counts) == num_frames:
-            return self.head(*self.extract(frames, log_mel))
-        exists = torch.arange(num_frames) < torch.tensor(counts)[:, None]
-        place = exists.flatten().nonzero().squeeze(1).to(frames.device)
-
-        def real(x: Tensor) -> Tensor:
-            return x.flatten(0, 1)[place].unsqueeze(0)
-
-        maps, audio = self.features(real(frames), real(log_mel))
-        start = exists.sum(1).cumsum(0) - exists.sum(1)
-        parts, places = [], []
+        place = torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
+        maps, audio = self.features(*(at(place, x.flatten(0, 1)).unsqueeze(0) for x in (frames, log_mel)))
+        start = [sum(counts[:b]) for b in range(batch)]
+        parts, order = [], []
         for count in sorted(set(counts)):
-            clips = [i for i, c in enumerate(counts) if c == count]
-            index = torch.stack([start[i] + torch.arange(count) for i in clips]).to(frames.device)
-            parts.append(self.head(*self.neck([m[0, index] for m in maps], audio[0, index])))
-            places.append(index.flatten())
-        order = torch.cat(places)
+            index = [start[b] + t for b, c in enumerate(counts) if c == count for t in range(count)]
+            clips = torch.tensor(index)
+            maps_of, audio_of = ([at(clips, x[0]).unflatten(0, (-1, count)) for x in maps], at(clips, audio[0]))
+            parts.append(self.run_head(*self.neck(maps_of, audio_of.unflatten(0, (-1, count))), every_layer))
+            order += index
 
-        def whole(values: Sequence[Any]) -> Any:
-            if values[0] is None:
-                return None
-            if isinstance(values[0], tuple):
-                return tuple(whole(same) for same in zip(*values, strict=True))
+        def whole(values: Sequence[Tensor]) -> Tensor:
             flat = torch.cat([t.flatten(0, 1) for t in values])
             result = flat.new_zeros(batch * num_frames, *flat.shape[1:])
-            return result.index_copy(0, place[order], flat).unflatten(0, (batch, num_frames))
+            return result.index_copy(0, place[order].to(flat.device), flat).unflatten(0, (batch, num_frames))
 
-        return HeadOutput(*(whole(values) for values in zip(*parts, strict=True)))
+        return [HeadOutput(*each(whole, outputs)) for outputs in zip(*parts, strict=True)]
+
+    def zero_padding(
+        self, frames: Tensor, log_mel: Tensor, counts: Sequence[int], every_layer: bool
+    ) -> list[HeadOutput]:
+        """Run the model on all frames; the backbone's maps, the log-mel and the logits of padded ones are zero."""
+        batch, num_frames = frames.shape[:2]
+        place = torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
+        exists = torch.tensor([[t < count for t in range(num_frames)] for count in counts]).to(frames.device)
+
+        def spread(x: Tensor) -> Tensor:
+            zeros = x.new_zeros(batch * num_frames, *x.shape[1:])
+            return zeros.index_copy(0, place.to(x.device), x)
+
+        def only_existing(values: Sequence[Tensor]) -> Tensor:
+            return torch.where(exists.view(batch, num_frames, *[1] * (values[0].ndim - 2)), values[0], 0)
+
+        maps = [spread(m) for m in self.backbone(at(place, frames.flatten(0, 1)))]
+        audio = self.audio_encoder(only_existing([log_mel]))
+        outputs = self.run_head(*self.neck(*self.projection(maps, audio)), every_layer)
+        return [HeadOutput(*each(only_existing, [output])) for output in outputs]
 
     def forward(
         self,
@@ -153,49 +198,61 @@ class AVSSegmentor(BaseModel):
             log_mel: `(B, T, 1, 96, 64)`.
             data_samples: B samples; needed by 'loss', which reads their masks and flags. In every mode their
                 `vid_temporal_mask_flag` says which frames exist.
-            mode: 'tensor' gives logits `(B, T, N_class, h, w)` at the head's size (H / 4, W / 4 in AVS-Mamba), 'loss' a
-                dict of losses, 'predict' the samples with predictions at the labels' size.
+            mode: 'tensor' gives logits `(B, T, N_class, h, w)` at the head's size, 'loss' a dict of losses, 'predict'
+                the samples with predictions at the labels' size.
 
         Raises:
             ValueError: if `mode` is unknown, the shapes or flags do not fit, or 'loss' gets no samples.
         """
         check_inputs(frames, log_mel)
-        output = self.masks(frames, log_mel, existing_frames(data_samples, frames.shape[:2]))
-        if mode == "tensor":
-            return output.logits
+        if mode not in ("tensor", "loss", "predict"):
+            raise ValueError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+        counts = existing_frames(data_samples, frames.shape[:2])
         if mode == "loss":
-            return self.loss(output, frames.shape[-2:], data_samples)
-        if mode == "predict":
-            return self.predict(output.logits, frames.shape[-2:], data_samples)
-        raise ValueError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+            outputs = self.layer_outputs(frames, log_mel, counts, every_layer=self.deep_supervision)
+            return self.loss(outputs, frames.shape[-2:], data_samples)
+        logits = self.masks(frames, log_mel, counts).logits
+        return logits if mode == "tensor" else self.predict(logits, frames.shape[-2:], data_samples)
 
     def loss(
-        self, output: HeadOutput, size: Sequence[int], data_samples: list[AVSDataSample] | None
+        self, outputs: Sequence[HeadOutput], size: Sequence[int], data_samples: list[AVSDataSample] | None
     ) -> dict[str, Tensor]:
-        """Losses by name; auxiliary ones are prefixed with `aux_`."""
+        """Compute the losses by name; auxiliary ones are prefixed with `aux_`, those of layer i with `d{i}.`.
+
+        Args:
+            outputs: of the head for each decoder layer that is supervised, the last layer last.
+            size: (H, W) of the frames.
+            data_samples: B samples with labels and flags.
+
+        Raises:
+            ValueError: if there are no samples, or the head gives no input for one of the losses.
+        """
         if not data_samples:
             raise ValueError("data_samples: mode 'loss' needs the labels")
-        if len(self.aux_losses) and output.intermediate is None:
-            raise ValueError(f"aux_losses: {type(self.head).__name__} gives no intermediate mask for them")
-        if len(self.matching_losses) and not output.pairs:
-            raise ValueError(f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them")
         masks = [s.gt_masks for s in data_samples]
-        flags = [s.gt_temporal_mask_flag & s.get("vid_temporal_mask_flag", True) for s in data_samples]
+        labelled = [labelled_indices(s) for s in data_samples]
         losses: dict[str, Tensor] = {}
-        for prefix, modules, logits in (
-            ("loss_", self.losses, output.logits),
-            ("aux_loss_", self.aux_losses, output.intermediate),
-        ):
-            if logits is None or not len(modules):
-                continue
-            pairs = labelled_frames(resize(logits, size), masks, flags)
-            frames = max(1, sum(len(p) for p, _ in pairs))
-            for module in modules:
-                name = prefix + type(module).__name__.removesuffix("Loss").lower()
-                losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
+        for i, output in enumerate(outputs):
+            layer = f"d{i}." if i < len(outputs) - 1 else ""
+            for prefix, modules, logits in (
+                ("loss_", self.losses, output.logits),
+                ("aux_loss_", self.aux_losses, output.intermediate),
+            ):
+                if not len(modules):
+                    continue
+                if logits is None:
+                    raise ValueError(f"aux_losses: {type(self.head).__name__} gives no intermediate mask for them")
+                pairs = labelled_frames(resize(logits, size), masks, labelled)
+                frames = max(1, sum(len(p) for p, _ in pairs))
+                for module in modules:
+                    name = layer + prefix + loss_name(module)
+                    losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
         for module in self.matching_losses:
-            name = "loss_" + type(module).__name__.removesuffix("Loss").lower()
-            losses[name] = module(output.logits, output.pairs)
+            if not outputs[-1].pairs:
+                raise ValueError(
+                    f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them"
+                )
+            losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs)
         return losses
 
     @torch.no_grad()
@@ -220,6 +277,32 @@ class AVSSegmentor(BaseModel):
         """`(T, N, h, w)`: logits of one clip brought to the frames' size, cut and brought to the labels' size."""
         height, width = sample.get("img_shape", size)
         return resize(resize(logits, size)[..., :height, :width], sample.get("ori_shape", (height, width)))
+
+
+def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:
+    """Apply a function to tensors of the same place in several nested tuples; None stays None."""
+    if values[0] is None:
+        return None
+    if isinstance(values[0], tuple):
+        return tuple(each(function, same) for same in zip(*values, strict=True))
+    return function(values)
+
+
+def at(index: Tensor, x: Tensor) -> Tensor:
+    """Select along the first axis by an index on the CPU, without waiting for another device."""
+    return x.index_select(0, index.to(x.device, non_blocking=True))
+
+
+def loss_name(module: nn.Module) -> str:
+    """Name a loss by its class: `dice` for DiceLoss."""
+    return type(module).__name__.removesuffix("Loss").lower()
+
+
+def labelled_indices(sample: AVSDataSample) -> list[int]:
+    """List the frames of a clip that are labelled and exist."""
+    labelled = sample.gt_temporal_mask_flag.tolist()
+    exists = flags.tolist() if (flags := sample.get("vid_temporal_mask_flag")) is not None else [True] * len(labelled)
+    return [t for t, (a, b) in enumerate(zip(labelled, exists, strict=True)) if a and b]
 
 
 def resize(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -105,7 +106,7 @@ def one_way(length: int, reverse: bool = False, device: torch.device | str = "cp
 
 def is_order_table(order: Tensor) -> bool:
     """Whether `order` is a table that this module made (and so is known to hold permutations)."""
-    return id(order) in _ids
+    return getattr(order, _MARK, False)
 
 
 def _positive(name: str, value: int) -> int:
@@ -157,22 +158,23 @@ def _with_audio(num_frames: int, height: int, width: int, place: str, device: to
 
 
 _placed: dict[tuple, Tensor] = {}
-_ids: set[int] = set()  # of the tensors in _placed, which live as long as the program
+_MARK = "_avsmamba_order_table"
 
 
 def _place(make, *key, device: torch.device | str) -> Tensor:
-    """The table of `make(*key)` on `device`, the same tensor on each call.
+    """Make the table of `make(*key)` on `device`; the same tensor on each call.
 
     A graph that is traced (torch.compile, torch.export) makes its table itself: a tensor from outside would tie it to
-    one size, and what tracing makes must not be kept.
+    one size, and what tracing makes must not be kept. Nor must what a FakeTensorMode makes.
     """
     if torch.compiler.is_compiling():
         return make(*key, device)
+    fake = detect_fake_mode() is not None
     where = (make.__name__, *key, str(torch.device(device)))
-    if where not in _placed:
+    if fake or where not in _placed:
         table = make(*key, "cpu").to(device)
-        if type(table) is not Tensor:  # made under a FakeTensorMode
+        setattr(table, _MARK, True)
+        if fake:
             return table
         _placed[where] = table
-        _ids.add(id(table))
     return _placed[where]

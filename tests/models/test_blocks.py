@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock, V2AFusionBlock, VSSBlock
+from avsmamba.models.layers import A2VFusionBlock, MixFFN, SSMOptions, TemporalMambaBlock, V2AFusionBlock, VSSBlock
 from avsmamba.models.layers.conv import CausalConv1d, DepthwiseConv3d, depthwise_conv
 from tests.models.conftest import assert_every_parameter_learns
 
-OPTIONS = SSMOptions(d_state=2)
+OPTIONS = SSMOptions(d_state=2, drop_path=0.0)
 
 
 def reach(output, inputs):
@@ -50,13 +50,40 @@ def test_temporal_mamba_block_refuses_other_numbers_of_orders(maps):
         double(TemporalMambaBlock(8, 5, options=OPTIONS))([maps[3]])
 
 
-def test_frame_level_audio_gathers_its_own_frame_and_earlier_audio(maps, audio):
+@pytest.mark.parametrize(
+    ("context", "heard"), [("frame", [False, True, False]), ("clip", [True, True, False])], ids=["frame", "clip"]
+)
+def test_frame_level_audio_gathers_its_own_frame(maps, audio, context, heard):
+    """With context 'clip' its convolution sees earlier audio as well."""
     visual, audio = maps[2].requires_grad_(), audio.requires_grad_()
-    out = double(V2AFusionBlock(8, "frame", options=OPTIONS))(visual, audio)
+    out = double(V2AFusionBlock(8, "frame", options=OPTIONS, frame_audio_context=context))(visual, audio)
     assert out.shape == audio.shape
     seen_v, seen_a = reach(out[0, 1].sum(), [visual, audio])
     assert seen_v[0, 1].all() and not seen_v[0, 0].any() and not seen_v[0, 2].any() and not seen_v[1].any()
-    assert seen_a[0].tolist() == [True, True, False]
+    assert seen_a[0].tolist() == heard
+
+
+def test_mix_ffn_reaches_the_neighbours_on_the_same_map(maps):
+    maps = [m.requires_grad_() for m in maps[1:]]
+    out = double(MixFFN(8, options=OPTIONS))(maps)
+    assert [o.shape for o in out] == [m.shape for m in maps]
+    seen = reach(out[0][1, 2, 3, 1].sum(), maps)
+    assert seen[1] is None and seen[2] is None
+    expected = torch.zeros_like(seen[0])
+    expected[1, 2, 2:5, 0:3] = True
+    assert torch.equal(seen[0], expected)
+
+
+def test_mix_ffn_by_its_formula(maps):
+    block = double(MixFFN(8, 3.0, OPTIONS))
+    x = maps[2]
+    hidden = block.fc1(torch.nn.functional.layer_norm(x, (8,), block.norm.weight, block.norm.bias, 1e-6))
+    assert hidden.shape[-1] == 24
+    local = torch.nn.functional.conv2d(
+        hidden.flatten(0, 1).movedim(-1, 1), block.conv.weight, block.conv.bias, padding=1, groups=24
+    )
+    expected = x + block.fc2(torch.nn.functional.gelu(local.movedim(1, -1).unflatten(0, x.shape[:2])))
+    torch.testing.assert_close(block([x])[0], expected)
 
 
 def test_temporal_level_audio_gathers_the_clip(maps, audio):
@@ -100,8 +127,13 @@ def test_audio_last_is_not_audio_first(maps, audio):
 
 @pytest.mark.parametrize(
     "block",
-    [VSSBlock(8, OPTIONS), TemporalMambaBlock(8, 4, options=OPTIONS), TemporalMambaBlock(8, 4, "2d", OPTIONS)],
-    ids=["vss", "temporal-3d", "temporal-2d"],
+    [
+        VSSBlock(8, OPTIONS),
+        TemporalMambaBlock(8, 4, "3d", OPTIONS),
+        TemporalMambaBlock(8, 4, "2d", OPTIONS),
+        MixFFN(8, options=OPTIONS),
+    ],
+    ids=["vss", "temporal-3d", "temporal-2d", "mix-ffn"],
 )
 def test_every_parameter_of_a_visual_block_learns(block, maps):
     block = double(block)
@@ -126,6 +158,8 @@ def test_every_parameter_of_a_fusion_block_learns(block, maps, audio):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="level: expected one of"):
         V2AFusionBlock(8, "clip")
+    with pytest.raises(ValueError, match="frame_audio_context: expected one of"):
+        V2AFusionBlock(8, "frame", frame_audio_context="second")
     with pytest.raises(ValueError, match="conv: expected one of"):
         depthwise_conv("4d", 8)
     with pytest.raises(ValueError, match="dt_rank"):

@@ -104,6 +104,32 @@ def test_padded_frames_do_not_supervise_even_if_they_are_flagged_as_labelled():
     assert all(torch.equal(got[name], expected[name]) for name in got)
 
 
+def test_padded_frames_as_zeros_run_through_the_neck():
+    """The authors' reading: zero maps and log-mel for padded frames, which the scans over the clip see."""
+    model = build(SMALL | AVSS | {"model.padded_frames": "zeros"}).eval()
+    skipping = build(SMALL | AVSS).eval()
+    skipping.load_state_dict(model.state_dict())
+    batch = clips([2, 4])
+    other = refilled(*clips([2, 4]), float("nan"))
+    with torch.no_grad():
+        found, again, without = model(*batch), model(*other), skipping(*batch)
+        maps = [m.unflatten(0, (2, T)) for m in model.backbone(batch[0].flatten(0, 1))]
+        for m in maps:
+            m[0, 2:] = 0
+        log_mel = batch[1].clone()
+        log_mel[0, 2:] = 0
+        queries, features = model.neck(*model.projection([m.flatten(0, 1) for m in maps], model.audio_encoder(log_mel)))
+        expected = model.head(queries[-1], features).logits
+    assert torch.equal(found, again) and not found[0, 2:].any()
+    torch.testing.assert_close(found[0, :2], expected[0, :2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[0, :2], without[0, :2], rtol=1e-3, atol=1e-3)
+    losses = model(*other, mode="loss")
+    assert all(torch.isfinite(v) for v in losses.values())
+    with pytest.raises(ValueError, match=r"padded_frames: expected one of"):
+        build(SMALL | AVSS | {"model.padded_frames": "drop"})
+
+
 def test_the_loss_of_a_mixed_batch_is_the_mean_over_labelled_frames():
     model = build(SMALL | AVSS).eval()
     frames, log_mel, samples = clips([2, 4], labelled=[1, 4])

@@ -12,7 +12,7 @@ from avsmamba.models import (
 )
 from tests.models.conftest import assert_every_parameter_learns
 
-SMALL = {"embed_dims": 8, "d_state": 2}
+SMALL = {"embed_dims": 8, "d_state": 2, "drop_path": 0.0}
 
 
 def test_encoder_changes_its_scales_and_passes_the_finest(maps):
@@ -24,10 +24,12 @@ def test_encoder_changes_its_scales_and_passes_the_finest(maps):
     assert_every_parameter_learns(encoder, out[1:])
 
 
-@pytest.mark.parametrize(("vss", "temporal", "count"), [(True, True, 4), (True, False, 2), (False, True, 2)])
+@pytest.mark.parametrize(("vss", "temporal", "count"), [(True, True, 6), (True, False, 4), (False, True, 2)])
 def test_encoder_blocks_can_be_switched_off(vss, temporal, count):
     encoder = MultiScaleTemporalEncoder(**SMALL, vss=vss, temporal_mamba=temporal)
     assert len(encoder.blocks) == count
+    plain = MultiScaleTemporalEncoder(**SMALL, vss=vss, temporal_mamba=temporal, mix_ffn=False)
+    assert len(plain.blocks) == (2 * vss + 2 * temporal)
 
 
 def test_encoder_without_blocks_is_refused():
@@ -37,15 +39,35 @@ def test_encoder_without_blocks_is_refused():
 
 def test_decoder_makes_one_query_a_frame(maps, audio):
     decoder = ModalityAggregationDecoder(**SMALL).double()
-    query = decoder(maps, audio)
-    assert query.shape == (2, 3, 1, 8)
-    assert_every_parameter_learns(decoder, query)
+    queries = decoder(maps, audio)
+    assert [q.shape for q in queries] == [(2, 3, 1, 8)] * 2
+    first = ModalityAggregationDecoder(**SMALL, num_layers=1).double()
+    first.load_state_dict(decoder.state_dict(), strict=False)
+    torch.testing.assert_close(first(maps, audio)[0], queries[0])
+    assert_every_parameter_learns(decoder, queries[-1])
+
+
+def test_decoder_visits_both_levels_of_a_scale_before_the_next(maps, audio):
+    """Frame level, then temporal level at stride 8, then at 16, then at 32; or all scales of a level first."""
+    for scale_by_scale, expected in ((True, "f2 t2 f3 t3 f4 t4"), (False, "f2 f3 f4 t2 t3 t4")):
+        decoder = ModalityAggregationDecoder(**SMALL, num_layers=1, scale_by_scale=scale_by_scale).double()
+        seen: list[tuple] = []
+
+        def note(block, args, seen=seen):
+            seen.append((block.level[0], args[0].shape[2:4]))
+
+        for stage in decoder.stages:
+            for block in stage:
+                block.register_forward_pre_hook(note)
+        decoder(maps, audio)
+        scales = {tuple(m.shape[2:4]): i + 1 for i, m in enumerate(maps)}
+        assert " ".join(f"{level}{scales[tuple(size)]}" for level, size in seen) == expected
 
 
 def test_decoder_reads_scales_2_to_4_only(maps, audio):
     decoder = ModalityAggregationDecoder(**SMALL, num_layers=1).double()
     maps = [m.requires_grad_() for m in maps]
-    grads = torch.autograd.grad(decoder(maps, audio).sum(), maps, allow_unused=True)
+    grads = torch.autograd.grad(decoder(maps, audio)[-1].sum(), maps, allow_unused=True)
     assert [g is not None for g in grads] == [False, True, True, True]
 
 
@@ -62,7 +84,7 @@ def test_decoder_reads_scales_2_to_4_only(maps, audio):
 def test_decoder_options(maps, audio, options, blocks):
     decoder = ModalityAggregationDecoder(**SMALL, **options).double()
     assert sum(len(stage) for stage in decoder.stages) == blocks
-    assert decoder(maps, audio).shape == (2, 3, 1, 8)
+    assert decoder(maps, audio)[-1].shape == (2, 3, 1, 8)
 
 
 def test_decoder_without_frame_level_has_only_temporal_blocks():
@@ -77,6 +99,59 @@ def test_pyramid_gives_features_at_the_finest_size(maps, audio):
     out = pyramid(maps, audio)
     assert out.shape == (2, 3, 16, 8, 8)
     assert_every_parameter_learns(pyramid, out)
+
+
+OLD = {"laterals": "after", "norm": "GN", "smooth_coarsest": False, "mask_kernel": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"upsampling": "nearest"}, OLD], ids=str)
+def test_pyramid_by_its_formula(maps, audio, options):
+    """Blocks are identities here: laterals, upsampling and convolutions written out, scale by scale."""
+    pyramid = ContextualIntegrationPyramid(**SMALL, temporal_mamba=False, a2v=False, **options).double()
+    parts = pyramid.pyramid
+    y = None
+    for i in (3, 2, 1, 0):
+        x = maps[i].flatten(0, 1).movedim(-1, 1)
+        weight = parts.laterals[i].weight.view(8, 8, 1, 1)
+        x = torch.nn.functional.conv2d(x, weight, getattr(parts.laterals[i], "bias", None))
+        if y is not None:
+            mode = options.get("upsampling", "bilinear")
+            x = x + torch.nn.functional.interpolate(y, scale_factor=2, mode=mode)
+        y = parts.smooth[i](x) if i < len(parts.smooth) else x
+    kernel = options.get("mask_kernel", 3)
+    expected = torch.nn.functional.conv2d(y, parts.mask_features.weight, parts.mask_features.bias, padding=kernel // 2)
+    assert parts.mask_features.weight.shape[-1] == kernel
+    torch.testing.assert_close(pyramid(maps, audio), expected.movedim(1, -1).unflatten(0, (2, 3)))
+    assert_every_parameter_learns(pyramid, pyramid(maps, audio))
+
+
+def test_pyramid_laterals_come_before_the_blocks(maps, audio):
+    pyramid = ContextualIntegrationPyramid(**SMALL).double()
+    seen = []
+    for block in pyramid.fusion:
+        block.register_forward_pre_hook(lambda b, args: seen.append(args[0]))
+    pyramid(maps, audio)
+    for lateral, m, found in zip(pyramid.pyramid.laterals, maps, seen, strict=True):
+        torch.testing.assert_close(found, m @ lateral.weight.T)
+
+
+def test_the_slip_runs_the_block_of_stride_8_at_stride_4(maps, audio):
+    pyramid = ContextualIntegrationPyramid(**SMALL).double()
+    own = pyramid(maps, audio)
+    pyramid.repeat_stride_8 = True
+    slip = pyramid(maps, audio)
+    assert not torch.equal(own, slip)
+    pyramid.repeat_stride_8 = False
+    pyramid.fusion[0].temporal_mamba.load_state_dict(pyramid.fusion[1].temporal_mamba.state_dict())
+    assert torch.equal(pyramid(maps, audio), slip)
+
+
+@pytest.mark.parametrize(
+    "options", [{"laterals": "both"}, {"norm": "BN"}, {"mask_kernel": 5}, {"upsampling": "bicubic"}], ids=str
+)
+def test_pyramid_refuses_unknown_options(options):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: expected one of"):
+        ContextualIntegrationPyramid(**SMALL, **options)
 
 
 @pytest.mark.parametrize(("temporal", "a2v"), [(True, False), (False, True), (False, False)])

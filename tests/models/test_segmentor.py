@@ -54,7 +54,9 @@ def test_modes(batch):
 def test_the_paper_s_configs_train_with_its_losses_alone(config):
     model = load_config(str(config)).model
     semantic = "_avss_" in config.stem
-    assert [loss.type for loss in model.losses] == ["BCELoss" if semantic else "DiceLoss"] and not model.aux_losses
+    assert [loss.type for loss in model.losses] == [
+        "CrossEntropyLoss" if semantic else "DiceLoss"
+    ] and not model.aux_losses
     assert model.head.num_classes == (71 if semantic else 1)
 
 
@@ -83,6 +85,24 @@ def test_every_parameter_of_the_tiny_model_learns(batch):
 def test_parts_are_swapped_in_the_config_alone(batch, options):
     model = build(options)
     assert model(*batch).shape == (2, 3, options.get("model.head.num_classes", 1), 16, 8)
+
+
+def test_the_queries_of_every_decoder_layer_are_supervised(batch):
+    torch.manual_seed(0)
+    model = build({"model.deep_supervision": True})
+    samples = [sample(), sample()]
+    losses = model(*batch, samples, mode="loss")
+    assert set(losses) == {"loss_dice", "aux_loss_bce", "d0.loss_dice", "d0.aux_loss_bce"}
+    last = build({"model.deep_supervision": False})
+    last.load_state_dict(model.state_dict())
+    expected = last(*batch, samples, mode="loss")
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+    losses["d0.loss_dice"].backward()
+    second = [p for n, p in model.named_parameters() if n.startswith("decoder.stages.2")]
+    first = [p for n, p in model.named_parameters() if n.startswith("decoder.stages.0")]
+    assert second and all(p.grad is None or not p.grad.any() for p in second)
+    assert first and all(p.grad.any() for p in first)
 
 
 def test_unlabelled_frames_do_not_supervise(batch):
@@ -153,10 +173,15 @@ def test_every_config_builds_the_paper_s_model(path):
     with torch.device("meta"):
         model = build({"model.data_preprocessor": None}, path)
     tiny = "tiny" in path.stem
-    assert model.head.classifier.in_features == (32 if tiny else 256)
-    assert model.encoder.blocks[1].ssm.num_directions == 8
-    assert model.encoder.blocks[1].ssm.d_state == (4 if tiny else 16)
-    assert len(model.encoder.blocks) == 4 and len(model.decoder.stages) == 4 and len(model.pyramid.fusion) == 4
+    assert model.head.classifier.in_features == 32 and len(model.head.mlp) == (2 if tiny else 3)
+    assert model.encoder.blocks[-1].ssm.num_directions == 8
+    assert model.encoder.blocks[-1].ssm.d_state == (4 if tiny else 16)
+    assert model.deep_supervision != tiny
+    assert (
+        len(model.encoder.blocks) == (4 if tiny else 6)
+        and len(model.decoder.stages) == 4
+        and len(model.pyramid.fusion) == 4
+    )
 
 
 def test_there_are_configs():

@@ -171,7 +171,7 @@ class AVSegFormerDecoder(nn.Module):
         )
         xavier(self)
 
-    def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
+    def forward(self, maps: list[Tensor], audio: Tensor) -> list[Tensor]:
         """Make the queries.
 
         Args:
@@ -179,7 +179,7 @@ class AVSegFormerDecoder(nn.Module):
             audio: `(B, T, C)`.
 
         Returns:
-            `(B, T, Q, C)`.
+            `(B, T, Q, C)` of the last layer, alone in a list.
         """
         lead = audio.shape[:2]
         memory = flatten_frames([maps[s - 1] for s in self.scales]).flatten(0, 1)
@@ -190,7 +190,7 @@ class AVSegFormerDecoder(nn.Module):
         query = query + self.learned
         for layer in self.layers:
             query = layer(query, memory)
-        return query.unflatten(0, lead)
+        return [query.unflatten(0, lead)]
 
 
 @MODELS.register_module()

@@ -15,6 +15,7 @@ from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.ops import a2v, v2a_frame, v2a_temporal
 
 LEVELS = ("frame", "temporal")
+AUDIO_CONTEXTS = ("frame", "clip")
 
 
 class FusionBlock(nn.Module):
@@ -26,7 +27,8 @@ class FusionBlock(nn.Module):
     def __init__(self, channels: int, receiver: str, conv: str, audio_conv_kernel: int, options: SSMOptions):
         super().__init__()
         inner = options.inner(channels)
-        self.visual_norm, self.audio_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.visual_norm = nn.LayerNorm(channels, eps=options.norm_eps)
+        self.audio_norm = nn.LayerNorm(channels, eps=options.norm_eps)
         self.visual_proj = nn.Linear(channels, inner * (2 if receiver == "visual" else 1), bias=False)
         self.audio_proj = nn.Linear(channels, inner * (2 if receiver == "audio" else 1), bias=False)
         self.visual_conv = depthwise_conv(conv, inner, options.activation)
@@ -35,10 +37,6 @@ class FusionBlock(nn.Module):
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.drop_path = DropPath(options.drop_path)
-
-    def local(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve `(B, T, h, w, E)` visual and `(B, T, E)` audio tokens (Eq. 11 and 12)."""
-        return self.visual_conv(visual), self.audio_conv(audio)
 
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
         """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
@@ -54,16 +52,30 @@ class V2AFusionBlock(FusionBlock):
             audio tokens after the clip's tokens, THW, TWH and the reverses, Eq. 17).
         audio_conv_kernel: taps of the causal convolution (4 as in Mamba).
         options: what all blocks share.
+        frame_audio_context: what the causal convolution of level 'frame' sees: 'frame' (the frame's own audio token,
+            a sequence of its own) or 'clip' (the tokens of earlier frames as well). Level 'temporal' sees the clip.
 
     Raises:
-        ValueError: if `level` is unknown.
+        ValueError: if `level` or `frame_audio_context` is unknown.
     """
 
-    def __init__(self, channels: int, level: str, audio_conv_kernel: int = 4, options: SSMOptions | None = None):
-        if level not in LEVELS:
-            raise ValueError(f"level: expected one of {LEVELS}, got {level!r}")
+    def __init__(
+        self,
+        channels: int,
+        level: str,
+        audio_conv_kernel: int = 4,
+        options: SSMOptions | None = None,
+        frame_audio_context: str = "frame",
+    ):
+        for name, value, known in (
+            ("level", level, LEVELS),
+            ("frame_audio_context", frame_audio_context, AUDIO_CONTEXTS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         super().__init__(channels, "audio", "2d", audio_conv_kernel, options or SSMOptions())
         self.level = level
+        self.one_token = level == "frame" and frame_audio_context == "frame"
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Update the audio.
@@ -76,7 +88,8 @@ class V2AFusionBlock(FusionBlock):
             `(B, T, C)`.
         """
         x, gate = self.audio_proj(self.audio_norm(audio)).chunk(2, dim=-1)
-        v, a = self.local(self.visual_proj(self.visual_norm(visual)), x)
+        v = self.visual_conv(self.visual_proj(self.visual_norm(visual)))
+        a = self.audio_conv(x.flatten(0, 1).unsqueeze(1)).view_as(x) if self.one_token else self.audio_conv(x)
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
@@ -113,7 +126,7 @@ class A2VFusionBlock(FusionBlock):
             `(B, T, h, w, C)`.
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
-        v, a = self.local(x, self.audio_proj(self.audio_norm(audio)))
+        v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
         t, h, w = v.shape[1:4]
         tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
         y = self.ssm(tokens, a2v(t, h, w, device=v.device), out=(t, t * h * w))

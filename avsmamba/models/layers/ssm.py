@@ -24,13 +24,15 @@ class SSMOptions:
         dt_rank: rank R of delta's projection, or 'auto' for ceil(C / 16).
         conv_act: SiLU after the depthwise convolutions, as in VMamba (Eq. 11 and 12 do not print it).
         drop_path: probability of dropping a block's residual branch for a sample in training.
+        norm_eps: epsilon of the layer normalisations before a block; that of `out_norm` is 1e-5.
     """
 
     d_state: int = 16
     expand: float = 2.0
     dt_rank: int | str = "auto"
     conv_act: bool = True
-    drop_path: float = 0.0
+    drop_path: float = 0.1
+    norm_eps: float = 1e-6
 
     @property
     def activation(self) -> str | None:

@@ -1,8 +1,8 @@
 """The two visual blocks of the paper: VSS block (Eq. 5-7) and Temporal Mamba block (Fig. 3, Eq. 8-10).
 
 Both are VMamba's block: Norm -> Linear to (x, z) -> depthwise convolution -> scan -> Norm -> times SiLU(z) -> Linear,
-plus the input. They differ in the convolution (2D in a frame, 3D in the clip) and in what one sequence is: the tokens
-of all scales of one frame, or of all scales of the whole clip. Weights are shared over the scales; the convolution
+plus the input. They differ in what one sequence is: the tokens of all scales of one frame, or of all scales of the
+whole clip. Weights are shared over the scales; the convolution
 runs on each scale's own map.
 """
 
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
-from avsmamba.models.layers.conv import depthwise_conv
+from avsmamba.models.layers.conv import DepthwiseConv2d, depthwise_conv
 from avsmamba.models.layers.scales import Sizes, flatten_clip, flatten_frames, map_sizes, split_clip, split_frames
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.ops import cross_scan_2d, cross_scan_3d
@@ -47,7 +47,7 @@ class VisualMambaBlock(nn.Module):
         super().__init__()
         inner = options.inner(channels)
         self.layout = layout
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=options.norm_eps)
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv = depthwise_conv(conv, inner, options.activation)
         self.ssm = MultiDirectionalSSM(channels, num_directions, options)
@@ -85,9 +85,41 @@ class TemporalMambaBlock(VisualMambaBlock):
     Args:
         channels: model channels C.
         num_orders: scan directions, 2 to 12 as in Table VII.
-        conv: '3d' (Fig. 3, the default) or '2d' (the words of Sec. IV-D).
+        conv: '2d' (a kernel of 3 x 3 in each frame, the default) or '3d' (3 x 3 x 3).
         options: what all blocks share.
     """
 
-    def __init__(self, channels: int, num_orders: int = 8, conv: str = "3d", options: SSMOptions | None = None):
+    def __init__(self, channels: int, num_orders: int = 8, conv: str = "2d", options: SSMOptions | None = None):
         super().__init__(channels, num_orders, conv, CLIP, options or SSMOptions())
+
+
+class MixFFN(nn.Module):
+    """Feed-forward network with a depthwise convolution: x + fc2(GELU(conv3x3(fc1(norm(x))))) on each map.
+
+    Source: SegFormer's Mix-FFN (Xie et al., 2021), initialised as there. The paper does not mention it; the authors'
+    model has it after each VSS block.
+
+    Args:
+        channels: model channels C.
+        mlp_ratio: hidden channels over C.
+        options: what all blocks share.
+    """
+
+    def __init__(self, channels: int, mlp_ratio: float = 4.0, options: SSMOptions | None = None):
+        super().__init__()
+        options = options or SSMOptions()
+        hidden = int(mlp_ratio * channels)
+        self.norm = nn.LayerNorm(channels, eps=options.norm_eps)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.conv = DepthwiseConv2d(hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.drop_path = DropPath(options.drop_path)
+        for linear in (self.fc1, self.fc2):
+            trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map a list of `(B, T, h_i, w_i, C)` maps, one a scale, to maps of the same shapes."""
+        return [m + self.drop_path(self.fc2(F.gelu(self.conv(self.fc1(self.norm(m)))))) for m in maps]

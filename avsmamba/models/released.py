@@ -1,0 +1,200 @@
+"""Checkpoints of AVS-Mamba that its authors' code wrote: their names, and what that model does otherwise than ours.
+
+Such a file is the state dict itself. It is recognised by its names, translated to those of `AVSSegmentor`, and switches
+on what the authors' code does otherwise than our own training (docs/paper_notes.md).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from avsmamba.utils import UserError
+
+SIGN = ("mamba_encoder.0.mamba_block.A_logs", "cmfpn.mask_features.weight")
+# What inference never reads; `mamba_decoder_block` holds the decoder's last layer a second time.
+IDLE = ("mamba_decoder_block.", "query_embed.", "audio_feature_projection.", "audio_recons_proj.")
+SEMANTIC = "query_embed.weight"  # only files of AVSS hold it
+# Theirs: THW, THW reversed, TWH, … Ours: all forward ones, then all reversed ones. Scans of 4 agree.
+DIRECTIONS = {8: (0, 2, 4, 6, 1, 3, 5, 7)}
+SSM = {
+    "A_logs": "ssm.A_log",
+    "Ds": "ssm.D",
+    "x_proj_weight": "ssm.x_proj_weight",
+    "dt_projs_weight": "ssm.dt_weight",
+    "dt_projs_bias": "ssm.dt_bias",
+}
+VISUAL = SSM | {"conv2d": "conv", "conv3d": "conv"}
+FUSION = SSM | {
+    "norm_v": "visual_norm",
+    "norm_a": "audio_norm",
+    "in_proj_vis": "visual_proj",
+    "in_proj_audio": "audio_proj",
+    "conv2d": "visual_conv",
+    "conv1d": "audio_conv",
+}
+
+
+class Place(NamedTuple):
+    """Where the tensors under a prefix go, and what their names become."""
+
+    theirs: str
+    ours: str
+    names: Mapping[str, str]
+
+
+class Translation(NamedTuple):
+    """A released state dict in our names.
+
+    Attributes:
+        state: tensors by the names of `AVSSegmentor`; unknown ones keep their own.
+        idle: names of tensors that are not used.
+        semantic: whether it is a model of AVSS.
+    """
+
+    state: dict[str, Tensor]
+    idle: list[str]
+    semantic: bool
+
+
+def is_released(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of the authors' code."""
+    return all(name in state for name in SIGN)
+
+
+def places() -> Iterator[Place]:
+    """List every prefix of the neck and the head; of nested prefixes the longer one stands first."""
+    for i in range(4):
+        yield Place(f"input_proj.{i}.", f"projection.visual.{i}.", {})
+    yield Place("audio_proj.", "projection.audio.", {})
+    for layer in range(2):
+        theirs, vss, ffn, temporal = f"mamba_encoder.{layer}.", *(f"encoder.blocks.{3 * layer + i}." for i in range(3))
+        yield Place(f"{theirs}ln_l.", f"{vss}norm.", {})
+        yield Place(f"{theirs}mamba_block.", vss, VISUAL)
+        yield Place(f"{theirs}norm2.", f"{ffn}norm.", {})
+        yield Place(f"{theirs}mixffn.", ffn, {"dwconv": "conv"})
+        yield Place(f"{theirs}norm3.", f"{temporal}norm.", {})
+        yield Place(f"{theirs}temporal_mamba.", temporal, VISUAL)
+        for scale in range(3):
+            for level in range(2):
+                theirs, ours = f"mamba_decoder.{layer}.{scale}.{level}.", f"decoder.stages.{2 * layer + level}.{scale}."
+                yield Place(f"{theirs}vision_to_audio_layer.", ours, FUSION)
+                yield Place(theirs, ours, FUSION)
+    for i in range(4):  # scales: ours count from the finest, theirs from the coarsest
+        temporal = f"pyramid.fusion.{i}.temporal_mamba."
+        yield Place(f"cmfpn.self_attns.{3 - i}.ln_l.", f"{temporal}norm.", {})
+        yield Place(f"cmfpn.self_attns.{3 - i}.mamba_block.", temporal, VISUAL)
+        yield Place(f"cmfpn.cross_attns.{3 - i}.audio_to_vision_layer.", f"pyramid.fusion.{i}.a2v.", FUSION)
+        yield Place(f"cmfpn.cross_attns.{3 - i}.", f"pyramid.fusion.{i}.a2v.", FUSION)
+        yield Place(f"cmfpn.adapter_{i + 1}.", f"pyramid.pyramid.laterals.{i}.", {})
+        yield Place(f"cmfpn.layer_{i + 1}.", f"pyramid.pyramid.smooth.{i}.0.", {})
+    yield Place("cmfpn.mask_features.", "pyramid.pyramid.mask_features.", {})
+    yield Place("mlp.layers.", "head.mlp.", {})
+    yield Place("fc.0.", "head.hidden.0.", {})
+    yield Place("fc.2.", "head.hidden.1.", {})
+    yield Place("fc.4.", "head.classifier.", {})
+
+
+def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -> Translation:
+    """Bring a released state dict into the names and shapes of our model; tensors may be on the meta device.
+
+    Args:
+        state: with the authors' names.
+        model: an `AVSSegmentor`; its backbone and audio encoder read their own parts.
+        file: named in errors.
+
+    Raises:
+        UserError: if the model's backbone or audio encoder cannot read its part, or an option of the model, which no
+            shape shows, is not that of the authors' code.
+    """
+    refuse_other_readings(model, file)
+    known = list(places())
+    ours: dict[str, Tensor] = {}
+    idle = []
+    parts: dict[str, dict[str, Tensor]] = {"vision_backbone": {}, "audio_backbone": {}}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        if part in parts:
+            parts[part][rest] = tensor
+        elif name.startswith(IDLE) or ".mixffn.norm." in name:
+            idle.append(name)
+        else:
+            place = next((p for p in known if name.startswith(p.theirs)), None)
+            ours.update([(name, tensor)] if place is None else [translate_one(place, name, tensor)])
+    for part, attribute in (("vision_backbone", "backbone"), ("audio_backbone", "audio_encoder")):
+        if not parts[part]:
+            continue
+        module = getattr(model, attribute)
+        if not hasattr(module, "layout"):
+            raise UserError(f"{file}: holds {part}.*, which {type(module).__name__} (model.{attribute}) cannot read")
+        layout = module.layout()
+        found, unused, _ = layout.read(parts[part], file)
+        inner = next((f"{n}." for n, m in module.named_modules() if m is layout.module and n), "")
+        ours |= {f"{attribute}.{inner}{k}": v for k, v in found.items()}
+        idle += [f"{part}.{k}" for k in unused]
+    return Translation(ours, idle, SEMANTIC in state)
+
+
+def translate_one(place: Place, name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Translate the name and the layout of one tensor of the neck or the head."""
+    first, dot, rest = name.removeprefix(place.theirs).partition(".")
+    ours = f"{place.ours}{place.names.get(first, first)}{dot}{rest}"
+    if first in SSM:
+        if first in ("A_logs", "Ds"):  # directions and channels are one axis
+            count = 8 if ".temporal" in ours else 4
+            tensor = tensor.unflatten(0, (count, -1)) if len(tensor) % count == 0 else tensor
+        order = DIRECTIONS.get(len(tensor))
+        tensor = tensor if order is None else tensor[list(order)]
+    elif first == "conv3d" and tensor.ndim == 5 and tensor.shape[2] == 1:  # (1, 3, 3): over each frame alone
+        tensor = tensor.squeeze(2)
+    elif tensor.ndim == 4 and tensor.shape[2:] == (1, 1) and not ours.startswith("projection."):
+        tensor = tensor.flatten(1)  # a 1 x 1 convolution, linear on tokens
+    return ours, tensor
+
+
+def refuse_other_readings(model: nn.Module, file: str | Path) -> None:
+    """Refuse a model whose options differ from the authors' code where no name or shape would show it.
+
+    Raises:
+        UserError: naming the option.
+    """
+    decoder, encoder = getattr(model, "decoder", None), getattr(model, "encoder", None)
+    wrong = []
+    if decoder is not None and hasattr(decoder, "stages"):
+        if not decoder.scale_by_scale:
+            wrong.append("model.decoder.scale_by_scale: true")
+        if any(b.level == "frame" and not b.one_token for stage in decoder.stages for b in stage):
+            wrong.append("model.decoder.frame_audio_context: frame")
+    if encoder is not None and any(m.eps != 1e-6 for n, m in encoder.named_modules() if n.endswith(".norm")):
+        wrong.append("model.encoder.norm_eps: 1e-6")
+    if wrong:
+        raise UserError(f"{file}: a checkpoint of the authors' code needs {', '.join(wrong)}")
+
+
+def use_authors_reading(model: nn.Module, semantic: bool) -> list[str]:
+    """Switch on what the authors' code does otherwise than our own training.
+
+    Args:
+        model: an `AVSSegmentor`.
+        semantic: whether the checkpoint is of AVSS.
+
+    Returns:
+        The options that were changed, as they stand in a config.
+    """
+    changed = []
+    pyramid = getattr(model, "pyramid", None)
+    if pyramid is not None:
+        pyramid.repeat_stride_8, pyramid.pyramid.upsampling = True, "nearest"
+        changed += ["model.pyramid.repeat_stride_8: true", "model.pyramid.upsampling: nearest"]
+    if semantic:
+        model.padded_frames = "zeros"
+        changed.append("model.padded_frames: zeros")
+    return changed
+
+
+def outline(state: Mapping[str, Tensor]) -> str:
+    """Describe a released state dict in a few words."""
+    classes = len(state["fc.4.weight"]) if "fc.4.weight" in state else 0
+    backbone = "ResNet-50" if "vision_backbone.layer4_1.0.conv1.weight" in state else "PVT-v2"
+    return f"AVS-Mamba as its authors released it: {backbone}, {classes} class{'' if classes == 1 else 'es'}"
