@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 FOLDER = Path(__file__).parent / "public_keys"
-LISTS = sorted(p.stem for p in FOLDER.glob("*.txt"))
+LISTS = sorted(p.stem for p in FOLDER.glob("v*.txt"))  # the public backbones: VMamba and Vim
 
 
 def shapes(name, depths=None):
