@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 FOLDER = Path(__file__).parent / "public_keys"
-LISTS = sorted(p.stem for p in FOLDER.glob("*.txt"))
+LISTS = sorted(p.stem for p in FOLDER.glob("v*.txt"))  # of VMamba and Vim
 
 
 def shapes(name, depths=None):

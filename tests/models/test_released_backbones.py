@@ -37,7 +37,7 @@ def listed(name):
 
 
 def two_headed(resnet, prefix="", other=1.0):
-    """A ResNet-50's tensors as AVSBench's two-headed one has them, and what it should come to; the second head noise."""
+    """A ResNet-50's tensors by the names of AVSBench's two-headed one; the second head's are off by `other`."""
     state = {}
     for name, value in resnet.state_dict().items():
         stage = name.split(".")[0]
