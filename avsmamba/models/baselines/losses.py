@@ -24,7 +24,7 @@ class AVMLoss(nn.Module):
 
     Args:
         loss_weight: lambda.
-        reduction: over the frames of a batch, 'sum' (their code for MS3) or 'mean' (AVSS; does not depend on the batch).
+        reduction: over the frames of a batch, 'sum' (their MS3) or 'mean' (their AVSS; does not depend on the batch).
 
     Raises:
         ValueError: if the reduction is unknown.
