@@ -13,10 +13,10 @@ def parse_args() -> argparse.Namespace:
         "each size, every case in a process of its own. Writes complexity.json, complexity.md and complexity.png."
     )
     parser.add_argument(
-        "--configs", nargs="+", default=[], help="YAML configs; default: configs/avs_mamba/avs_mamba_*_ms3_224.yaml"
+        "--configs", nargs="+", default=[], help="YAML configs; default: Fig. 10's (Vim-B, VMamba-B, PVT-v2 b5)"
     )
     parser.add_argument(
-        "--sizes", nargs="+", type=int, default=[224], metavar="PIXELS", help="heights and widths (default: 224)"
+        "--sizes", nargs="+", type=int, default=[224, 512], metavar="PX", help="heights and widths (default: 224 512)"
     )
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--frames", type=int, default=5, help="of a clip (default: %(default)s)")

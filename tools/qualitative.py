@@ -17,6 +17,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--num-clips", type=int, default=2, help="without names: this many clips, evenly spread (default: %(default)s)"
     )
+    parser.add_argument(
+        "--worst",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead, the N clips of the test set on which the first --pred has the lowest M_J (Fig. 8)",
+    )
     parser.add_argument("--across", type=int, default=2, help="clips beside each other (default: %(default)s)")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--data-root", help="folder with Single-source/ and Multi-sources/ (also: AVSBENCH_ROOT)")
@@ -37,6 +44,7 @@ def main() -> None:
                 clips=args.clips,
                 num_clips=args.num_clips,
                 across=args.across,
+                worst=args.worst,
                 options=args.cfg_options,
                 data_root=args.data_root,
             )

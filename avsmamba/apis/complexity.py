@@ -24,7 +24,7 @@ from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.complexity import draw_complexity
 
 ROOT = Path(__file__).parents[2]
-DEFAULT = "avs_mamba_*_ms3_224.yaml"
+FIG_10 = tuple(f"avs_mamba_{backbone}_ms3_512.yaml" for backbone in ("vim_b", "vmamba_b", "pvtv2b5"))
 
 
 def complexity(
@@ -40,7 +40,7 @@ def complexity(
     """Measure models, print a table and write `complexity.json`, `complexity.md` and `complexity.png`.
 
     Args:
-        configs: YAML files; none: the MS3 configs at 224 of `configs/avs_mamba`, one for each backbone.
+        configs: YAML files; none: those of the paper's Fig. 10 in `configs/avs_mamba` (Vim-B, VMamba-B, PVT-v2 b5).
         sizes: heights and widths of the frames, pixels; multiples of 32.
         out: folder for the three files.
         frames: of a clip.
@@ -55,10 +55,11 @@ def complexity(
     Raises:
         UserError: for what the user can mend, in one line.
     """
-    configs = list(configs) or sorted(map(str, (ROOT / "configs" / "avs_mamba").glob(DEFAULT)))
+    known = ROOT / "configs" / "avs_mamba"
+    configs = list(configs) or [str(known / name) for name in FIG_10 if (known / name).is_file()]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not configs:
-        raise UserError(f"--configs: there is no {DEFAULT} in {ROOT / 'configs' / 'avs_mamba'}; name some")
+        raise UserError(f"--configs: there is none of {', '.join(FIG_10)} in {known}; name some")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"--device: expected cpu, or cuda where there is a GPU, got {device!r}")
     for name, number in (("--frames", frames), ("--batch", batch), ("--repeats", repeats)):

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from avsmamba.apis.clips import arrays, build_test_set, chosen
 from avsmamba.datasets.files import read_class_indices, read_mask
 from avsmamba.engine.config import load_config, parse_options
+from avsmamba.evaluation import frame_scores, semantic_clip_scores
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths, with_legend
@@ -23,6 +25,7 @@ def qualitative(
     clips: Sequence[str] = (),
     num_clips: int = 2,
     across: int = 2,
+    worst: int = 0,
     options: Sequence[str] = (),
     data_root: str | None = None,
 ) -> Path:
@@ -35,6 +38,9 @@ def qualitative(
         clips: names of test clips.
         num_clips: without names, how many clips, evenly spread over the test set.
         across: clips beside each other.
+        worst: with a number, that many clips of the whole test set instead, those on which the first model of
+            `predictions` has the lowest M_J, lowest first (Fig. 8). Their scores are printed, are part of the titles
+            and are in the PNG file as its text `worst`.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
 
@@ -48,18 +54,78 @@ def qualitative(
         raise UserError(f"--out: expected a name that ends with .png, got {out}")
     if across < 1:
         raise UserError(f"--across: expected at least 1, got {across}")
+    if worst < 0:
+        raise UserError(f"--worst: expected at least 1 clip, or 0 for none, got {worst}")
+    if worst and clips:
+        raise UserError("--worst: chooses the clips itself; leave --clips out")
     for name, folder in predictions.items():
         if not Path(folder).is_dir():
             raise UserError(f"--pred {name}: no such folder: {folder}")
     dataset = build_test_set(load_config(config, parse_options(options), data_root))
     classes = dataset.metainfo["classes"]
-    pictures = [draw(dataset[place], predictions, classes) for place in chosen(dataset, clips, num_clips)]
-    write_png(Path(out), stacked([pictures[i : i + across] for i in range(0, len(pictures), across)]))
+    scores: dict[int, float] = {}
+    if worst:
+        scores = dict(find_worst(dataset, *next(iter(predictions.items())), worst))
+        for place, score in scores.items():
+            print(f"M_J {score:.3f}  {dataset.clips[place].name}")
+    pictures = [
+        draw(dataset[place], predictions, classes, scores.get(place))
+        for place in scores or chosen(dataset, clips, num_clips)
+    ]
+    notes = {"worst": {dataset.clips[place].name: score for place, score in scores.items()}} if scores else {}
+    write_png(Path(out), stacked([pictures[i : i + across] for i in range(0, len(pictures), across)]), **notes)
     return Path(out)
 
 
-def draw(item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence[str]) -> Picture:
-    """The block of one clip; of AVSS in the classes' colours, with a legend."""
+def find_worst(dataset: Any, name: str, folder: str, count: int) -> list[tuple[int, float]]:
+    """Find the clips of a data set on which a model's masks score lowest.
+
+    Args:
+        dataset: a test set; every clip is read once.
+        name: the model's, for errors.
+        folder: what `tools/test.py --out` wrote.
+        count: of clips.
+
+    Returns:
+        Places in the data set and M_J, lowest first; clips without a labelled frame are left out.
+
+    Raises:
+        UserError: if a mask is missing or does not fit, or no clip is labelled.
+    """
+    scores = []
+    for place in range(len(dataset)):
+        score = clip_score(dataset[place], name, Path(folder))
+        if score is not None:
+            scores.append((place, score))
+    if not scores:
+        raise UserError(f"--worst: no clip of {dataset.folder}, split {dataset.split}, has a labelled frame")
+    return sorted(scores, key=lambda pair: pair[1])[:count]
+
+
+def clip_score(item: dict[str, Any], name: str, folder: Path) -> float | None:
+    """Score the masks of one clip: M_J over its labelled frames, None where there are none.
+
+    Of binary masks the mean of the frames' IoU, that of the backgrounds where the truth is empty; of AVSS the mean over
+    the classes that are true or predicted in the clip.
+    """
+    _, masks, labelled, exists = arrays(item)
+    scored = torch.from_numpy(labelled & exists)
+    if not scored.any():
+        return None
+    predicted, truth = torch.from_numpy(read_masks(item["data_samples"], folder, name)), torch.from_numpy(masks)
+    if item["data_samples"].subset != "avss":
+        logits = torch.where(predicted[scored] != 0, 1.0, -1.0)
+        return float(frame_scores(logits, truth[scored]).iou.mean())
+    num_classes = 1 + max(int(predicted.max()), int(truth.max()))
+    clip = semantic_clip_scores(predicted, truth, num_classes, scored, torch.from_numpy(exists))
+    counts = clip.count > 0
+    return float((clip.iou[counts] / clip.count[counts]).mean())
+
+
+def draw(
+    item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence[str], score: float | None = None
+) -> Picture:
+    """Draw the block of one clip, with its M_J in the title where given; of AVSS in classes' colours, with a legend."""
     frames, masks, labelled, exists = arrays(item)
     sample = item["data_samples"]
     semantic = sample.subset == "avss"
@@ -73,7 +139,8 @@ def draw(item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence
         predicted = read_masks(sample, Path(folder), name)[exists]
         shown |= {int(index) for index in np.unique(predicted)}
         rows[name] = masked(panes, predicted, False, semantic)
-    picture = grid(rows, sample.clip, [f"second {t + 1}" for t in np.flatnonzero(exists)])
+    title = sample.clip if score is None else f"M_J {score:.3f}  {sample.clip}"
+    picture = grid(rows, title, [f"second {t + 1}" for t in np.flatnonzero(exists)])
     if not semantic:
         return picture
     names = {i: classes[i] if i < len(classes) else f"class {i}" for i in sorted(shown - {0})}

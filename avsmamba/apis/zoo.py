@@ -25,6 +25,8 @@ METHODS = {"avs_mamba": "AVS-Mamba", "tpavi": "TPAVI", "avsegformer": "AVSegForm
 BACKBONES = {
     "pvtv2b5": ("PVT-v2 b5", "PVT-v2"),
     "r50": ("ResNet-50", "ResNet50"),
+    "vmamba_b": ("VMamba-B", None),
+    "vim_b": ("Vim-B", None),
     "vmamba_t": ("VMamba-T", None),
     "vim_s": ("Vim-S", None),
     "tiny": ("small, from scratch", None),

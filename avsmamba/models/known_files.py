@@ -56,6 +56,8 @@ AROUND = (
     (r"^roi_heads\.", "torchvision's Faster R-CNN"),
     (r"^classifier\.0\.convs\.", "torchvision's DeepLabV3"),
     (r"^classifier\.0\.weight$", "torchvision's FCN"),
+    (r"^tpavi_b\d\.", "TPAVI, by its authors"),
+    (r"^head\.learnable_query\.", "AVSegFormer, by its authors"),
     (r"^decode_head\.", "a segmenter of OpenMMLab"),
     (r"^(?:neck|bbox_head|rpn_head)\.", "a detector of OpenMMLab"),
 )

@@ -1,6 +1,6 @@
 """Foreign weights into a part of the model: each part says how it reads them, one function loads them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,32 @@ def load_pretrained(layout: Layout, path: str | Path, what: str) -> None:
     if kept:
         print_log(f"{path}: not in it, left as made: {name_some(kept)}", logger="current")
     print_log(f"{what}: pretrained weights from {path}", logger="current")
+
+
+def translate_part(
+    part: nn.Module, state: Mapping[str, Tensor], prefix: str, file: str | Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Translate one part of a larger foreign model, such as `vision_backbone.*` of a released AVS-Mamba.
+
+    Args:
+        part: has a `layout()`: a backbone, or VGGish.
+        state: tensors of the larger model by name; those without the prefix are left alone.
+        prefix: that all names of the part have in `state`.
+        file: named in errors.
+
+    Returns:
+        tensors by the names of `part.state_dict()` (those of no known use by their own), and the names in `state` of
+        tensors that are known to be idle, such as a second head's.
+
+    Raises:
+        UserError: if the tensors cannot be read as this part's.
+    """
+    layout = part.layout()
+    own = next(name for name, module in part.named_modules() if module is layout.module)
+    own = f"{own}." if own else ""
+    mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    tensors, unused, kept = layout.read(mine, file)
+    return {own + k: v for k, v in tensors.items() if k not in kept}, [prefix + k for k in unused]
 
 
 def by_leading_part(state: dict[str, Tensor], parts: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:

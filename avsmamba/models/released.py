@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from avsmamba.models.pretrained import translate_part
 from avsmamba.utils import UserError
 
 SIGN = ("mamba_encoder.0.mamba_block.A_logs", "cmfpn.mask_features.weight")
 # What inference never reads; `mamba_decoder_block` holds the decoder's last layer a second time.
 IDLE = ("mamba_decoder_block.", "query_embed.", "audio_feature_projection.", "audio_recons_proj.")
+PARTS = {"vision_backbone.": "backbone", "audio_backbone.": "audio_encoder"}
 SEMANTIC = "query_embed.weight"  # only files of AVSS hold it
 # Theirs: THW, THW reversed, TWH, … Ours: all forward ones, then all reversed ones. Scans of 4 agree.
 DIRECTIONS = {8: (0, 2, 4, 6, 1, 3, 5, 7)}
@@ -112,27 +114,22 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
     known = list(places())
     ours: dict[str, Tensor] = {}
     idle = []
-    parts: dict[str, dict[str, Tensor]] = {"vision_backbone": {}, "audio_backbone": {}}
     for name, tensor in state.items():
-        part, _, rest = name.partition(".")
-        if part in parts:
-            parts[part][rest] = tensor
-        elif name.startswith(IDLE) or ".mixffn.norm." in name:
+        if name.startswith(tuple(PARTS)):
+            continue
+        if name.startswith(IDLE) or ".mixffn.norm." in name:
             idle.append(name)
         else:
             place = next((p for p in known if name.startswith(p.theirs)), None)
             ours.update([(name, tensor)] if place is None else [translate_one(place, name, tensor)])
-    for part, attribute in (("vision_backbone", "backbone"), ("audio_backbone", "audio_encoder")):
-        if not parts[part]:
-            continue
-        module = getattr(model, attribute)
-        if not hasattr(module, "layout"):
-            raise UserError(f"{file}: holds {part}.*, which {type(module).__name__} (model.{attribute}) cannot read")
-        layout = module.layout()
-        found, unused, _ = layout.read(parts[part], file)
-        inner = next((f"{n}." for n, m in module.named_modules() if m is layout.module and n), "")
-        ours |= {f"{attribute}.{inner}{k}": v for k, v in found.items()}
-        idle += [f"{part}.{k}" for k in unused]
+    for prefix, attribute in PARTS.items():
+        part = getattr(model, attribute)
+        if any(name.startswith(prefix) for name in state):
+            if not hasattr(part, "layout"):
+                raise UserError(f"{file}: holds {prefix}*, which {type(part).__name__} (model.{attribute}) cannot read")
+            found, unused = translate_part(part, state, prefix, file)
+            ours |= {f"{attribute}.{name}": tensor for name, tensor in found.items()}
+            idle += unused
     return Translation(ours, idle, SEMANTIC in state)
 
 

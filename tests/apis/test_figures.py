@@ -110,6 +110,75 @@ def test_a_grid_of_models(shapes, masks, tmp_path, subset):
     assert sizes[1][0] == 2 * sizes[0][0] and sizes[1][1] > (2 if subset == "ms3" else 1) * sizes[0][1]
 
 
+def spoiled(masks, tmp_path, lost):
+    """The truth as masks, from which the first `lost[clip]` columns of a frame's masks are turned around."""
+    root = shutil.copytree(masks / "right", tmp_path / "spoiled")
+    for clip, columns in lost.items():
+        for file in (root / "Multi-sources/ms3_data/gt_masks/test" / clip).glob("*.png"):
+            mask = np.asarray(Image.open(file)).copy()
+            mask[:, :columns] = 255 - mask[:, :columns]
+            Image.fromarray(mask).save(file)
+    return root
+
+
+def test_the_worst_clips_and_their_scores(shapes, masks, tmp_path, capsys):
+    data = AVSBenchMS3(shapes, "test")
+    names = [clip.name for clip in data.clips]
+    lost = {0: 12, 1: 20, 3: 40}
+    root = spoiled(masks, tmp_path, {names[place]: columns for place, columns in lost.items()})
+    both = {"A": str(root), "B": str(masks / "right")}
+    file = qualitative(CONFIG, both, tmp_path / "x.png", worst=3, across=1, data_root=str(shapes))
+    expected = {}
+    for place, columns in lost.items():
+        truth = data[place]["data_samples"].gt_masks.numpy() > 0
+        predicted = truth.copy()
+        predicted[:, :, :columns] ^= True
+        frames = [
+            (~p & ~t).mean() if not t.any() else (p & t).sum() / (p | t).sum()
+            for p, t in zip(predicted, truth, strict=True)
+        ]
+        expected[names[place]] = float(np.mean(frames))
+    expected = dict(sorted(expected.items(), key=lambda pair: pair[1]))
+    with Image.open(file) as picture:
+        found = json.loads(picture.text["worst"])
+        plain = qualitative(CONFIG, both, tmp_path / "y.png", clips=list(expected), across=1, data_root=str(shapes))
+        with Image.open(plain) as other:
+            assert picture.size == other.size and np.any(np.asarray(picture) != np.asarray(other)), "titles differ"
+            assert "worst" not in other.text
+    assert list(found) == list(expected) and found == pytest.approx(expected, abs=1e-6)
+    assert len({round(score, 3) for score in found.values()}) == 3 and max(found.values()) < 0.999
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [f"M_J {score:.3f}  {name}" for name, score in found.items()]
+    # The first model is judged.
+    swapped = dict(reversed(both.items()))
+    file = qualitative(CONFIG, swapped, tmp_path / "z.png", worst=1, data_root=str(shapes))
+    with Image.open(file) as picture:
+        assert list(json.loads(picture.text["worst"]).values()) == [pytest.approx(1)]
+
+
+def test_the_worst_clips_of_avss_and_of_s4(shapes, masks, tmp_path):
+    data = AVSBenchAVSS(shapes, "test")
+    lost = data.clips[1]
+    for clip in data.clips:
+        target = shutil.copytree(shapes / "AVSS" / clip.part / clip.name, tmp_path / "AVSS" / clip.part / clip.name)
+        if clip is lost:
+            for file in (target / "labels_semantic").glob("*.png"):
+                Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
+    config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
+    file = qualitative(config, {"A": str(tmp_path)}, tmp_path / "x.png", worst=1, data_root=str(shapes))
+    truth = data[1]["data_samples"].gt_masks[: data.existing_frames(lost)].numpy()
+    silent = (truth == 0).mean((1, 2))  # all is predicted as background; every other class scores 0
+    classes = [c for c in np.unique(truth) if c]
+    with Image.open(file) as picture:
+        found = json.loads(picture.text["worst"])
+    assert found == {lost.name: pytest.approx(silent.mean() / (1 + len(classes)), abs=1e-6)}
+    config = CONFIG.with_name("avs_mamba_tiny_s4_shapes.yaml")
+    file = qualitative(config, {"A": str(masks / "wrong")}, tmp_path / "y.png", worst=9, data_root=str(shapes))
+    with Image.open(file) as picture:
+        found = json.loads(picture.text["worst"])
+    assert len(found) == 2 and max(found.values()) < 0.01
+
+
 def test_avss_in_the_grid_and_in_the_features(shapes, tmp_path):
     config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
     data = AVSBenchAVSS(shapes, "test")
@@ -129,6 +198,9 @@ def test_avss_in_the_grid_and_in_the_features(shapes, tmp_path):
     [
         ({"out": "x.jpg"}, "--out: expected a name that ends with .png"),
         ({"across": 0}, "--across: expected at least 1"),
+        ({"worst": -1}, "--worst: expected at least 1 clip, or 0 for none, got -1"),
+        ({"worst": 1, "clips": ["a"]}, "--worst: chooses the clips itself; leave --clips out"),
+        ({"worst": 1, "predictions": {"A": "."}}, r"--pred A: .*_1\.png: no such file"),
         ({"predictions": {"A": "nowhere"}}, "--pred A: no such folder: nowhere"),
         ({"predictions": {"A": "."}}, r"--pred A: .*_1\.png: no such file; expected what tools/test.py --out writes"),
         ({"options": ["test_dataloader=null", "test_cfg=null", "test_evaluator=null"]}, "has no test_dataloader"),

@@ -11,7 +11,7 @@ from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.public_models import LISTS, random_state, shapes, vim, vmamba
-from tests.models.test_segmentor import build
+from tests.models.test_segmentor import build, sample
 
 pytest_plugins = ["tests.models.log_lines"]
 
@@ -19,7 +19,8 @@ STRIDES = [4, 8, 16, 32]
 SMALL = {
     "v0": lambda **more: VMamba("v0_tiny", dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], **more),
     "v05": lambda **more: VMamba("v05_tiny_s1l8", dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], **more),
-    "vim": lambda **more: Vim("tiny", dim=16, depth=3, pyramid_channels=8, img_size=64, **more),
+    "vim": lambda **more: Vim("tiny", dim=16, depth=3, img_size=64, **more),
+    "vim_pyramid": lambda **more: Vim("tiny", dim=16, depth=3, img_size=64, pyramid=True, pyramid_channels=8, **more),
 }
 
 
@@ -54,7 +55,7 @@ def test_every_key_of_a_public_file_is_taken(name):
     ours, unused, kept = backbone.layout().read(state, name)
     load_into(backbone, ours, file=name)
     assert unused == heads_of(name)
-    new = "pyramid." if name.startswith("vim") else "out_norms."
+    new = "no part is new" if name.startswith("vim") else "out_norms."
     assert kept == [k for k in backbone.state_dict() if k.startswith(new)]
     assert len(ours) == len(state) - len(unused) + len(kept)
 
@@ -76,11 +77,47 @@ def test_vmamba_s_numbers(tmp_path, name):
 @torch.no_grad()
 def test_vim_s_numbers(tmp_path, size):
     state = random_state(shapes("vim_tiny", 2))
-    backbone = from_file(tmp_path, Vim("tiny", depth=2, pyramid_channels=8), state)
+    state64 = {k: v.double() for k, v in state.items()}
     x = torch.randn(1, 3, *size, dtype=torch.float64)
-    expected = vim({k: v.double() for k, v in state.items()}, 2, x)
-    torch.testing.assert_close(backbone.features(x), expected)
-    torch.testing.assert_close(backbone(x), backbone.pyramid(expected))
+    first, last = vim(state64, 1, x), vim(state64, 2, x)
+    backbone = from_file(tmp_path, Vim("tiny", depth=2, img_size=224), state)
+    torch.testing.assert_close(backbone(x), [first, first, last, last])
+    backbone = from_file(tmp_path, Vim("tiny", depth=2, img_size=224, map_blocks=[2, 1, 2, 2]), state)
+    torch.testing.assert_close(backbone(x), [last, first, last, last])
+    backbone = from_file(tmp_path, Vim("tiny", depth=2, img_size=224, pyramid=True, pyramid_channels=8), state)
+    torch.testing.assert_close(backbone(x), backbone.pyramid(last))
+
+
+def base(shapes):
+    """Vim-B by Vim-S: 768 channels, 1536 inside, rank 48; no list of its names is at hand."""
+    wider = {384: 768, 768: 1536, 1536: 3072, 24: 48, 56: 80}
+    return {k: tuple(wider.get(n, n) for n in shape) for k, shape in shapes.items()}
+
+
+def test_every_key_of_a_vim_base_file_is_taken():
+    wide = base(shapes("vim_small"))
+    assert wide["layers.3.mixer.x_proj_b.weight"] == (80, 1536) and wide["layers.3.mixer.dt_proj.weight"] == (1536, 48)
+    assert wide["layers.3.mixer.in_proj.weight"] == (3072, 768) and wide["layers.3.mixer.A_log"] == (1536, 16)
+    with torch.device("meta"):
+        backbone = Vim("base")
+        state = {k: torch.empty(s) for k, s in wide.items()}
+    ours, unused, kept = backbone.layout().read(state, "vim_base")
+    load_into(backbone, ours, file="vim_base")
+    assert unused == ["head.weight", "head.bias"] and not kept
+    assert backbone.map_blocks == [6, 12, 18, 24] and backbone.out_channels == [768] * 4
+    assert round(sum(p.numel() for p in backbone.parameters()) / 1e6, 1) == 97.5
+
+
+@torch.no_grad()
+def test_vim_s_position_embedding_is_fitted_to_the_model(tmp_path):
+    """A file for 224 pixels into a model for 128: the embedding is what the same file gives for frames of 128."""
+    state = random_state(shapes("vim_tiny", 1))
+    small = from_file(tmp_path, Vim("tiny", depth=1, img_size=128), state)
+    public = from_file(tmp_path, Vim("tiny", depth=1, img_size=224), state)
+    assert small.pos_embed.shape == (1, 65, 192)
+    x = torch.randn(1, 3, 128, 128, dtype=torch.float64)
+    torch.testing.assert_close(small(x), public(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(small.pos_embed[:, 32], public.pos_embed[:, 98])
 
 
 @torch.no_grad()
@@ -103,7 +140,7 @@ def public_v05_in_a_segmenter(depths):
 
 def test_a_segmenter_s_file_brings_its_norms(tmp_path, log_lines):
     depths = [1, 0, 0, 0]
-    backbone = from_file(tmp_path, VMamba(depths=depths), public_v05_in_a_segmenter(depths))
+    backbone = from_file(tmp_path, VMamba("v05_tiny_s1l8", depths=depths), public_v05_in_a_segmenter(depths))
     assert [norm.weight[3].item() for norm in backbone.out_norms] == [2, 3, 4, 5]
     assert any("not under 'backbone.', not used: decode_head.conv_seg.weight" in line for line in log_lines)
 
@@ -142,7 +179,7 @@ def test_files_that_do_not_fit(tmp_path, log_lines):
         UserError,
         match=r"public\.pth: does not fit VMamba: tensors .* missing \(stem\.norm\.weight.* unexpected \(cls_token",
     ):
-        from_file(tmp_path, VMamba(depths=[1, 0, 0, 0]), state)
+        from_file(tmp_path, VMamba("v05_tiny_s1l8", depths=[1, 0, 0, 0]), state)
     del state["layers.0.mixer.D_b"]
     with pytest.raises(UserError, match=r"1 missing \(blocks\.0\.ssms\.1\.D\)"):
         from_file(tmp_path, Vim("tiny", depth=1), state)
@@ -154,8 +191,8 @@ def test_maps(family):
     backbone = SMALL[family]()
     x = torch.randn(2, 3, 64, 96)
     maps = backbone(x)
-    assert backbone.strides == STRIDES
-    expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.out_channels, STRIDES, strict=True)]
+    assert backbone.strides == ([16] * 4 if family == "vim" else STRIDES)
+    expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.out_channels, backbone.strides, strict=True)]
     assert [tuple(m.shape) for m in maps] == expected
     assert_every_parameter_learns(backbone, maps)
     backbone.eval()
@@ -167,12 +204,14 @@ def test_maps(family):
 def test_frozen_but_for_what_no_classifier_has(family):
     backbone = SMALL[family](frozen=True, drop_path_rate=0.5)
     backbone.train()
-    new = "pyramid." if family == "vim" else "out_norms."
+    new = {"vim": (), "vim_pyramid": "pyramid."}.get(family, "out_norms.")
     for name, parameter in backbone.named_parameters():
         assert parameter.requires_grad == name.startswith(new), name
     assert not any(m.training for m in backbone.modules() if type(m).__name__ == "DropPath")
     maps = backbone(torch.randn(1, 3, 32, 64, requires_grad=True))
-    sum(m.sum() for m in maps).backward()
+    assert all(m.requires_grad == bool(new) for m in maps)
+    if new:
+        sum(m.sum() for m in maps).backward()
     assert all((p.grad is not None) == p.requires_grad for p in backbone.parameters())
 
 
@@ -206,7 +245,7 @@ def test_checkpointing_changes_no_number_and_keeps_less(family):
 GRAPHS = {
     "v0": lambda: VMamba("v0_tiny", dims=[8, 16, 16, 16], depths=[1, 1, 0, 0]),
     "v05": lambda: VMamba("v05_tiny_s1l8", dims=[8, 16, 16, 16], depths=[1, 1, 0, 0]),
-    "vim": lambda: Vim("tiny", dim=16, depth=1, pyramid_channels=8, img_size=32),
+    "vim": lambda: Vim("tiny", dim=16, depth=1, pyramid=True, pyramid_channels=8, img_size=32),
 }
 
 
@@ -248,7 +287,21 @@ def test_vim_s_residual_stays_float32_under_autocast():
     backbone.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         backbone(torch.randn(1, 3, 64, 64))
-    assert seen == [torch.float32]
+    assert seen == [torch.float32] * 3  # the maps after blocks 1, 2 and 3
+
+
+def test_the_whole_model_takes_four_maps_of_one_size():
+    backbone = {"_delete_": True, "type": "Vim", "arch": "tiny", "dim": 16, "depth": 4, "img_size": 64}
+    model = build({"model.backbone": backbone})
+    batch = torch.randn(1, 2, 3, 64, 96), torch.randn(1, 2, 1, 96, 64)
+    maps, _ = model.features(*batch)
+    assert [tuple(m.shape[2:4]) for m in maps] == [(4, 6)] * 4
+    losses = model(*batch, [sample(2, 64, 96)], mode="loss")
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in model.projection.visual.parameters())
+    (predicted,) = model.eval()(*batch, [sample(2, 64, 96)], mode="predict")
+    assert predicted.pred_logits.shape == (2, 1, 64, 96)
 
 
 def test_the_pyramid_s_scales_see_their_own_place():
@@ -271,9 +324,15 @@ def test_the_pyramid_s_scales_see_their_own_place():
         (lambda: VMamba("tiny"), r"arch: expected one of \['v05_base_s2l15'.*got 'tiny'"),
         (lambda: VMamba(dims=[8, 16]), "dims: expected one for each of four stages"),
         (lambda: VMamba(depths=[1] * 5), "depths: expected one"),
-        (lambda: Vim("base"), r"arch: expected one of \['small', 'tiny'\], got 'base'"),
+        (lambda: Vim("large"), r"arch: expected one of \['base', 'small', 'tiny'\], got 'large'"),
+        (lambda: Vim("tiny", depth=0), "depth: expected at least 1 block, got 0"),
+        (
+            lambda: Vim("tiny", map_blocks=[1, 2, 3]),
+            r"four of the blocks 1 to 24, got \[1, 2, 3\]",
+        ),
+        (lambda: Vim("tiny", map_blocks=[0, 8, 16, 24]), "map_blocks: expected four of the blocks 1 to 24"),
         (lambda: Vim(img_size=100), "img_size: expected a multiple of 16 pixels, got 100"),
-        (lambda: Vim(dim=18, depth=1), "in_channels: expected a multiple of 4, got 18"),
+        (lambda: Vim(dim=18, depth=1, pyramid=True), "in_channels: expected a multiple of 4, got 18"),
     ],
 )
 def test_errors(make, said):

@@ -58,6 +58,21 @@ def test_the_zoo_is_whole():
                 assert cfg.optim_wrapper.optimizer.lr == 2e-5
 
 
+def test_fig_10_s_backbones_have_configs():
+    for key, backbone in (
+        ("vmamba_b", {"type": "VMamba", "arch": "v05_base_s2l15", "drop_path_rate": 0.6}),
+        ("vim_b", {"type": "Vim", "arch": "base", "pyramid": False, "img_size": 512, "drop_path_rate": 0.1}),
+    ):
+        for data in ("s4", "ms3"):
+            cfg = load_config(CONFIGS / "avs_mamba" / f"avs_mamba_{key}_{data}_512.yaml")
+            main = load_config(CONFIGS / "avs_mamba" / f"avs_mamba_pvtv2b5_{data}_512.yaml")
+            assert backbone.items() <= cfg.model.backbone.to_dict().items()
+            assert {k: v for k, v in cfg.model.items() if k != "backbone"} == {
+                k: v for k, v in main.model.items() if k != "backbone"
+            }
+            assert all(cfg[k] == main[k] for k in main if k.startswith(("train", "val", "test", "optim")))
+
+
 def test_the_page_is_up_to_date():
     scores = json.loads((ROOT / "docs" / "zoo_scores.json").read_text())
     text = page(collect(CONFIGS), scores)

@@ -12,6 +12,8 @@ from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 
 PLAN = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
+# This package's, a released AVS-Mamba's, AVSegFormer's.
+PREFIXES = ("audio_encoder.", "audio_backbone.", "vggish.")
 EXPECTED = "the public VGGish weights (vggish-10086976.pth of the torchvggish release)"
 
 
@@ -82,7 +84,7 @@ class VGGish(nn.Module):
 
     def layout(self) -> Layout:
         """How the file is read: names are the release's own; its PCA (`pproc`) is not used."""
-        return Layout(self, lambda state, file: by_leading_part(state, ("pproc",)), ("audio_encoder.",))
+        return Layout(self, lambda state, file: by_leading_part(state, ("pproc",)), PREFIXES)
 
     def train(self, mode: bool = True) -> "VGGish":
         """As in `nn.Module`; a frozen encoder stays in eval mode."""

@@ -1,4 +1,4 @@
-"""Backbones: frames `(N, 3, H, W)` to four maps at strides 4, 8, 16 and 32."""
+"""Backbones: frames `(N, 3, H, W)` to four maps at strides 4, 8, 16 and 32 (Vim without a pyramid: 16 four times)."""
 
 from avsmamba.models.backbones.small_conv import SmallConvBackbone
 from avsmamba.models.backbones.timm_backbone import TimmBackbone

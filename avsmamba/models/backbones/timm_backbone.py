@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,11 @@ from avsmamba.models.pretrained import Layout, load_pretrained
 from avsmamba.registry import MODELS
 
 STRIDES = [4, 8, 16, 32]
-# torchvision's detectors, then its segmenters and OpenMMLab's models.
-PREFIXES = ("backbone.body.", "backbone.")
+# A released AVS-Mamba's, TPAVI's (PVT-v2, ResNet-50), torchvision's detectors', then its segmenters', OpenMMLab's and
+# AVSegFormer's.
+PREFIXES = ("vision_backbone.", "encoder_backbone.", "resnet.", "backbone.body.", "backbone.")
+# AVSBench's ResNet-50 has its last two stages twice; TPAVI, AVSegFormer and AVS-Mamba never run the second ones.
+_FIRST, _SECOND = re.compile(r"^(layer[34])_1\."), re.compile(r"^layer[34]_2\.")
 # Classifiers of foreign files, where timm's model has none or calls it otherwise.
 HEADS = ("head", "fc", "classifier", "aux_classifier")
 
@@ -30,7 +34,9 @@ class TimmBackbone(nn.Module):
     Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model
     that is tested or resumed does not need the file. It may hold timm's own names, those of the original release where
     timm knows them (PVT-v2, Swin, ConvNeXt, …), torchvision's ResNets, or torchvision's COCO models on a ResNet
-    (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken.
+    (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken; also what AVS-Mamba's, TPAVI's and
+    AVSegFormer's authors release, with AVSBench's ResNet-50 of two heads (`layer3_1`, `layer3_2`, …), of which the
+    first one runs and is taken.
 
     Args:
         model_name: as in `timm.list_models()`.
@@ -38,7 +44,8 @@ class TimmBackbone(nn.Module):
         out_indices: which of timm's feature maps to use; None: the last four.
         frozen: no gradients, and always in eval mode.
         norm_eval: batch normalisations keep their statistics (their weights are still trained).
-        drop_path_rate: stochastic depth; None: timm's default for the model.
+        drop_path_rate: stochastic depth of the last block, linear from 0 at the first; None: timm's default for the
+            model, mostly 0. AVS-Mamba, TPAVI and AVSegFormer have 0.1 in PVT-v2 b5 and none in ResNet-50.
         grad_checkpointing: compute activations again in the backward pass instead of keeping them (batch
             normalisations then count each batch twice in their statistics, unless `norm_eval`).
         model_args: further arguments of `timm.create_model`, such as `{img_size: 512}` for Swin.
@@ -154,6 +161,7 @@ def translate_features(
     Raises:
         UserError: if timm cannot read them.
     """
+    state, second_head = take_first_head(state)
     if translate is not None:
         try:
             state = translate(dict(state), whole)
@@ -165,7 +173,18 @@ def translate_features(
     unused = [k for k in state if k not in needed and (k in known.values() or k.split(".")[0] in HEADS)]
     fitting = {k: state[source] for k, source in own.items() if source in state}
     unexpected = {k: v for k, v in state.items() if k not in needed and k not in unused}
-    return fitting | unexpected, unused
+    return fitting | unexpected, [*unused, *second_head]
+
+
+def take_first_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the first head of AVSBench's two-headed ResNet-50 (`layer3_1` to `layer3`); name the second one's tensors.
+
+    Other files come back as they are.
+    """
+    if not any(_FIRST.match(k) for k in state):
+        return state, []
+    second = [k for k in state if _SECOND.match(k)]
+    return {_FIRST.sub(r"\1.", k): v for k, v in state.items() if k not in second}, second
 
 
 def _create(model_name: str, **arguments: Any) -> nn.Module:

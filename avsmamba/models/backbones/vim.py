@@ -1,7 +1,9 @@
-"""Vision Mamba (Vim) as a backbone, on our own scan, with its public checkpoints; one map becomes four."""
+"""Vision Mamba (Vim) as a backbone, on our own scan, with its public checkpoints; a pyramid is an option."""
 
 import math
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,8 @@ class Arch(NamedTuple):
     depth: int
 
 
-ARCHS = {"tiny": Arch(192, 24), "small": Arch(384, 24)}
+ARCHS = {"tiny": Arch(192, 24), "small": Arch(384, 24), "base": Arch(768, 24)}
+NUM_MAPS = 4
 
 
 class VimBlock(nn.Module):
@@ -63,20 +66,27 @@ class VimBlock(nn.Module):
 
 @MODELS.register_module()
 class Vim(nn.Module):
-    """Vim with the class token in the middle: a map at stride 16, of which a simple feature pyramid makes four.
+    """Vim with the class token in the middle: four maps at stride 16, or a simple feature pyramid over the last one.
+
+    AVS-Mamba's authors run Vim-B without a pyramid (Fig. 10 of their paper). After which blocks they take the four maps
+    is not known; here it is after `map_blocks`, each map through the last norm, which a public file holds.
 
     `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
     resumed does not need it. It may hold the public names of a classifier (https://github.com/hustvl/Vim, `midclstok`),
-    or this class's own.
+    or this class's own; a position embedding of another grid is interpolated to `img_size`.
 
     Args:
-        arch: 'tiny' or 'small'.
+        arch: 'tiny', 'small' or 'base'.
         checkpoint: local file with pretrained weights; None: random weights.
         frozen: no gradients, and always in eval mode, for all that a classifier's file holds; the pyramid, which it
             does not hold, is trained.
-        drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0.
+        drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. The public
+            models train with 0.1.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
-        pyramid_channels: channels of the four maps.
+        pyramid: make maps at strides 4, 8, 16 and 32 of the last one, instead of four maps at stride 16.
+        pyramid_channels: channels of the pyramid's maps.
+        map_blocks: without the pyramid, after which blocks, counted from 1, the four maps are taken; None: in four
+            equal steps, the last map after the last block.
         img_size: pixels of the square that the position embedding is made for (224 in the public files); it is
             interpolated for other frames.
         dim: channels, in the place of the public model's.
@@ -84,21 +94,24 @@ class Vim(nn.Module):
 
     Attributes:
         out_channels: channels of the four maps.
-        strides: `[4, 8, 16, 32]`.
+        strides: `[16, 16, 16, 16]`, with the pyramid `[4, 8, 16, 32]`.
 
     Raises:
-        ValueError: if `arch` is unknown, or `img_size` is no multiple of 16.
+        ValueError: if `arch` is unknown, `img_size` is no multiple of 16, `depth` is below 1, or `map_blocks` are not
+            four of the blocks.
     """
 
     def __init__(
         self,
-        arch: str = "small",
+        arch: str = "base",
         checkpoint: str | None = None,
         frozen: bool = False,
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
+        pyramid: bool = False,
         pyramid_channels: int = 256,
-        img_size: int = 224,
+        map_blocks: Sequence[int] | None = None,
+        img_size: int = 512,
         dim: int | None = None,
         depth: int | None = None,
     ):
@@ -107,16 +120,24 @@ class Vim(nn.Module):
             raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
         if img_size < 16 or img_size % 16:
             raise ValueError(f"img_size: expected a multiple of 16 pixels, got {img_size}")
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth: expected at least 1 block, got {depth}")
         dim, depth = dim or ARCHS[arch].dim, ARCHS[arch].depth if depth is None else depth
         self.arch, self.checkpoint = arch, checkpoint
         self.frozen, self.grad_checkpointing = frozen, grad_checkpointing
-        self.out_channels, self.strides = [pyramid_channels] * 4, [4, 8, 16, 32]
+        if map_blocks is None:
+            map_blocks = [-(-depth * i // NUM_MAPS) for i in range(1, NUM_MAPS + 1)]
+        elif len(map_blocks) != NUM_MAPS or not all(1 <= count <= depth for count in map_blocks):
+            raise ValueError(f"map_blocks: expected four of the blocks 1 to {depth}, got {list(map_blocks)}")
+        self.map_blocks = [depth] if pyramid else list(map_blocks)
+        self.out_channels = [pyramid_channels if pyramid else dim] * NUM_MAPS
+        self.strides = [4, 8, 16, 32] if pyramid else [16] * NUM_MAPS
         self.patch_embed = nn.Conv2d(3, dim, 16, 16)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, (img_size // 16) ** 2 + 1, dim))
         self.blocks = nn.ModuleList(VimBlock(dim, drop_path_rate * i / max(1, depth - 1)) for i in range(depth))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
-        self.pyramid = SimpleFeaturePyramid(dim, pyramid_channels)
+        self.pyramid = SimpleFeaturePyramid(dim, pyramid_channels) if pyramid else None
         for embedding in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         for block in self.blocks:
@@ -158,11 +179,11 @@ class Vim(nn.Module):
             four maps `(N, C, H / s_i, W / s_i)`, finest first.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            feature = self.features(x)
-        return self.pyramid(feature)
+            maps = self.features(x)
+        return maps if self.pyramid is None else self.pyramid(maps[-1])
 
-    def features(self, x: Tensor) -> Tensor:
-        """The map `(N, C, H / 16, W / 16)` after the last norm, without the class token."""
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Compute the maps `(N, C, H / 16, W / 16)` after `map_blocks`, through the last norm, without class token."""
         patches = self.patch_embed(x)
         height, width = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
@@ -171,15 +192,19 @@ class Vim(nn.Module):
         tokens = torch.cat([tokens[:, :middle], cls_token.to(tokens.dtype), tokens[:, middle:]], dim=1)
         # The embedding's precision is the residual's: under autocast the sums over the blocks stay float32.
         tokens = tokens + resize_pos_embed(self.pos_embed, height, width)
-        for block in self.blocks:
+        maps: dict[int, Tensor] = {}
+        for count, block in enumerate(self.blocks, start=1):
             tokens = run_block(block, tokens, recompute=self.grad_checkpointing)
-        tokens = self.norm(tokens)
-        tokens = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1)
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+            if count in self.map_blocks:
+                normal = self.norm(tokens)
+                patches = torch.cat([normal[:, :middle], normal[:, middle + 1 :]], dim=1)
+                maps[count] = patches.transpose(1, 2).unflatten(2, (height, width))
+        return [maps[count] for count in self.map_blocks]
 
     def layout(self) -> Layout:
         """How the file is read."""
-        return Layout(self, translate_vim, ("backbone.",), ("pyramid",))
+        translate = partial(translate_vim, side=math.isqrt(self.pos_embed.shape[1] - 1))
+        return Layout(self, translate, PREFIXES, ("pyramid",) if self.pyramid is not None else ())
 
     def _pretrained_parts(self) -> list[nn.Module]:
         return [self.patch_embed, self.blocks, self.norm]
@@ -208,6 +233,8 @@ def resize_pos_embed(pos_embed: Tensor, height: int, width: int) -> Tensor:
     return torch.cat([grid[:, :new_middle], pos_embed[:, middle : middle + 1], grid[:, new_middle:]], dim=1)
 
 
+# A released AVS-Mamba's, detectors' and segmenters'.
+PREFIXES = ("vision_backbone.", "backbone.")
 _RENAMED = (
     (r"^patch_embed\.proj\.", "patch_embed."),
     (r"^norm_f\.", "norm."),
@@ -218,14 +245,21 @@ _RENAMED = (
 _DIRECTED = re.compile(r"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj|A|D)(_b)?(?:_log)?(?:\.(weight|bias))?$")
 
 
-def translate_vim(state: dict[str, Tensor], file: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """From the public Vim's names and shapes to ours, and the names of its classifier's tensors.
+def translate_vim(state: dict[str, Tensor], file: str | Path, side: int) -> tuple[dict[str, Tensor], list[str]]:
+    """Translate the public Vim's names and shapes to ours; name its classifier's tensors.
 
     Our state space models count directions along their first axis; here each has one. Names it does not know are kept.
+
+    Args:
+        state: tensors by name.
+        file: not used.
+        side: rows and columns of the grid that the position embedding is interpolated to.
     """
     state, unused = by_leading_part(state, ("head",))
     ours = {}
     for name, value in state.items():
+        if name == "pos_embed" and value.ndim == 3 and math.isqrt(value.shape[1] - 1) ** 2 == value.shape[1] - 1:
+            value = resize_pos_embed(value, side, side)
         if found := _DIRECTED.match(name):
             block, part, back, kind = found.groups()
             way = 1 if back else 0

@@ -149,7 +149,8 @@ class VMamba(nn.Module):
         checkpoint: local file with pretrained weights; None: random weights.
         frozen: no gradients, and always in eval mode, for all that a classifier's file holds; the norms of the four
             maps, which it does not hold, are trained.
-        drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0.
+        drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. AVS-Mamba's
+            authors train VMamba-B with 0.6.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         dims: channels of the four stages, in the place of the public model's.
         depths: blocks of the four stages, in the place of the public model's.
@@ -164,7 +165,7 @@ class VMamba(nn.Module):
 
     def __init__(
         self,
-        arch: str = "v05_tiny_s1l8",
+        arch: str = "v05_base_s2l15",
         checkpoint: str | None = None,
         frozen: bool = False,
         drop_path_rate: float = 0.0,
@@ -241,7 +242,7 @@ class VMamba(nn.Module):
 
     def layout(self) -> Layout:
         """How the file is read."""
-        return Layout(self, translate_vmamba, ("backbone.",), ("out_norms",))
+        return Layout(self, translate_vmamba, PREFIXES, ("out_norms",))
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -249,6 +250,8 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+# A released AVS-Mamba's, detectors' and segmenters'.
+PREFIXES = ("vision_backbone.", "backbone.")
 # From the public names, first match first; `ln_1` and `self_attention` are the first release's.
 _RENAMED = (
     (r"^patch_embed\.(?:0|proj)\.", "stem.conv."),

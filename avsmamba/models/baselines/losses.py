@@ -14,17 +14,20 @@ REDUCTIONS = ("sum", "mean")
 class AVMLoss(nn.Module):
     """Kullback-Leibler divergence between the sound and what the predicted mask cuts out of a map (TPAVI's L_AVM-AV).
 
-    For each scale: KL(softmax(a) || softmax(v)), v the mean over the pixels of map x sigmoid(pooled logits), a the
-    audio feature, both `(C,)` a frame; the mean over the scales. It needs no labels, so that all frames count.
+    For each scale: KL(softmax(a) || softmax(v)), v the mean over the pixels of map x mask, a the audio feature, both
+    `(C,)` a frame; the mean over the scales. The mask is the sigmoid of the pooled logits; with several classes, the
+    share of a cell's pixels whose greatest logit is not that of class 0, the background: it then has no gradient.
 
-    Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022; their MS3 training has weight 0.5 and `sum`.
+    Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022. Their code has weight 0.5 in MS3, where it sums over all
+    frames of a batch, and in AVSS, where it averages over the labelled ones (and takes the last class for the
+    background, which is class 0).
 
     Args:
         loss_weight: lambda.
-        reduction: over the frames of a batch, 'sum' (their code) or 'mean' (independent of the batch size).
+        reduction: over the frames of a batch, 'sum' (their MS3) or 'mean' (their AVSS; does not depend on the batch).
 
     Raises:
-        ValueError: if the reduction is unknown, or the logits have more than one class.
+        ValueError: if the reduction is unknown.
     """
 
     def __init__(self, loss_weight: float = 0.5, reduction: str = "sum"):
@@ -33,21 +36,26 @@ class AVMLoss(nn.Module):
             raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
         self.loss_weight, self.reduction = loss_weight, reduction
 
-    def forward(self, logits: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, logits: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], labelled: Tensor | None = None) -> Tensor:
         """Compare.
 
         Args:
-            logits: `(B, T, 1, h, w)`.
+            logits: `(B, T, N_class, h, w)`.
             pairs: a map `(B, T, h_i, w_i, C)` and the audio `(B, T, C)`, for each scale.
+            labelled: `(B, T)` bool, the frames that count where the mean is taken over labelled frames; None: all. With
+                `reduction: sum` all count.
         """
-        if logits.shape[2] != 1:
-            raise ValueError(f"AVMLoss: expected logits of one class, got {logits.shape[2]}")
-        logits = logits.flatten(0, 1).float()
-        total = logits.new_zeros(())
+        several = logits.shape[2] > 1
+        logits = logits.flatten(0, 1)
+        masks = (logits.argmax(1, keepdim=True) != 0).float() if several else logits.float()
+        counts = masks.new_ones(len(masks)) if labelled is None else labelled.flatten().to(masks)
+        total = masks.new_zeros(())
         for visual, audio in pairs:
-            mask = F.adaptive_avg_pool2d(logits, visual.shape[2:4]).sigmoid().movedim(1, -1)
+            pooled = F.adaptive_avg_pool2d(masks, visual.shape[2:4]).movedim(1, -1)
+            mask = pooled if several else pooled.sigmoid()
             cut = (visual.flatten(0, 1).float() * mask).mean((1, 2)).log_softmax(-1)
             divergence = F.kl_div(cut, audio.flatten(0, 1).float().log_softmax(-1), reduction="none", log_target=True)
             frames = divergence.sum(-1)
-            total = total + (frames.sum() if self.reduction == "sum" else frames.mean())
+            mean = (frames * counts).sum() / counts.sum().clamp(min=1)
+            total = total + (frames.sum() if self.reduction == "sum" else mean)
         return self.loss_weight * total / max(1, len(pairs))

@@ -10,6 +10,7 @@ from avsmamba.models.baselines.deformable import DeformableAttention
 from avsmamba.models.baselines.tpavi import TPAVIBlock
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
+from tests.models.test_padding import clips, gradients, refilled
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer")]
@@ -41,7 +42,7 @@ def batch():
 
 
 def test_there_are_configs():
-    assert len(FULL) == 8
+    assert len(FULL) == 12
 
 
 @pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
@@ -100,12 +101,73 @@ def test_losses_of_the_papers(config):
     method, _, subset, _ = config.stem.split("_")
     model = load_config(str(config)).model
     losses = {k: [(c.type, c.loss_weight) for c in model.get(k) or ()] for k in ("losses", "aux_losses")}
-    matching = [c.type for c in model.get("matching_losses") or ()]
+    matching = [(c.type, c.loss_weight, c.reduction) for c in model.get("matching_losses") or ()]
+    semantic = subset == "avss"
+    assert model.head.num_classes == (71 if semantic else 1)
     if method == "tpavi":
-        assert losses == {"losses": [("BCELoss", 1.0)], "aux_losses": []}
-        assert matching == (["AVMLoss"] if subset == "ms3" else [])
+        assert losses == {"losses": [("CrossEntropyLoss" if semantic else "BCELoss", 1.0)], "aux_losses": []}
+        assert matching == {"ms3": [("AVMLoss", 0.5, "sum")], "avss": [("AVMLoss", 0.5, "mean")]}.get(subset, [])
     else:
-        assert losses == {"losses": [("DiceLoss", 1.0)], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+        main = ("CrossEntropyLoss" if semantic else "DiceLoss", 1.0)
+        assert losses == {"losses": [main], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+
+
+@pytest.mark.parametrize(("method", "optimizer", "batch_size", "epochs"),
+                         [("tpavi", ("Adam", 1e-4), 4, 60), ("avsegformer", ("AdamW", 2e-5), 2, 30)])  # fmt: skip
+@pytest.mark.parametrize("backbone", ["pvtv2b5", "r50"])
+def test_schedules_on_avss(method, backbone, optimizer, batch_size, epochs):
+    cfg = load_config(str(CONFIGS / f"baselines/{method}_{backbone}_avss_224.yaml"))
+    assert (cfg.optim_wrapper.optimizer.type, cfg.optim_wrapper.optimizer.lr) == optimizer
+    assert cfg.train_dataloader.batch_size == batch_size and cfg.train_cfg.max_epochs == epochs
+    assert cfg.train_dataloader.dataset.num_frames == cfg.test_dataloader.dataset.num_frames == 10
+    assert cfg.model.backbone.drop_path_rate == (0.1 if backbone == "pvtv2b5" else 0.0)
+
+
+def semantic(config, **more):
+    """The small model with the losses of its method on AVSS, and four classes."""
+    method = config.stem.split("_")[0]
+    full = load_config(str(CONFIGS / f"baselines/{method}_r50_avss_224.yaml")).model
+    options = {f"model.{name}": full.get(name) for name in ("losses", "aux_losses", "matching_losses")}
+    evaluators = {f"{mode}_evaluator.type": "AVSSMetric" for mode in ("val", "test")}
+    return build(config, options | evaluators | {"model.head.num_classes": 4} | more)
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_a_step_on_padded_clips_of_several_classes(config):
+    """A clip of two frames, one of them labelled, and one of four: losses fall, masks come out."""
+    torch.manual_seed(3)
+    model = semantic(config)
+    frames, log_mel, samples = clips([2, 4], labelled=[1, 4])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    first = None
+    for _ in range(6):
+        losses = model(frames, log_mel, samples, mode="loss")
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        first = first or {k: v.item() for k, v in losses.items()}
+    assert set(losses) == {"loss_crossentropy", "loss_avm" if "tpavi" in config.stem else "aux_loss_dice"}
+    assert losses["loss_crossentropy"].item() < first["loss_crossentropy"]
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    predicted = model.eval()(frames, log_mel, samples, mode="predict")
+    for s, count in zip(predicted, (2, 4), strict=True):
+        assert s.pred_labels.shape == (4, 64, 32) and s.pred_labels.max() < 4
+        assert not s.pred_labels[count:].any()
+
+
+@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+def test_padding_changes_no_gradient(config):
+    batch = clips([2, 4], labelled=[1, 4])
+    other = refilled(*clips([2, 4], labelled=[1, 4]), float("nan"))
+    model = semantic(config)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    before = gradients(model, batch)
+    model.load_state_dict(state)
+    after = gradients(model, other)
+    for a, b in zip(before, after, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
 
 
 def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):

@@ -98,8 +98,23 @@ def test_mapping_loss_equals_its_formula(reduction):
     torch.testing.assert_close(AVMLoss(0.5, reduction)(logits, pairs), expected)
 
 
+def test_mapping_loss_of_several_classes_takes_what_is_no_background():
+    logits, labelled = torch.randn(2, 3, 4, 8, 12, requires_grad=True), torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    visual, audio = torch.randn(2, 3, 4, 6, 5, requires_grad=True), torch.randn(2, 3, 5, requires_grad=True)
+    expected = 0.0
+    for b, t in labelled.nonzero().tolist():
+        sounding = (logits[b, t].argmax(0) > 0).float().reshape(4, 2, 6, 2).mean((1, 3))
+        assert 0 < sounding.mean() < 1
+        v, a = (visual[b, t] * sounding[..., None]).mean((0, 1)).softmax(0), audio[b, t].softmax(0)
+        expected += 0.5 * (a * (a / v).log()).sum() / 3
+    loss = AVMLoss(0.5, "mean")(logits, [(visual, audio)], labelled)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits.grad is None and not visual.grad[~labelled].any() and visual.grad[labelled].any()
+    torch.testing.assert_close(AVMLoss()(logits, [(visual, audio)], labelled), AVMLoss()(logits, [(visual, audio)]))
+    assert AVMLoss(0.5, "mean")(logits, [(visual, audio)], torch.zeros(2, 3).bool()) == 0
+
+
 def test_mapping_loss_refuses_what_it_cannot_mean():
-    with pytest.raises(ValueError, match="one class, got 2"):
-        AVMLoss()(torch.zeros(1, 1, 2, 4, 4), [])
     with pytest.raises(ValueError, match="reduction"):
         AVMLoss(reduction="max")
