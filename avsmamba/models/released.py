@@ -121,7 +121,7 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
             idle.append(name)
         else:
             place = next((p for p in known if name.startswith(p.theirs)), None)
-            ours.update([(name, tensor)] if place is None else [translate_one(place, name, tensor)])
+            ours.update([(name, tensor)] if place is None else [translate_one(place, name, state)])
     for prefix, attribute in PARTS.items():
         part = getattr(model, attribute)
         if any(name.startswith(prefix) for name in state):
@@ -133,14 +133,15 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
     return Translation(ours, idle, SEMANTIC in state)
 
 
-def translate_one(place: Place, name: str, tensor: Tensor) -> tuple[str, Tensor]:
+def translate_one(place: Place, name: str, state: Mapping[str, Tensor]) -> tuple[str, Tensor]:
     """Translate the name and the layout of one tensor of the neck or the head."""
+    tensor = state[name]
     first, dot, rest = name.removeprefix(place.theirs).partition(".")
     ours = f"{place.ours}{place.names.get(first, first)}{dot}{rest}"
     if first in SSM:
         if first in ("A_logs", "Ds"):  # directions and channels are one axis
-            count = 8 if ".temporal" in ours else 4
-            tensor = tensor.unflatten(0, (count, -1)) if len(tensor) % count == 0 else tensor
+            bias = state.get(f"{place.theirs}dt_projs_bias")
+            tensor = tensor if bias is None else tensor.unflatten(0, (len(bias), -1))
         order = DIRECTIONS.get(len(tensor))
         tensor = tensor if order is None else tensor[list(order)]
     elif first == "conv3d" and tensor.ndim == 5 and tensor.shape[2] == 1:  # (1, 3, 3): over each frame alone

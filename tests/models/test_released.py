@@ -1,0 +1,201 @@
+"""Checkpoints of the authors' code: all four kinds load whole, and the model gives what the float64 reference gives."""
+
+import gc
+
+import pytest
+import torch
+
+from avsmamba.engine.checkpoint import load_weights
+from avsmamba.engine.config import load_config
+from avsmamba.models.known_files import recognise
+from avsmamba.models.released import is_released, translate
+from avsmamba.registry import MODELS
+from avsmamba.utils import UserError
+from tests.models import released_reference as reference
+from tests.models.released_backbones import resnet_lines
+from tests.models.test_segmentor import ROOT
+
+CONFIGS = {
+    "pvt_object": "avs_mamba_pvtv2b5_s4_512",
+    "pvt_semantic": "avs_mamba_pvtv2b5_avss_224",
+    "r50_object": "avs_mamba_r50_ms3_512",
+    "r50_semantic": "avs_mamba_r50_avss_224",
+}
+IDLE = {
+    "mamba_decoder_block",
+    "mamba_encoder.0.mixffn.norm",
+    "mamba_encoder.1.mixffn.norm",
+    "query_embed",
+    "audio_feature_projection",
+    "audio_recons_proj",
+    "vision_backbone.layer3_2",
+    "vision_backbone.layer4_2",
+}
+
+
+def released_state(kind, without=()):
+    lines = reference.key_lines(f"avs_mamba_released_{kind}", without)
+    if kind.startswith("r50") and not without:
+        lines = [*lines, *resnet_lines((3, 4, 6, 3))]
+    return reference.random_state(lines, seed=3)
+
+
+def loaded_model(kind, state):
+    """The full-size model of a config with a released state dict in float32, and the lines that loading wrote."""
+    model = MODELS.build(load_config(str(ROOT / f"configs/avs_mamba/{CONFIGS[kind]}.yaml")).model)
+    lines: list[str] = []
+    single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    load_weights(model, single, "S4_best.pth", True, lines.append)
+    return model.eval(), lines
+
+
+def greatest_difference(found, expected):
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_kind_of_file_loads_with_nothing_missing_or_unexpected(kind):
+    state = released_state(kind)
+    assert is_released(state)
+    backbone, classes = "ResNet-50" if "r50" in kind else "PVT-v2", "71 classes" if "semantic" in kind else "1 class"
+    assert recognise(state).around == f"AVS-Mamba as its authors released it: {backbone}, {classes}"
+    with torch.device("meta"):
+        model = MODELS.build(load_config(str(ROOT / f"configs/avs_mamba/{CONFIGS[kind]}.yaml")).model)
+    shapes = {k: v.to("meta") for k, v in state.items()}
+    found = translate(shapes, model, "file")
+    own = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert {k: v.shape for k, v in found.state.items() if not k.endswith("num_batches_tracked")} == own
+    assert all(any(name.startswith(part) for part in IDLE) for name in found.idle)
+    assert any(name.startswith("mamba_decoder_block.") for name in found.idle)
+    assert any(name.startswith("query_embed") for name in found.idle) == found.semantic == ("semantic" in kind)
+    assert any("layer4_2" in name for name in found.idle) == ("r50" in kind)
+    gone = len(state) - len(found.idle) - len(found.state)
+    assert gone == 0, f"{gone} tensors were neither used nor named"
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@torch.no_grad()
+def test_the_model_gives_what_the_reference_gives(kind):
+    """Both decoder layers, two clips, odd sizes of the maps; padding in the files of AVSS."""
+    torch.manual_seed(0)
+    state = released_state(kind)
+    model, lines = loaded_model(kind, state)
+    text = " ".join(lines)
+    assert "model.pyramid.repeat_stride_8: true, model.pyramid.upsampling: nearest" in text
+    assert ("model.padded_frames: zeros" in text) == ("semantic" in kind)
+    assert "mamba_decoder_block" in text and "tensors in it are not used" not in text
+    frames, log_mel = torch.randn(2, 2, 3, 96, 32), torch.randn(2, 2, 1, 96, 64)
+    counts, flags = None, None
+    if "semantic" in kind:
+        counts, flags = [2, 1], torch.tensor([[1, 1], [1, 0]])
+        frames[1, 1], log_mel[1, 1] = float("nan"), 7.0  # what lies in the padding is of no account
+    found = [output.logits for output in model.layer_outputs(frames, log_mel, counts, every_layer=True)]
+    del model
+    gc.collect()
+    clean = torch.nan_to_num(frames, nan=0.0).double()
+    expected = reference.segment(state, clean, log_mel.double(), flags)
+    assert len(found) == 2 and found[0].shape == (2, 2, 71 if "semantic" in kind else 1, 96, 32)
+    for layer, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert greatest_difference(ours, theirs) < 1e-4, f"layer {layer}"
+
+
+@pytest.fixture(scope="module")
+def neck():
+    """The model with the neck's and the head's weights of an AVSS file, and the file's tensors in float64."""
+    state = released_state("pvt_semantic")
+    model, _ = loaded_model("pvt_semantic", state)
+    return model, {k: v for k, v in state.items() if not k.startswith(reference.BACKBONES)}
+
+
+SIZES = ((10, 6), (5, 3), (3, 2), (1, 2))
+
+
+@pytest.fixture
+def clip():
+    """Four maps (T, C, H, W) and audio (T, C) of a clip in float64."""
+    generator = torch.Generator().manual_seed(5)
+    maps = [torch.randn(3, 256, *size, generator=generator, dtype=torch.float64) for size in SIZES]
+    return maps, torch.randn(3, 256, generator=generator, dtype=torch.float64)
+
+
+def tokens(x):
+    """(T, C, H, W) float64 to our (1, T, H, W, C) float32."""
+    return x.movedim(1, -1).unsqueeze(0).float()
+
+
+def close(found, expected):
+    assert greatest_difference(found[0], expected) < 1e-5
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@torch.no_grad()
+def test_blocks_of_the_encoder(neck, clip, layer):
+    (model, state), (maps, _) = neck, clip
+    vss, ffn, temporal = model.encoder.blocks[3 * layer : 3 * layer + 3]
+    prefix, ours = f"mamba_encoder.{layer}", [tokens(m) for m in maps[1:]]
+    for block, expected in (
+        (vss, reference.vss_block(state, prefix, maps[1:])),
+        (ffn, [reference.mix_ffn(state, prefix, m) for m in maps[1:]]),
+        (temporal, reference.temporal_mamba(state, f"{prefix}.norm3", f"{prefix}.temporal_mamba", maps[1:])),
+    ):
+        for found, wanted in zip(block(ours), expected, strict=True):
+            close(found, wanted.movedim(1, -1))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(("level", "name"), [(0, "frame"), (1, "temporal")])
+@torch.no_grad()
+def test_blocks_of_the_decoder(neck, clip, layer, level, name):
+    (model, state), (maps, audio) = neck, clip
+    for scale, visual in enumerate(maps[1:]):
+        block = model.decoder.stages[2 * layer + level][scale]
+        expected = reference.v2a_block(state, f"mamba_decoder.{layer}.{scale}.{level}", visual, audio, name)
+        close(block(tokens(visual), audio.float().unsqueeze(0)), expected)
+
+
+@torch.no_grad()
+def test_blocks_of_the_pyramid_and_the_whole_of_it(neck, clip):
+    (model, state), (maps, audio) = neck, clip
+    sound = audio.float().unsqueeze(0)
+    for scale, visual in enumerate(maps):
+        block, theirs = model.pyramid.fusion[scale], 3 - scale
+        expected = reference.a2v_block(state, f"cmfpn.cross_attns.{theirs}", visual, audio)
+        close(block.a2v(tokens(visual), sound), expected.movedim(1, -1))
+        prefix = f"cmfpn.self_attns.{theirs}"
+        (expected,) = reference.temporal_mamba(state, f"{prefix}.ln_l", f"{prefix}.mamba_block", [visual])
+        close(block.temporal_mamba([tokens(visual)])[0], expected.movedim(1, -1))
+    found = model.pyramid([tokens(m) for m in maps], sound)
+    assert greatest_difference(found[0], reference.cip(state, maps, audio).movedim(1, -1)) < 2e-5
+
+
+@torch.no_grad()
+def test_the_head(neck, clip):
+    (model, state), (maps, audio) = neck, clip
+    found = model.head(audio.float()[None, :, None], tokens(maps[0])).logits
+    close(found, reference.head(state, audio, maps[0]))
+
+
+def test_a_model_of_another_reading_is_refused():
+    state = {k: v.to("meta") for k, v in released_state("pvt_object", reference.BACKBONES).items()}
+    options = {
+        "model.decoder.scale_by_scale": False,
+        "model.decoder.frame_audio_context": "clip",
+        "model.encoder.norm_eps": 1e-5,
+    }
+    for option, value in options.items():
+        with torch.device("meta"):
+            path = str(ROOT / f"configs/avs_mamba/{CONFIGS['pvt_object']}.yaml")
+            model = MODELS.build(load_config(path, {option: value}).model)
+        with pytest.raises(UserError, match=rf"^S4_best.pth: a checkpoint of the authors' code needs {option}: "):
+            load_weights(model, state, "S4_best.pth", True, print)
+
+
+def test_tensors_that_the_authors_code_does_not_know_are_named():
+    state = {k: v.to("meta") for k, v in released_state("pvt_object").items()}
+    state["cmfpn.adapter_5.weight"] = state["cmfpn.adapter_4.weight"]
+    with torch.device("meta"):
+        model = MODELS.build(load_config(str(ROOT / f"configs/avs_mamba/{CONFIGS['pvt_object']}.yaml")).model)
+    assert "cmfpn.adapter_5.weight" in translate(state, model, "file").state
+    del state["cmfpn.adapter_1.weight"]
+    with pytest.raises(UserError, match=r"1 missing \(pyramid\.pyramid\.laterals\.0\.weight\)"):
+        load_weights(model, state, "S4_best.pth", True, print)
