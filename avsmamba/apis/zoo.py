@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import avsmamba.ops.flops  # noqa: F401  (the counter learns of our operators)
 from avsmamba.apis.ablate import read_json
+from avsmamba.apis.dry_run import batch_shape, dry_run
 from avsmamba.apis.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC, Score
 from avsmamba.apis.test import drop_pretrained
 from avsmamba.engine.config import load_config
@@ -129,12 +130,16 @@ def collect(root: Path) -> list[Entry]:
 
 
 def published(name: str) -> Score | None:
-    """What the paper's Tables I and II print for a config's method, backbone and data; None where they print nothing.
+    """Return what Tables I and II of the paper print for a config's method, backbone and data.
 
-    The paper does not say which picture size they are of; they are put beside 224 pixels.
+    AVS-Mamba's authors train and test S4 and MS3 at 512 pixels and AVSS at 224; the other methods' figures are of 224.
+    None where the tables print nothing for the config's size.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["size"] != "224":
+    if match is None:
+        return None
+    size = "512" if match["method"] == "avs_mamba" and match["data"] != "avss" else "224"
+    if match["size"] != size:
         return None
     method, (_, backbone) = METHODS[match["method"]], BACKBONES[match["backbone"]]
     if match["data"] == "avss":
@@ -158,9 +163,16 @@ def measured_score(measured: Measured, config: str) -> Score | None:
     return (100 * runs[-1]["M_J"], 100 * runs[-1]["M_F"]) if runs else None
 
 
-def models_table(entries: Iterable[Entry], measured: Measured) -> str:
-    """AVS-Mamba's configs, or the baselines'."""
-    head = ["config", "model", "data", "size", "parameters, M", "GFLOPs", "paper M_J / M_F", "here M_J / M_F"]
+def models_table(entries: Iterable[Entry], measured: Measured, memory: Mapping[str, int]) -> str:
+    """Write the table of AVS-Mamba's configs, or of the baselines'.
+
+    Args:
+        entries: of the configs.
+        measured: scores that were reached here.
+        memory: estimated peak bytes of a training step by config.
+    """
+    head = ["config", "model", "data", "size", "parameters, M", "GFLOPs", "training memory, GB (estimate)"]
+    head += ["paper M_J / M_F", "here M_J / M_F"]
     rows = []
     for entry in entries:
         match = _NAME.fullmatch(entry.name)
@@ -171,7 +183,9 @@ def models_table(entries: Iterable[Entry], measured: Measured) -> str:
         data += ", with wrong sounds" if match["negatives"] else ""
         data += ", hard, with wrong sounds" if match["hard"] else ""
         scores = [percent(published(entry.name)), percent(measured_score(measured, entry.config))]
-        rows.append([f"`{entry.config}`", model, data, str(entry.size), *entry.cells, *scores])
+        bytes_of_step = memory.get(entry.config)
+        gigabytes = "–" if bytes_of_step is None else f"{bytes_of_step / 1e9:.1f}"
+        rows.append([f"`{entry.config}`", model, data, str(entry.size), *entry.cells, gigabytes, *scores])
     return lines(head, rows)
 
 
@@ -230,8 +244,8 @@ def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
 
-def page(entries: Sequence[Entry], measured: Measured) -> str:
-    """The text of `docs/zoo.md`.
+def page(entries: Sequence[Entry], measured: Measured, memory: Mapping[str, int]) -> str:
+    """Return the text of `docs/zoo.md`; arguments as in `models_table`.
 
     Raises:
         UserError: if a score is of no config.
@@ -248,17 +262,20 @@ def page(entries: Sequence[Entry], measured: Measured) -> str:
         "Written by `python tools/zoo.py --write`; not by hand. Scores are M_J and M_F in percent.",
         "*Parameters* are the whole model's, VGGish included (72.1 M of every full-size one). *GFLOPs* are of one clip "
         f"({FRAMES} frames, AVSS 10), forward; a multiply-add counts two, and the scans and convolutions of our own by "
-        "`avsmamba/ops/flops.py`. *Paper* is what its Tables I and II print; it does not say for which picture size, "
-        "and the figures stand beside 224. *Here* is what was trained and measured with this code, each with its "
+        "`avsmamba/ops/flops.py`. *Training memory* is the estimated peak of one training step in float32, with the "
+        "config's batch and AdamW's state, by a dry run with fake tensors (`tools/zoo.py --memory`): no GPU has "
+        "measured it, and what kernels need for themselves is not in it. *Paper* is what its Tables I and II print; "
+        "its authors train and test S4 and MS3 at 512 pixels and AVSS at 224 ([which numbers compare](scores.md)). "
+        "*Here* is what was trained and measured with this code, each with its "
         "command below; nothing has been trained on AVSBench here.",
         "## AVS-Mamba",
-        models_table(under("avs_mamba"), measured),
+        models_table(under("avs_mamba"), measured, memory),
         "## Baselines",
         "From their papers, with AVS-Mamba's data and metrics and their own losses and schedules "
         "([notes](paper_notes.md)).",
-        models_table(under("baselines"), measured),
+        models_table(under("baselines"), measured, memory),
         "## Ablations",
-        "Tables III to VII: `configs/ablations/ms3_*` and `s4_*` over PVT-v2 b5 at 224 pixels; the published scores of "
+        "Tables III to VII: `configs/ablations/ms3_*` and `s4_*` over PVT-v2 b5 at 512 pixels; the published scores of "
         "the whole model are 68.6 / 78.8 and 85.0 / 92.6. `tiny_*` are the same for a small model, which "
         "`tools/ablate.py` trains.",
         ablations_table(under("ablations")),
@@ -271,10 +288,23 @@ def page(entries: Sequence[Entry], measured: Measured) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(root: Path, scores: Path, target: Path) -> list[Entry]:
-    """Write the zoo's page for the configs under `root` and the scores in `scores`."""
+def estimate_memory(root: Path) -> dict[str, int]:
+    """Estimate the peak bytes of a training step of every config in the tables of models, by a dry run of each."""
+    known: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for path in sorted(p for folder in ("avs_mamba", "baselines") for p in (root / folder).glob("*.yaml")):
+        cfg = load_config(path)
+        key = json.dumps([cfg.model.to_dict(), batch_shape(cfg)], sort_keys=True)
+        if key not in known:
+            known[key] = dry_run(cfg).peak_bytes
+        found[path.relative_to(root).with_suffix("").as_posix()] = known[key]
+    return found
+
+
+def write(root: Path, scores: Path, target: Path, memory: Path) -> list[Entry]:
+    """Write the zoo's page for the configs under `root`, with the scores and the estimates in two JSON files."""
     entries = collect(root)
-    text = page(entries, read_json(scores) if scores.is_file() else {})
+    text = page(entries, *(read_json(file) if file.is_file() else {} for file in (scores, memory)))
     with atomic_write(target) as path:
         path.write_text(text, encoding="utf-8")
     return entries

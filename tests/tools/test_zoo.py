@@ -49,7 +49,7 @@ def test_the_zoo_is_whole():
                 batch, epochs, classes, loss = {
                     "s4": (2, 60, 1, "DiceLoss"),
                     "ms3": (2, 120, 1, "DiceLoss"),
-                    "avss": (6, 50, 71, "BCELoss"),
+                    "avss": (6, 50, 71, "CrossEntropyLoss"),
                 }[data]
                 assert cfg.train_dataloader.batch_size == batch and cfg.train_cfg.max_epochs == epochs
                 assert cfg.model.head.num_classes == classes and [c["type"] for c in cfg.model.losses] == [loss]
@@ -75,7 +75,8 @@ def test_fig_10_s_backbones_have_configs():
 
 def test_the_page_is_up_to_date():
     scores = json.loads((ROOT / "docs" / "zoo_scores.json").read_text())
-    text = page(collect(CONFIGS), scores)
+    memory = json.loads((ROOT / "docs" / "zoo_memory.json").read_text())
+    text = page(collect(CONFIGS), scores, memory)
     assert (ROOT / "docs" / "zoo.md").read_text() == text, "run python tools/zoo.py --write"
     assert len([p for p in PATHS if f"`{p.relative_to(CONFIGS).with_suffix('').as_posix()}`" in text]) >= 24
 
@@ -95,11 +96,17 @@ def test_costs_are_those_of_the_model():
 
 
 def test_published_scores():
-    assert published("avs_mamba_pvtv2b5_ms3_224") == (68.6, 78.8)
+    assert published("avs_mamba_pvtv2b5_ms3_512") == (68.6, 78.8)
     assert published("avs_mamba_r50_avss_224") == (32.2, 38.2)
     assert published("tpavi_r50_s4_224") == (72.8, 84.8)
     assert published("avsegformer_pvtv2b5_s4_224") == (83.1, 90.5)
-    for name in ("avs_mamba_pvtv2b5_ms3_512", "avs_mamba_vim_s_s4_224", "avs_mamba_tiny_ms3_shapes", "other"):
+    for name in (
+        "avs_mamba_pvtv2b5_ms3_224",
+        "avs_mamba_pvtv2b5_avss_512",
+        "avs_mamba_vim_s_s4_224",
+        "avs_mamba_tiny_ms3_shapes",
+        "other",
+    ):
         assert published(name) is None
 
 
@@ -127,4 +134,4 @@ def test_a_score_is_taken_from_a_test(tmp_path):
     assert known["a/b"][1]["date"] == "2026-11-25" and measured_score(known, "a/b") == pytest.approx((51.24, 60.0))
     assert measured_score(known, "a/c") is None
     with pytest.raises(UserError, match="no such config: a/b"):
-        page([Entry("avs_mamba/avs_mamba_r50_s4_224", 224, 5, 1, 1)], known)
+        page([Entry("avs_mamba/avs_mamba_r50_s4_224", 224, 5, 1, 1)], known, {})

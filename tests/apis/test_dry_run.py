@@ -1,0 +1,98 @@
+"""Every full-size config takes a training step on an imagined GPU; what would stall a real one raises."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from avsmamba.apis.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
+from avsmamba.engine.config import load_config
+from avsmamba.models import AudioQueryHead
+from avsmamba.utils import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+TINY = CONFIGS / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
+
+
+def full_size():
+    """One config of each model, losses and batch; those that differ in data or schedule only are left out."""
+    found = {}
+    for path in sorted(p for p in CONFIGS.rglob("*.yaml") if "_base_" not in p.parts and "tiny" not in p.stem):
+        cfg = load_config(path)
+        found.setdefault(json.dumps([cfg.model.to_dict(), batch_shape(cfg)], sort_keys=True), path)
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", full_size(), ids=lambda p: p.relative_to(CONFIGS).with_suffix("").as_posix())
+def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(path):
+    estimates = json.loads((ROOT / "docs" / "zoo_memory.json").read_text())
+    single = dry_run(load_config(path))
+    mixed = dry_run(load_config(path), amp=True)
+    assert single.losses == mixed.losses and single.losses
+    # torch's releases differ in what an operation keeps for its backward pass.
+    name = path.relative_to(CONFIGS).with_suffix("").as_posix()
+    if name in estimates:
+        assert single.peak_bytes == pytest.approx(estimates[name], rel=0.1), "run python tools/zoo.py --memory --write"
+    assert mixed.peak_bytes < single.peak_bytes
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_small_config_takes_a_step(amp):
+    found = dry_run(load_config(TINY), amp)
+    assert found.losses == ["loss_dice", "aux_loss_bce"] and found.peak_bytes > 20e6
+
+
+def ask_for_a_number(query):
+    """What makes a GPU wait for the CPU."""
+    return query + 1 if query.sum() > 0 else query
+
+
+def mix_devices(query):
+    return query * torch.ones(query.shape[-1], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(ask_for_a_number, "_local_scalar_dense|data-dependent"), (mix_devices, "device")]
+)
+def test_what_would_stall_or_stop_a_gpu_raises(change, message, monkeypatch):
+    forward = AudioQueryHead.forward
+    monkeypatch.setattr(AudioQueryHead, "forward", lambda head, query, features: forward(head, change(query), features))
+    with pytest.raises(RuntimeError, match=message):
+        dry_run(load_config(TINY))
+
+
+def test_a_config_without_training_is_refused():
+    cfg = load_config(TINY)
+    cfg.train_dataloader = None
+    with pytest.raises(UserError, match="has no train_dataloader"):
+        dry_run(cfg)
+
+
+def test_the_backward_pass_node_by_node_gives_autograd_s_gradients(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("avsmamba.apis.dry_run.CUDA", torch.device("cpu"))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4))
+    x = torch.randn(5, 3)
+
+    def loss():
+        first = model(x)
+        return (first * model(first[:, :3]).sigmoid()[:, :1] + model[0].bias).square().mean()
+
+    expected = torch.autograd.grad(loss(), list(model.parameters()))
+    run_backward([loss().grad_fn])
+    for parameter, wanted in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, wanted)
+
+
+def test_the_peak_counts_what_lives_at_once():
+    with torch._subclasses.FakeTensorMode(), PeakMemory() as memory:
+        x = torch.empty(1000, device=CUDA)
+        for _ in range(3):
+            y = x + 1
+            del y
+        views = x.view(10, 100)[:5]
+    assert memory.peak == 8000 and views.shape == (5, 100)
