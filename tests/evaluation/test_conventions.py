@@ -1,5 +1,7 @@
 """Every convention against tests/evaluation/reference.py, and what must hold between them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +159,15 @@ def test_the_order_of_clips_counts_in_batches_alone(clips, rng):
     for key, pair in one.items():
         if not key.startswith(("batch_2", "batch_4")):
             assert pair == pytest.approx(other[key]), key
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_more_thresholds_score_higher_where_all_sounds(seed):
+    got = scores(random_clips(seed, count=8, num_frames=2, kinds=("pixel", "full"), size=(6, 5)))
+    f = [got[f"{grouping}/own"][1] for grouping in ("frame", "batch_4", "batch_2", "batch_1", "frame_best")]
+    assert all(low <= high + 1e-12 for low, high in pairwise(f))
+    assert len({round(got[f"batch_{n}/own"][0], 12) for n in (1, 2, 4)}) == 1
 
 
 def test_pooled_counts_what_is_marked_in_silence():
