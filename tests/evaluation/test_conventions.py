@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from mmengine.evaluator import Evaluator
 
 from avsmamba.apis.test import report, table
+from avsmamba.engine.config import load_config
 from avsmamba.evaluation import CONVENTIONS, AVSMetric, AVSSMetric, clip_counts, convention_scores
 from avsmamba.evaluation.conventions import SIZES, convention_key, nearest, soft
+from tests.engine.standins import ROOT
 from tests.evaluation import reference, semantic_reference
 from tests.evaluation.clips import random_clip, random_clips, sample
 from tests.evaluation.test_semantic import CLASSES
@@ -269,3 +271,8 @@ def test_semantic_conventions(with_frames):
         assert metrics["conventions"][key] == pytest.approx({"M_J": m_j, "M_F": m_f}), key
     assert metrics["conventions"]["avsbench/own"]["M_J"] == metrics["avsbench"]["M_J"]
     assert metrics["convention"]["key"] == "frame/own" and metrics["convention"]["M_J"] == metrics["frame"]["M_J"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/baselines").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_other_methods_configs_name_their_papers_convention(path):
+    assert load_config(path).test_evaluator.convention == path.stem.partition("_")[0]
