@@ -12,6 +12,8 @@ class AVSDataSample(BaseDataElement):
         vid_temporal_mask_flag: `(T,)` bool, frames that exist; padding stands behind them.
         pred_logits: `(T, 1, h, w)` float32, set by prediction of one class.
         pred_labels: `(T, h, w)` uint8 class indices, set by prediction of several classes; 0 in padding.
+        frame_logits, frame_labels: `(T, 1, H, W)` and `(T, H, W)`, the same at the size of the frames as the model sees
+            them: what the scores at other sizes than the labels' are made of.
 
     Meta information: `clip`, `category`, `split`, `subset`, `part` (of AVSS: v1s, v1m, v2), `frame_names`,
     `ori_shape` (h, w) of the labels, `img_shape` (H, W) of the frames as the model sees them, `clip_index`, `audio`.

@@ -16,6 +16,7 @@ from avsmamba.engine.config import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.evaluation.conventions import convention_key
 from avsmamba.utils import UserError, atomic_write
 
 _TRAINING_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
@@ -42,7 +43,7 @@ def test(
     data_root: str | None = None,
     amp: bool = False,
 ) -> dict[str, Any]:
-    """Score a checkpoint on a config's test set, print both protocols and write `metrics.json`.
+    """Score a checkpoint on a config's test set, print the scores and write `metrics.json` with all.
 
     Args:
         config: YAML file.
@@ -141,7 +142,9 @@ def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
     """The content of `metrics.json` from what AVSMetric or AVSSMetric gives.
 
     `foreground` is the share of pixels predicted as such. AVSSMetric's has `no_background` under each protocol,
-    `present` under frame, and `classes`: IoU, F and the number of frames by name.
+    `present` under frame, and `classes`: IoU, F and the number of frames by name. `conventions` holds M_J and M_F under
+    each convention by its key, `{grouping}/{size}`, and `convention` the one of the method's own paper, with its name;
+    see docs/scores.md.
 
     Raises:
         UserError: if the evaluator is another one.
@@ -159,6 +162,18 @@ def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
             metrics[protocol][group] = {name: float(scores[f"{prefix}{group}/{name}"]) for name in _SCORES}
     if "foreground" in scores:
         metrics["foreground"] = float(scores["foreground"])
+    every: dict[str, dict[str, float]] = {}
+    for key, value in scores.items():
+        kind, _, rest = key.partition("/")
+        row, _, score = rest.rpartition("/")
+        if kind == "convention":
+            semantic = any(k.startswith("class/") for k in scores)
+            chosen = metrics.setdefault("convention", {"name": row, "key": convention_key(row, semantic)})
+            chosen[score] = float(value)
+        elif kind == "conventions":
+            every.setdefault(row, {})[score] = float(value)
+    if every:
+        metrics["conventions"] = every
     classes: dict[str, Any] = {}
     for key, value in scores.items():
         if key.startswith("class/"):
@@ -168,22 +183,26 @@ def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Both protocols' scores, for the terminal; of several classes also each class's."""
+    """The score of the method's own convention and both protocols', for the terminal; also each class's."""
     head = f"{metrics['clips']} clips, {metrics['frames']} frames, sound: {metrics['audio']}"
     if "foreground" in metrics:
         head += f", foreground: {100 * metrics['foreground']:.2f} % of the pixels"
     if "amp" in metrics:
         head += f", {metrics['amp']}"
     batch = metrics["avsbench"].get("batch_size")
-    lines = [head, f"{'protocol':<26}{'M_J':>8}{'M_F':>8}"]
+    rows = []
+    if "convention" in metrics:
+        rows.append((f"{metrics['convention']['name']} ({metrics['convention']['key']})", metrics["convention"]))
     for key, title in (("frame", "frame"), ("avsbench", f"avsbench (batch {batch})" if batch else "avsbench")):
         for group in ("", "no_background", "present"):
             found = metrics[key].get(group) if group else metrics[key]
             if found:
-                lines.append(
-                    f"{f'{title}, {_WORDS[group]}' if group else title:<26}{found['M_J']:>8.4f}{found['M_F']:>8.4f}"
-                )
+                rows.append((f"{title}, {_WORDS[group]}" if group else title, found))
+    width = max(26, *(len(title) + 2 for title, _ in rows))
+    lines = [head, f"{'protocol':<{width}}{'M_J':>8}{'M_F':>8}"]
+    lines += [f"{title:<{width}}{found['M_J']:>8.4f}{found['M_F']:>8.4f}" for title, found in rows]
     if "classes" in metrics:
-        lines.append(f"{'class':<26}{'IoU':>8}{'F':>8}{'frames':>8}")
-        lines += [f"{name:<26}{c['IoU']:>8.4f}{c['F']:>8.4f}{c['frames']:>8}" for name, c in metrics["classes"].items()]
+        lines.append(f"{'class':<{width}}{'IoU':>8}{'F':>8}{'frames':>8}")
+        classes = metrics["classes"].items()
+        lines += [f"{name:<{width}}{c['IoU']:>8.4f}{c['F']:>8.4f}{c['frames']:>8}" for name, c in classes]
     return "\n".join(lines)

@@ -53,7 +53,8 @@ class ShortLog(LogProcessor):
     ) -> tuple[dict[str, Any], str]:
         """The scores of a validation or a test."""
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
-        scores = [f"{k} {v:.{self.num_digits}f}" for k, v in tag.items() if "M_" in k or "loss" in k]
+        shown = {k: v for k, v in tag.items() if not k.startswith("conventions/")}
+        scores = [f"{k} {v:.{self.num_digits}f}" for k, v in shown.items() if "M_" in k or "loss" in k]
         return tag, " ".join([mode, *scores, f"({tag.get('time', 0):.3f} s/it)"])
 
     def _place(self, runner: Runner, batch_idx: int, mode: str) -> str:

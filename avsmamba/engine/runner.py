@@ -41,8 +41,14 @@ def fill_from_train_loop(cfg: Config) -> None:
     """Write down in a config what follows from the rest of it.
 
     Checkpoints and scores are counted in epochs or iterations as the training is; a checkpoint is written before each
-    validation unless `interval` says otherwise. Keys of a dataloader that need workers go where there are none.
+    validation unless `interval` says otherwise. Keys of a dataloader that need workers go where there are none. A
+    validation scores under protocols frame and avsbench alone, unless its metric's `conventions` says otherwise.
     """
+    evaluator = cfg.get("val_evaluator")
+    metrics = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        if isinstance(metric, dict) and metric.get("type") in ("AVSMetric", "AVSSMetric"):
+            metric.setdefault("conventions", False)
     # mmengine lets null drop its own default hooks only.
     hooks = cfg.get("default_hooks") or {}
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:

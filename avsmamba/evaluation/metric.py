@@ -1,15 +1,17 @@
 """The scores as an mmengine metric."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from avsmamba.evaluation.scores import ClipScores, avsbench_protocol, clip_scores, frame_protocol
-from avsmamba.evaluation.semantic import SemanticClipScores, semantic_clip_scores, semantic_scores
+from avsmamba.evaluation.conventions import SIZES, clip_counts, convention_key, convention_scores, nearest
+from avsmamba.evaluation.scores import FrameCounts, avsbench_protocol, clip_sums, frame_protocol, scores_of
+from avsmamba.evaluation.semantic import ClassCounts, semantic_clip_counts, semantic_conventions, semantic_scores
+from avsmamba.evaluation.semantic import clip_sums as semantic_clip_sums
 from avsmamba.registry import METRICS
 
 _NAMES = ("M_J", "M_F")
@@ -17,26 +19,35 @@ _NAMES = ("M_J", "M_F")
 
 @METRICS.register_module()
 class AVSMetric(BaseMetric):
-    """M_J and M_F of binary masks under both protocols of `avsmamba.evaluation.scores`.
+    """M_J and M_F of binary masks under every convention of the public scripts, in one pass.
 
     Gives, as floats: `M_J`, `M_F` (protocol frame), `avsbench/M_J`, `avsbench/M_F`, `avsbench/batch_size`, `clips`,
     `frames` (those scored: existing and labelled) and `foreground` (mean share of a scored frame's pixels that is
-    predicted as foreground). None depends on the data loader's batch size or on the number of processes.
+    predicted as foreground); with `conventions` also `conventions/{key}/M_J` and `/M_F` for each convention of
+    `avsmamba.evaluation.conventions`, and `convention/{name}/M_J` and `/M_F`, the one that is chosen. None depends on
+    the data loader's batch size or on the number of processes.
 
     Args:
-        batch_size: clips in a batch of protocol avsbench. The default is that of the public test commands: AVSBench's
-            `test.sh` of S4 and of MS3, and AVSegFormer's configs (AVSBench's `test.py` alone would take 1).
+        batch_size: clips in a batch of protocol avsbench. The default is that of AVSBench's `test.sh` of S4 and of MS3
+            (its `test.py` alone would take 1; AVSegFormer's configs take 2).
+        convention: whose paper's figure `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`,
+            `avsbigen`, `selm` or `frame`, see docs/scores.md. All conventions are computed, whichever it is.
+        conventions: whether to score under all conventions. Validation during training does not, unless its config
+            says so.
 
     Raises:
-        ValueError: if `batch_size` is not a positive integer.
+        ValueError: if `batch_size` is not a positive integer, or the convention is unknown.
     """
 
-    def __init__(self, batch_size: int = 4):
+    def __init__(self, batch_size: int = 4, convention: str = "avs_mamba", conventions: bool = True):
         # 'gpu' gathers through the process group, on the CPU with gloo; 'cpu' leaves a folder .dist_test behind.
         super().__init__(collect_device="gpu")
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
         self.batch_size = batch_size
+        self.convention, self.key = convention, convention_key(convention, semantic=False)
+        self.sizes = SIZES if conventions else SIZES[:1]
+        self.conventions = conventions
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Append one item for each clip: the gathering cuts the items to the data set's length.
@@ -48,17 +59,24 @@ class AVSMetric(BaseMetric):
         Raises:
             ValueError: if a field is missing or its shape does not fit, or a logit is NaN; names clip and field.
         """
-        self.results.extend(_score(sample) for sample in data_samples)
+        for sample in data_samples:
+            logits, masks, scored, _ = _fields(sample, "pred_logits", (1,))
+            with _naming(sample):
+                frames = _at_frames(sample, "frame_logits", (len(masks), 1)) if self.conventions else None
+                frames = None if frames is None else frames[:, 0]
+                self.results.append(clip_counts(logits[:, 0], masks, scored, frames, self.sizes))
 
-    def compute_metrics(self, results: list[ClipScores]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, FrameCounts]]) -> dict[str, float]:
         """All scores from the clips' items in data-set order.
 
         Raises:
             ValueError: if no frame is labelled.
         """
-        m_j, m_f = frame_protocol(results)
-        batch_j, batch_f = avsbench_protocol(results, self.batch_size)
-        frames = sum(clip.frames for clip in results)
+        clips = [clip_sums(scores_of(clip["own"])) for clip in results]
+        m_j, m_f = frame_protocol(clips)
+        batch_j, batch_f = avsbench_protocol(clips, self.batch_size)
+        frames = sum(clip.frames for clip in clips)
+        every = convention_scores(results) if self.conventions else {}
         return {
             "M_J": m_j,
             "M_F": m_f,
@@ -67,26 +85,39 @@ class AVSMetric(BaseMetric):
             "avsbench/batch_size": float(self.batch_size),
             "clips": float(len(results)),
             "frames": float(frames),
-            "foreground": math.fsum(clip.foreground for clip in results) / frames,
+            "foreground": math.fsum(clip.foreground for clip in clips) / frames,
+            **_named(every, self.convention, self.key),
         }
 
 
 @METRICS.register_module()
 class AVSSMetric(BaseMetric):
-    """M_J and M_F of semantic masks under both protocols of `avsmamba.evaluation.semantic`.
+    """M_J and M_F of semantic masks under every convention of `avsmamba.evaluation.semantic`, in one pass.
 
     Gives, as floats: `M_J`, `M_F` (protocol frame: padded frames are left out), `avsbench/M_J`, `avsbench/M_F` (padded
     frames count as the public scripts count them), the same with `no_background/` (without class 0) and `present/`
     (over the classes that occur in the truth) under protocol frame, `clips`, `frames`, `foreground` (mean share of a
     scored frame's pixels that is predicted as anything but background), and for each class `class/{name}/IoU`,
-    `class/{name}/F` and `class/{name}/frames` (those that hold it). None depends on the data loader's batch size or
-    on the number of processes.
+    `class/{name}/F` and `class/{name}/frames` (those that hold it); with `conventions` also
+    `conventions/{key}/M_J` and `/M_F`, and `convention/{name}/M_J` and `/M_F`, the one that is chosen. None depends on
+    the data loader's batch size or on the number of processes.
 
     The names are the data set's `classes`; there are as many classes as names.
+
+    Args:
+        convention: whose paper's figure `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`
+            or `frame`, see docs/scores.md. All conventions are computed, whichever it is.
+        conventions: whether to score under all conventions, also at 224 x 224. Validation during training does not,
+            unless its config says so.
+
+    Raises:
+        ValueError: if the convention is unknown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, convention: str = "avs_mamba", conventions: bool = True) -> None:
         super().__init__(collect_device="gpu")
+        self.convention, self.key = convention, convention_key(convention, semantic=True)
+        self.conventions = conventions
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Append one item for each clip.
@@ -102,7 +133,14 @@ class AVSSMetric(BaseMetric):
         for sample in data_samples:
             labels, masks, scored, exists = _fields(sample, "pred_labels", ())
             with _naming(sample):
-                self.results.append(semantic_clip_scores(labels, masks, count, scored, exists))
+                found = {"own": semantic_clip_counts(labels, masks, count, scored, exists)}
+                if self.conventions and tuple(masks.shape[1:]) == (224, 224):
+                    found["224"] = found["own"]
+                elif self.conventions:
+                    seen = _at_frames(sample, "frame_labels", (len(masks),))
+                    both = nearest(labels if seen is None else seen, (224, 224)), nearest(masks, (224, 224))
+                    found["224"] = semantic_clip_counts(*both, count, scored, exists)
+                self.results.append(found)
 
     def classes(self) -> Sequence[str]:
         """The data set's classes.
@@ -115,14 +153,16 @@ class AVSSMetric(BaseMetric):
             raise ValueError(f"AVSSMetric: needs a data set of two or more classes (AVSBenchAVSS), got {list(names)}")
         return names
 
-    def compute_metrics(self, results: list[SemanticClipScores]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, ClassCounts]]) -> dict[str, float]:
         """All scores from the clips' items.
 
         Raises:
             ValueError: if no frame is labelled.
         """
-        scores, public = semantic_scores(results), semantic_scores(results, padding=True)
-        frames = sum(clip.frames for clip in results)
+        clips = [semantic_clip_sums(clip["own"]) for clip in results]
+        scores, public = semantic_scores(clips), semantic_scores(clips, padding=True)
+        frames = sum(clip.frames for clip in clips)
+        every = semantic_conventions(results) if self.conventions else {}
         groups = {
             "": scores.mean(),
             "avsbench/": public.mean(),
@@ -134,7 +174,8 @@ class AVSSMetric(BaseMetric):
         metrics |= {
             "clips": float(len(results)),
             "frames": float(frames),
-            "foreground": math.fsum(clip.foreground for clip in results) / frames,
+            "foreground": math.fsum(clip.foreground for clip in clips) / frames,
+            **_named(every, self.convention, self.key),
         }
         for i, name in enumerate(self.classes()):
             metrics |= {
@@ -145,10 +186,18 @@ class AVSSMetric(BaseMetric):
         return metrics
 
 
-def _score(sample: Any) -> ClipScores:
-    logits, masks, scored, _ = _fields(sample, "pred_logits", (1,))
-    with _naming(sample):
-        return clip_scores(logits[:, 0], masks, scored)
+def _named(scores: Mapping[str, tuple[float, float]], convention: str, key: str) -> dict[str, float]:
+    rows = {f"convention/{convention}": scores[key]} if key in scores else {}
+    rows |= {f"conventions/{k}": pair for k, pair in scores.items()}
+    return {f"{row}/{name}": m for row, pair in rows.items() for name, m in zip(_NAMES, pair, strict=True)}
+
+
+def _at_frames(sample: Any, name: str, leading: tuple[int, ...]) -> Tensor | None:
+    """The prediction at the size of the frames that the model saw, None where the sample does not have it."""
+    value = sample.get(name)
+    if value is not None and (value.ndim != len(leading) + 2 or tuple(value.shape[:-2]) != leading):
+        raise ValueError(f"{name}: expected {leading} before height and width, got {tuple(value.shape)}")
+    return value
 
 
 def _fields(sample: Any, prediction: str, channels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -19,6 +19,35 @@ THRESHOLDS = torch.from_numpy(np.linspace(0, 1 - 1e-10, NUM_THRESHOLDS))
 
 
 @dataclass(frozen=True)
+class FrameCounts:
+    """Pixel counts of N frames, integers on the CPU: all that any score needs.
+
+    The true mask's pixels weigh 0 to `unit`, so `true`, `both` and `true_at` are in units of 1 / `unit` pixel.
+
+    Attributes:
+        pixels: number of pixels of a frame.
+        unit: 1 for a binary mask, 255 for a soft one.
+        true: `(N,)` int64, of the true mask.
+        predicted: `(N,)` int64, predicted as foreground: p > 0.5.
+        both: `(N,)` int64, of the true mask where the prediction is foreground.
+        true_at: `(N, 255)` int32, of the true mask where p >= threshold.
+        predicted_at: `(N, 255)` int32, pixels where p >= threshold.
+    """
+
+    pixels: int
+    unit: int
+    true: Tensor
+    predicted: Tensor
+    both: Tensor
+    true_at: Tensor
+    predicted_at: Tensor
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.true)
+
+
+@dataclass(frozen=True)
 class FrameScores:
     """Scores of N frames, float64 on the CPU.
 
@@ -54,39 +83,41 @@ class ClipScores:
     f_beta: Tensor
 
 
-def threshold_counts(probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def threshold_counts(probabilities: Tensor, masks: Tensor, unit: int = 1) -> tuple[Tensor, Tensor]:
     """Pixels at or above each threshold.
 
     Args:
         probabilities: `(N, h, w)` float64 in [0, 1].
-        masks: `(N, h, w)` bool.
+        masks: `(N, h, w)` bool, or with a `unit` above 1 integers from 0 to `unit`.
+        unit: weight of a pixel that is wholly true.
 
     Returns:
-        true positives and predicted positives, both `(N, 255)` int64 on the CPU.
+        true positives in units of 1 / `unit` pixel and predicted positives, both `(N, 255)` int64 on the CPU.
     """
     num_bins = NUM_THRESHOLDS + 1
     # The bin of p is the number of thresholds <= p; with right=False a p equal to a threshold would fall below it.
     bins = torch.bucketize(probabilities, THRESHOLDS.to(probabilities.device), right=True)
     frame = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
-    bins = bins + num_bins * (2 * frame + masks)
-    counts = torch.bincount(bins.flatten(), minlength=2 * num_bins * len(masks)).cpu().view(-1, 2, num_bins)
-    above = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    return above[:, 1], above.sum(1)
+
+    def above(indices: Tensor, rows: int, weights: Tensor | None = None) -> Tensor:
+        counts = torch.bincount(indices.flatten(), weights, minlength=num_bins * rows).cpu().long()
+        return counts.view(rows, num_bins).flip(-1).cumsum(-1).flip(-1)[:, 1:]
+
+    if unit == 1:
+        both = above(bins + num_bins * (2 * frame + masks), 2 * len(masks)).view(-1, 2, NUM_THRESHOLDS)
+        return both[:, 1], both.sum(1)
+    bins = bins + num_bins * frame
+    # Sums of integers below 2^53 are exact in float64.
+    return above(bins, len(masks), masks.flatten().double()), above(bins, len(masks))
 
 
-def frame_scores(logits: Tensor, masks: Tensor) -> FrameScores:
-    """Score frames one by one.
-
-    IoU = |P and G| / (|P or G| + 1e-7) with P = (p > 0.5), p = sigmoid(logit). Where G is empty it is the backgrounds'
-    IoU, |not P and not G| / (number of pixels + 1e-7).
-
-    F = (1 + b2) precision recall / (b2 precision + recall), b2 = 0.3, 0 for 0 / 0, with P = (p >= threshold),
-    precision = |P and G| / (|P| + 1e-20), recall = |P and G| / (|G| + 1e-20), at 255 thresholds evenly spaced on
-    [0, 1 - 1e-10].
+def frame_counts(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameCounts:
+    """Count the pixels of frames; see `frame_scores` for what is made of the counts.
 
     Args:
         logits: `(N, h, w)`.
-        masks: `(N, h, w)`, 0 or False is background.
+        masks: `(N, h, w)`; 0 or False is background. With a `unit` above 1 integers from 0 to `unit`.
+        unit: weight of a pixel that is wholly true: 1, or 255 for a soft mask of 8 bits.
 
     Raises:
         ValueError: if the shapes are unequal, a frame has no pixel or a logit is NaN.
@@ -97,24 +128,61 @@ def frame_scores(logits: Tensor, masks: Tensor) -> FrameScores:
         raise ValueError(f"logits: expected frames of at least one pixel, got {tuple(logits.shape)}")
     if logits.isnan().any():
         raise ValueError("logits: expected numbers, got NaN")
-    masks = masks.to(logits.device) != 0
+    masks = masks.to(logits.device)
+    masks = masks != 0 if unit == 1 else masks.long()
     probabilities = logits.double().sigmoid()
     predicted = probabilities > 0.5
+    true_at, predicted_at = threshold_counts(probabilities, masks, unit)
+    return FrameCounts(
+        pixels=logits.shape[1] * logits.shape[2],
+        unit=unit,
+        true=masks.sum((1, 2)).cpu(),
+        predicted=predicted.sum((1, 2)).cpu(),
+        both=(masks * predicted).sum((1, 2)).cpu(),
+        true_at=true_at.int(),
+        predicted_at=predicted_at.int(),
+    )
 
-    def count(pixels: Tensor) -> Tensor:
-        return pixels.sum((1, 2)).cpu().double()
 
-    num_pixels = float(logits.shape[1] * logits.shape[2])
-    positives, foreground, union = count(masks), count(predicted), count(predicted | masks)
-    sounding = positives > 0
-    intersection = torch.where(sounding, count(predicted & masks), num_pixels - foreground)
-    iou = intersection / (torch.where(sounding, union, num_pixels) + 1e-7)
+def f_measure(true_at: Tensor, predicted_at: Tensor, true: Tensor) -> Tensor:
+    """F-measure of float64 counts: both true and predicted, predicted, true; see `frame_scores`."""
+    precision = true_at / (predicted_at + 1e-20)
+    recall = true_at / (true + 1e-20)
+    return ((1 + BETA2) * precision * recall / (BETA2 * precision + recall)).nan_to_num(0.0)
 
-    true_at, predicted_at = threshold_counts(probabilities, masks)
-    precision = true_at / (predicted_at.double() + 1e-20)
-    recall = true_at / (positives[:, None] + 1e-20)
-    f_beta = (1 + BETA2) * precision * recall / (BETA2 * precision + recall)
-    return FrameScores(iou, f_beta.nan_to_num(0.0), sounding, foreground / num_pixels)
+
+def scores_of(counts: FrameCounts) -> FrameScores:
+    """Score frames one by one from their counts; see `frame_scores`."""
+    true, both = counts.true.double() / counts.unit, counts.both.double() / counts.unit
+    predicted, sounding = counts.predicted.double(), counts.true > 0
+    intersection = torch.where(sounding, both, counts.pixels - predicted)
+    union = torch.where(sounding, predicted + true - both, float(counts.pixels))
+    f_beta = f_measure(counts.true_at.double() / counts.unit, counts.predicted_at.double(), true[:, None])
+    return FrameScores(intersection / (union + 1e-7), f_beta, sounding, predicted / counts.pixels)
+
+
+def frame_scores(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameScores:
+    """Score frames one by one.
+
+    IoU = |P and G| / (|P or G| + 1e-7) with P = (p > 0.5), p = sigmoid(logit). Where G is empty it is the backgrounds'
+    IoU, |not P and not G| / (number of pixels + 1e-7).
+
+    F = (1 + b2) precision recall / (b2 precision + recall), b2 = 0.3, 0 for 0 / 0, with P = (p >= threshold),
+    precision = |P and G| / (|P| + 1e-20), recall = |P and G| / (|G| + 1e-20), at 255 thresholds evenly spaced on
+    [0, 1 - 1e-10].
+
+    With a soft G, whose pixels weigh g in [0, 1], |G| is the sum of g, |P and G| the sum of g over P, and |P or G| the
+    sum of max(P, g), which is |P| + |G| - |P and G|.
+
+    Args:
+        logits: `(N, h, w)`.
+        masks: `(N, h, w)`, 0 or False is background; with a `unit` above 1 integers g * unit.
+        unit: weight of a pixel that is wholly true.
+
+    Raises:
+        ValueError: as `frame_counts`.
+    """
+    return scores_of(frame_counts(logits, masks, unit))
 
 
 def clip_scores(logits: Tensor, masks: Tensor, scored: Tensor) -> ClipScores:
@@ -126,18 +194,29 @@ def clip_scores(logits: Tensor, masks: Tensor, scored: Tensor) -> ClipScores:
         scored: `(T,)` bool, frames that count: those that exist and are labelled.
 
     Raises:
-        ValueError: as `frame_scores`, or if `scored` has another shape.
+        ValueError: as `frame_counts`, or if `scored` has another shape.
     """
     if tuple(scored.shape) != tuple(masks.shape[:1]):
         raise ValueError(f"scored: expected {tuple(masks.shape[:1])}, got {tuple(scored.shape)}")
     scored = scored.cpu().bool()
-    frames = frame_scores(logits[scored.to(logits.device)], masks[scored.to(masks.device)])
+    return clip_sums(frame_scores(logits[scored.to(logits.device)], masks[scored.to(masks.device)]))
+
+
+def clip_sums(frames: FrameScores, with_empty: bool = True) -> ClipScores:
+    """Sum the frames of one clip.
+
+    Args:
+        frames: its scored frames.
+        with_empty: False leaves out the frames whose true mask is empty.
+    """
+    kept = slice(None) if with_empty else frames.sounding
+    iou, f_beta = frames.iou[kept], frames.f_beta[kept]
     return ClipScores(
-        frames=len(frames.iou),
+        frames=len(iou),
         sounding=int(frames.sounding.sum()),
-        iou=math.fsum(frames.iou.tolist()),
-        foreground=math.fsum(frames.foreground.tolist()),
-        f_beta=frames.f_beta.sum(0),
+        iou=math.fsum(iou.tolist()),
+        foreground=math.fsum(frames.foreground[kept].tolist()),
+        f_beta=f_beta.sum(0),
     )
 
 

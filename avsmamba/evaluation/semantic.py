@@ -5,10 +5,12 @@ every pixel: IoU = TP / (TP + FP + FN), F = (1 + b2) precision recall / (b2 prec
 0 / 0. A class counts for a frame when its union (TP + FP + FN) is not empty. A class's score is the sum over frames by
 the number of frames for which it counts, 0 where there is none; M_J and M_F are the means over all classes.
 
-Nothing here is averaged by batches: the public scripts sum over the whole set too.
+Nothing here is averaged by batches: the public scripts sum over the whole set too. `semantic_conventions` has the other
+ways to average; docs/scores.md says which paper uses which.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,23 @@ from torch import Tensor
 from avsmamba.evaluation.scores import BETA2
 
 Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Pixels by class of the N scored frames of one clip; arrays are `(N, C)` int32.
+
+    Attributes:
+        both: predicted as the class and of it.
+        predicted: predicted as the class.
+        true: of the class.
+        padded: number of frames that do not exist.
+    """
+
+    both: Array
+    predicted: Array
+    true: Array
+    padded: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,14 @@ def pixel_counts(predicted: Tensor, masks: Tensor, num_classes: int) -> tuple[Ar
 def semantic_clip_scores(
     labels: Tensor, masks: Tensor, num_classes: int, scored: Tensor, exists: Tensor
 ) -> SemanticClipScores:
-    """Score one clip.
+    """Score one clip; arguments and errors as `semantic_clip_counts`."""
+    return clip_sums(semantic_clip_counts(labels, masks, num_classes, scored, exists))
+
+
+def semantic_clip_counts(
+    labels: Tensor, masks: Tensor, num_classes: int, scored: Tensor, exists: Tensor
+) -> ClassCounts:
+    """Count the pixels of one clip by class.
 
     Args:
         labels: `(T, h, w)` predicted class indices.
@@ -101,20 +127,32 @@ def semantic_clip_scores(
     for name, values in (("labels", predicted), ("masks", masks)):
         if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
             raise ValueError(f"{name}: expected class indices 0 to {num_classes - 1}, got {int(values.max())}")
-    hits, positives, truths = pixel_counts(predicted, masks, num_classes)
-    union = positives + truths - hits
+    both, positives, truths = (c.astype(np.int32) for c in pixel_counts(predicted, masks, num_classes))
+    return ClassCounts(both, positives, truths, padded=int((~exists.cpu().bool()).sum()))
+
+
+def class_fractions(both: Array, predicted: Array, true: Array) -> tuple[Array, Array, Array]:
+    """IoU, F and whether the class counts, from pixels by class; 0 for 0 / 0."""
+    union = predicted.astype(np.int64) + true - both
     with np.errstate(divide="ignore", invalid="ignore"):
-        iou = np.nan_to_num(hits / union)
-        precision, recall = hits / positives, hits / truths
+        iou = np.nan_to_num(both / union)
+        precision, recall = both / predicted, both / true
         f_beta = np.nan_to_num((1 + BETA2) * precision * recall / (BETA2 * precision + recall))
+    return iou, f_beta, union > 0
+
+
+def clip_sums(counts: ClassCounts) -> SemanticClipScores:
+    """Sum the scored frames of one clip."""
+    iou, f_beta, counted = class_fractions(counts.both, counts.predicted, counts.true)
+    pixels = max(1, int(counts.true[:1].sum()))
     return SemanticClipScores(
-        frames=len(predicted),
-        padded=int((~exists.cpu().bool()).sum()),
+        frames=len(counts.true),
+        padded=counts.padded,
         iou=iou.sum(0),
         f_beta=f_beta.sum(0),
-        count=(union > 0).sum(0).astype(np.float64),
-        true=(truths > 0).sum(0).astype(np.float64),
-        foreground=float((1 - positives[:, 0] / max(1, predicted[:1].numel())).sum()),
+        count=counted.sum(0).astype(np.float64),
+        true=(counts.true > 0).sum(0).astype(np.float64),
+        foreground=float((1 - counts.predicted[:, 0] / pixels).sum()),
     )
 
 
@@ -138,3 +176,40 @@ def semantic_scores(clips: Sequence[SemanticClipScores], padding: bool = False) 
         iou, f_beta, count = iou + background, f_beta + background, count + background
     count = np.maximum(count, 1)
     return ClassScores(iou / count, f_beta / count, true)
+
+
+def semantic_conventions(clips: Sequence[Mapping[str, ClassCounts]]) -> dict[str, tuple[float, float]]:
+    """M_J and M_F by the convention's key: `{grouping}/{size}`, with `/no_background` behind it without class 0.
+
+    `frame` and `avsbench` are `semantic_scores` without and with padding. The others:
+
+    - `frame_mean`: the mean over the classes that count in a frame, averaged over frames;
+    - `video`: class scores as `frame`, but over one clip's frames, the mean over the classes that count there, averaged
+      over clips;
+    - `pooled`: pixels summed over all frames before anything is divided, the mean over all classes.
+
+    A frame or clip in which no class counts is left out, and a class that is never seen scores 0 in `pooled`.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for size in clips[0]:
+        counts = [clip[size] for clip in clips]
+        sums = [clip_sums(clip) for clip in counts]
+        pooled = class_fractions(*(sum(getattr(c, n).sum(0) for c in counts) for n in ("both", "predicted", "true")))
+        frames = [table for c in counts for table in zip(*class_fractions(c.both, c.predicted, c.true), strict=True)]
+        videos = [(c.iou / np.maximum(c.count, 1), c.f_beta / np.maximum(c.count, 1), c.count > 0) for c in sums]
+        for suffix, which in (("", slice(None)), ("/no_background", slice(1, None))):
+            found |= {
+                f"frame/{size}{suffix}": semantic_scores(sums).mean(which),
+                f"avsbench/{size}{suffix}": semantic_scores(sums, padding=True).mean(which),
+                f"frame_mean/{size}{suffix}": mean_of_means(frames, which),
+                f"video/{size}{suffix}": mean_of_means(videos, which),
+                f"pooled/{size}{suffix}": (float(pooled[0][which].mean()), float(pooled[1][which].mean())),
+            }
+    return found
+
+
+def mean_of_means(tables: Sequence[tuple[Array, Array, Array]], which: slice) -> tuple[float, float]:
+    """M_J and M_F: the mean over the classes that count in each table `(IoU, F, counts)`, averaged over tables."""
+    means = [(iou[which][c[which]].mean(), f[which][c[which]].mean()) for iou, f, c in tables if c[which].any()]
+    count = max(1, len(means))
+    return math.fsum(j for j, _ in means) / count, math.fsum(f for _, f in means) / count

@@ -262,21 +262,29 @@ class AVSSegmentor(BaseModel):
         """Put the predictions on each sample, at `ori_shape` where it is known, else at the frames' size.
 
         `pred_logits` for one class; for several `pred_labels`, the class of the greatest logit, frame by frame, since
-        logits of 71 classes at the labels' size would fill the memory.
+        logits of 71 classes at the labels' size would fill the memory. `frame_logits` and `frame_labels` are the same
+        at the frames' size.
         """
         samples = data_samples or [AVSDataSample() for _ in logits]
         for clip, sample in zip(logits, samples, strict=True):
             if clip.shape[1] == 1:
                 sample.pred_logits = self.at_labels_size(clip, size, sample).float()
+                sample.frame_logits = self.at_frames_size(clip, size, sample).float()
             else:
-                labels = [self.at_labels_size(frame, size, sample).argmax(1) for frame in clip.split(1)]
-                sample.pred_labels = torch.cat(labels).to(torch.uint8)
+                for name, resized in (("pred_labels", self.at_labels_size), ("frame_labels", self.at_frames_size)):
+                    labels = [resized(frame, size, sample).argmax(1) for frame in clip.split(1)]
+                    setattr(sample, name, torch.cat(labels).to(torch.uint8))
         return samples
+
+    def at_frames_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
+        """`(T, N, h, w)`: logits of one clip brought to the padded frames' size and cut to that of the frames."""
+        height, width = sample.get("img_shape", size)
+        return resize(logits, size)[..., :height, :width]
 
     def at_labels_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
         """`(T, N, h, w)`: logits of one clip brought to the frames' size, cut and brought to the labels' size."""
-        height, width = sample.get("img_shape", size)
-        return resize(resize(logits, size)[..., :height, :width], sample.get("ori_shape", (height, width)))
+        frames = self.at_frames_size(logits, size, sample)
+        return resize(frames, sample.get("ori_shape", frames.shape[-2:]))
 
 
 def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:

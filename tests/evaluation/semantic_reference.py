@@ -1,6 +1,7 @@
 """The semantic scores written out in numpy: frame by frame, class by class. Shares no code."""
 
 import numpy as np
+from PIL import Image
 
 
 def frame_class(predicted, true, c):
@@ -37,3 +38,41 @@ def public(clips, num_classes):
     frames = scored_frames(clips)
     frames += [(g * 0, g * 0) for clip in clips for _, g, _, there in zip(*clip, strict=True) if not there]
     return by_class(frames, num_classes)
+
+
+def at_224(clips, seen):
+    """The clips as the scripts see them: truth and prediction (at the frames' size) by Pillow's nearest pixel."""
+
+    def resized(pictures):
+        return np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.NEAREST)) for p in pictures])
+
+    return [(resized(other), resized(true), *flags) for (_, true, *flags), other in zip(clips, seen, strict=True)]
+
+
+def means_of_classes(groups, num_classes, first):
+    """Of groups of frames: the mean over the classes that count in a group, averaged over groups."""
+    found = []
+    for frames in groups:
+        counted = [c for c in range(first, num_classes) if any(frame_class(p, g, c)[2] for p, g in frames)]
+        if counted:
+            found.append(by_class(frames, num_classes)[counted].mean(0))
+    return tuple(np.mean(found, 0))
+
+
+def pooled(frames, num_classes):
+    predicted, true = (np.concatenate([f[i].ravel() for f in frames]) for i in (0, 1))
+    return np.array([frame_class(predicted, true, c)[:2] for c in range(num_classes)])
+
+
+def conventions(clips, num_classes, size):
+    frames = scored_frames(clips)
+    found = {}
+    for suffix, first in (("", 0), ("/no_background", 1)):
+        found |= {
+            f"frame/{size}{suffix}": tuple(by_class(frames, num_classes)[first:].mean(0)),
+            f"avsbench/{size}{suffix}": tuple(public(clips, num_classes)[first:].mean(0)),
+            f"frame_mean/{size}{suffix}": means_of_classes([[f] for f in frames], num_classes, first),
+            f"video/{size}{suffix}": means_of_classes([scored_frames([c]) for c in clips], num_classes, first),
+            f"pooled/{size}{suffix}": tuple(pooled(frames, num_classes)[first:].mean(0)),
+        }
+    return found

@@ -49,7 +49,7 @@ def test_equals_the_reference(clips, samples, batch_size):
         "frames": 5 * NUM_CLIPS,
         "foreground": reference.foreground(clips),
     }
-    assert got == pytest.approx(expected, abs=1e-9)
+    assert {k: v for k, v in got.items() if not k.startswith("convention")} == pytest.approx(expected, abs=1e-9)
     # Anything but a float becomes null in mmengine's log.
     assert all(type(value) is float for value in got.values())
     assert report(got, "real")["avsbench"]["batch_size"] == batch_size

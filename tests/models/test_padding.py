@@ -79,7 +79,7 @@ def test_a_mixed_batch_equals_clips_alone():
             labels = predicted[i].pred_labels
             assert labels.shape == (T, *SIZE) and labels.dtype == torch.uint8 and not labels[count:].any()
             whole = torch.nn.functional.interpolate(mixed[i], SIZE, mode="bilinear").argmax(1)
-            assert torch.equal(labels, whole.to(torch.uint8))
+            assert torch.equal(labels, whole.to(torch.uint8)) and torch.equal(predicted[i].frame_labels, labels)
 
 
 def test_all_frames_exist_or_no_samples_is_the_path_as_ever(monkeypatch):

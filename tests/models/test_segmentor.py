@@ -7,6 +7,7 @@ import torch
 
 from avsmamba.engine.config import load_config
 from avsmamba.models import AVSDataPreprocessor
+from avsmamba.models.segmentor import resize
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 
@@ -46,6 +47,9 @@ def test_modes(batch):
     predicted = model(*batch, [sample(), big], mode="predict")
     assert predicted[0].pred_logits.shape == (3, 1, 64, 32)
     assert predicted[1].pred_logits.shape == (3, 1, 100, 60)
+    assert predicted[1].frame_logits.shape == (3, 1, 50, 30)
+    assert torch.equal(predicted[0].frame_logits, predicted[0].pred_logits)
+    torch.testing.assert_close(resize(predicted[1].frame_logits, (100, 60)), predicted[1].pred_logits)
     with pytest.raises(ValueError, match="mode: expected"):
         model(*batch, mode="train")
 

@@ -1,0 +1,206 @@
+"""M_J and M_F of binary masks under every convention of the public scripts, from one pass over the predictions.
+
+A convention says at which size prediction and truth meet, what is averaged, who chooses the threshold of F, and whether
+frames with an empty truth count. Its key is `{grouping}/{size}`, with `/no_empty` behind it where they do not. See
+docs/scores.md for the formulas and for the papers that use them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from avsmamba.evaluation.scores import (
+    THRESHOLDS,
+    ClipScores,
+    FrameCounts,
+    FrameScores,
+    avsbench_protocol,
+    clip_sums,
+    f_measure,
+    frame_counts,
+    frame_protocol,
+    scores_of,
+)
+
+SIZES = ("own", "224", "512_soft")
+BATCHES = (1, 2, 4)
+NO_EMPTY = "/no_empty"
+
+
+class Convention(NamedTuple):
+    """Keys of the scores that a paper prints: of binary masks (S4, MS3) and of several classes (AVSS), or None."""
+
+    binary: str
+    semantic: str | None
+
+
+CONVENTIONS = {
+    "avs_mamba": Convention("batch_1/512_soft", "avsbench/224"),
+    "avsegformer": Convention("batch_2/224", "avsbench/224"),
+    "avsbench": Convention("batch_4/224", "avsbench/224"),
+    "tpavi": Convention("batch_4/224", "avsbench/224"),
+    "avsbigen": Convention("batch_1/224", None),
+    "selm": Convention("batch_2/224", None),
+    "frame": Convention("frame/own", "frame/own"),
+}
+
+
+def convention_key(name: str, semantic: bool) -> str:
+    """Key of the score that the paper of a named convention prints.
+
+    Raises:
+        ValueError: if there is none of that name for such masks.
+    """
+    keys = {n: c.semantic if semantic else c.binary for n, c in CONVENTIONS.items()}
+    if not isinstance(name, str) or keys.get(name) is None:
+        raise ValueError(f"convention: expected one of {', '.join(n for n, k in keys.items() if k)}, got {name!r}")
+    return str(keys[name])
+
+
+def nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(T, h, w)` class indices brought to another size as Pillow's NEAREST does, uint8."""
+    return _by_pillow(masks.cpu().to(torch.uint8).numpy(), size, Image.Resampling.NEAREST)
+
+
+def soft(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(T, h, w)` masks, 0 is background, brought to another size as Pillow's BILINEAR does with 0 and 255, uint8."""
+    return _by_pillow((masks.cpu() != 0).numpy() * np.uint8(255), size, Image.Resampling.BILINEAR)
+
+
+def _by_pillow(masks: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> Tensor:
+    resized = np.empty((len(masks), *size), np.uint8)
+    for picture, mask in zip(resized, masks, strict=True):
+        picture[:] = np.asarray(Image.fromarray(mask).resize(size[::-1], how))
+    return torch.from_numpy(resized)
+
+
+def clip_counts(
+    logits: Tensor, masks: Tensor, scored: Tensor, frame_logits: Tensor | None = None, sizes: Sequence[str] = SIZES
+) -> dict[str, FrameCounts]:
+    """Count the pixels of one clip at each size.
+
+    `own` takes `logits` and `masks` as they are. `224` and `512_soft` take `frame_logits` resized bilinearly (float64,
+    pixel centres, no smoothing) to 224 x 224 and 512 x 512, with the truth resized to the nearest pixel, and by
+    `soft`. Where the masks are of 224 x 224, `224` is `own`.
+
+    Args:
+        logits: `(T, h, w)`.
+        masks: `(T, h, w)`, 0 is background.
+        scored: `(T,)` bool, frames that count: those that exist and are labelled.
+        frame_logits: `(T, H, W)`, at the size of the frames that the model saw; None takes `logits`.
+        sizes: some of `SIZES`, `own` among them.
+
+    Raises:
+        ValueError: as `frame_counts`.
+    """
+    scored = scored.cpu().bool()
+    truth = (masks[scored.to(masks.device)] != 0).to(torch.uint8)
+    counts = {"own": frame_counts(logits[scored.to(logits.device)], truth)}
+    seen = logits if frame_logits is None else frame_logits
+    seen = seen[scored.to(seen.device)]
+    for size in sizes:
+        if size == "own":
+            continue
+        side = (512, 512) if size == "512_soft" else (224, 224)
+        if size == "224" and tuple(masks.shape[1:]) == side:
+            counts[size] = counts["own"]
+            continue
+        target, unit = (soft(truth, side), 255) if size == "512_soft" else (nearest(truth, side), 1)
+        # One frame after the other: the float64 maps of ten frames of 512 x 512 are 21 MB.
+        found = [frame_counts(resized(x, side)[None], g[None], unit) for x, g in zip(seen, target, strict=True)]
+        counts[size] = _joined([frame_counts(torch.empty(0, *side), target[:0], unit), *found])
+    return counts
+
+
+def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(h, w)` logits brought to another size, bilinearly by pixel centres and in float64."""
+    if tuple(logits.shape) == size:
+        return logits
+    return F.interpolate(logits.double()[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _joined(parts: Sequence[FrameCounts]) -> FrameCounts:
+    first, names = parts[0], ("true", "predicted", "both", "true_at", "predicted_at")
+    return FrameCounts(first.pixels, first.unit, *(torch.cat([getattr(p, name) for p in parts]) for name in names))
+
+
+def convention_scores(clips: Sequence[Mapping[str, FrameCounts]]) -> dict[str, tuple[float, float]]:
+    """M_J and M_F by the convention's key, of clips in the data set's order.
+
+    A convention without a frame to score (`/no_empty` where every truth is empty) is left out.
+    """
+    scores: dict[str, tuple[float, float]] = {}
+    for size in clips[0]:
+        counts = [clip[size] for clip in clips]
+        frames = [scores_of(clip) for clip in counts]
+        for suffix in ("", NO_EMPTY):
+            found = grouped_scores(counts, frames, with_empty=not suffix)
+            scores |= {f"{grouping}/{size}{suffix}": pair for grouping, pair in found.items()}
+    return scores
+
+
+def grouped_scores(
+    counts: Sequence[FrameCounts], frames: Sequence[FrameScores], with_empty: bool
+) -> dict[str, tuple[float, float]]:
+    """M_J and M_F under each grouping, at one size.
+
+    Args:
+        counts: one item for each clip.
+        frames: their scores.
+        with_empty: whether frames with an empty truth count.
+    """
+    sums = [clip_sums(clip, with_empty) for clip in frames]
+    if not any(clip.frames for clip in sums):
+        return {}
+    m_j, m_f = frame_protocol(sums)
+    return {
+        "frame": (m_j, m_f),
+        "frame_best": (m_j, best_of_each_frame(frames)),
+        **{f"batch_{size}": avsbench_protocol(sums, size) for size in BATCHES},
+        "video": video_scores(sums),
+        "pooled": pooled_scores(counts, with_empty),
+    }
+
+
+def best_of_each_frame(frames: Sequence[FrameScores]) -> float:
+    """M_F where each frame has its own threshold: mean over the sounding frames of the greatest F; 0 without any."""
+    best = [value for clip in frames for value in clip.f_beta[clip.sounding].amax(1).tolist()]
+    return math.fsum(best) / max(1, len(best))
+
+
+def video_scores(clips: Sequence[ClipScores]) -> tuple[float, float]:
+    """M_J and M_F where every clip counts once.
+
+    M_J is the mean over clips of the mean IoU of the clip's frames. M_F averages F over the clip's sounding frames and
+    then over the clips that have any, and takes the one threshold where this mean is highest; 0 without any. Clips
+    without a scored frame are left out.
+    """
+    scored, sounding = [c for c in clips if c.frames], [c for c in clips if c.sounding]
+    iou = math.fsum(c.iou / c.frames for c in scored) / len(scored)
+    f_beta = sum((c.f_beta / c.sounding for c in sounding), torch.zeros_like(THRESHOLDS)) / max(1, len(sounding))
+    return iou, float(f_beta.max())
+
+
+def pooled_scores(clips: Sequence[FrameCounts], with_empty: bool) -> tuple[float, float]:
+    """M_J and M_F from counts that are summed over all frames before anything is divided.
+
+    Frames with an empty truth add what is predicted in them to the union and to the predicted pixels, and nothing else.
+    """
+    kept = [slice(None) if with_empty else clip.true > 0 for clip in clips]
+
+    def total(name: str, unit: bool = True) -> Tensor:
+        sums = [
+            getattr(c, name)[k].long().sum(0).double() / (c.unit if unit else 1)
+            for c, k in zip(clips, kept, strict=True)
+        ]
+        return torch.stack(sums).sum(0)
+
+    true, both, predicted = total("true"), total("both"), total("predicted", unit=False)
+    f_beta = f_measure(total("true_at"), total("predicted_at", unit=False), true)
+    return float(both / (predicted + true - both + 1e-7)), float(f_beta.max())
