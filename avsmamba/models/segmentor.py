@@ -36,7 +36,8 @@ class AVSSegmentor(BaseModel):
             None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
-        matching_losses: on the logits and the pairs of maps and audio of the head; none by default.
+        matching_losses: on the logits, the pairs of maps and audio of the head and `(B, T)` flags of the labelled frames;
+            none by default.
         embed_dims: C, handed to every part of the neck and to the head.
         deep_supervision: the losses hold the queries of every decoder layer, not only the last one's, against the
             labels; those of layer i but the last are named `d{i}.loss_...`.
@@ -247,12 +248,14 @@ class AVSSegmentor(BaseModel):
                 for module in modules:
                     name = layer + prefix + loss_name(module)
                     losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
+        num_frames = outputs[-1].logits.shape[1]
+        flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
         for module in self.matching_losses:
             if not outputs[-1].pairs:
                 raise ValueError(
                     f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them"
                 )
-            losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs)
+            losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs, flags)
         return losses
 
     @torch.no_grad()

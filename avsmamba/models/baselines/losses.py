@@ -48,7 +48,7 @@ class AVMLoss(nn.Module):
         several = logits.shape[2] > 1
         logits = logits.flatten(0, 1)
         masks = (logits.argmax(1, keepdim=True) != 0).float() if several else logits.float()
-        counts = masks.new_ones(len(masks)) if labelled is None else labelled.flatten().to(masks)
+        counts = masks.new_ones(len(masks)) if labelled is None else labelled.flatten().to(masks, non_blocking=True)
         total = masks.new_zeros(())
         for visual, audio in pairs:
             pooled = F.adaptive_avg_pool2d(masks, visual.shape[2:4]).movedim(1, -1)
