@@ -36,8 +36,8 @@ class AVSSegmentor(BaseModel):
             None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
-        matching_losses: on the logits, the pairs of maps and audio of the head and `(B, T)` flags of the labelled frames;
-            none by default.
+        matching_losses: on the logits, the pairs of maps and audio of the head and the flags `(B, T)` of the labelled
+            frames; none by default.
         embed_dims: C, handed to every part of the neck and to the head.
         deep_supervision: the losses hold the queries of every decoder layer, not only the last one's, against the
             labels; those of layer i but the last are named `d{i}.loss_...`.
