@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from avsmamba.models.layers.upsampled_conv import upsampled_classes
 
 
 class UpsamplingClassifier(nn.Module):
@@ -28,5 +29,6 @@ class UpsamplingClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map `(B, T, h, w, C)` features to `(B, T, N_class, scale * h, scale * w)` logits."""
         x = self.conv_in(features.flatten(0, 1).permute(0, 3, 1, 2))
-        x = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        return self.classifier(F.relu(self.conv_out(x))).unflatten(0, features.shape[:2])
+        conv, last = self.conv_out, self.classifier
+        weights = conv.weight, conv.bias, last.weight.flatten(1), last.bias
+        return upsampled_classes(x.permute(0, 2, 3, 1), *weights, self.scale).unflatten(0, features.shape[:2])

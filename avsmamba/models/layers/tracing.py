@@ -1,0 +1,24 @@
+"""Whether a shortcut that only plain eager work may take can be taken."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+
+def watched(*tensors: Tensor) -> bool:
+    """Whether operations are traced, transformed or counted, rather than only run.
+
+    True in torch.compile, torch.export, ONNX export, torch.jit.trace, under torch.func, forward-mode derivatives and
+    dispatch modes (FakeTensorMode, FlopCounterMode), and for tensors on `meta` or of a subclass.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch.onnx.is_in_onnx_export()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or _get_current_dispatch_mode() is not None
+        or any(type(t) not in (Tensor, nn.Parameter) or t.device.type == "meta" for t in tensors)
+    )
