@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from avsmamba.models.checkpoint import find_state_dict, name_some, raise_unless_fits
-from avsmamba.models.released import is_released, translate, use_authors_reading
+from avsmamba.models.released import idle_parts, is_released, translate, use_authors_reading
 from avsmamba.utils import UserError
 
 
@@ -51,7 +51,9 @@ def load_weights(
             f"{path}: written by the authors' code, so this model runs with {options} (a config needs them to "
             "test what is trained from here)"
         )
-        warn(f"{path}: {len(released.idle)} tensors in it are idle, not used: {name_some(released.idle)}")
+        warn(
+            f"{path}: {len(released.idle)} tensors in it are idle, not used: {name_some(idle_parts(released.idle), 8)}"
+        )
     if missing:
         names = name_some(missing)
         warn(f"{path}: {len(missing)} of the model's {len(own)} tensors are not in it, left as made: {names}")

@@ -4,7 +4,7 @@ Such a file is the state dict itself. It is recognised by its names, translated 
 on what the authors' code does otherwise than our own training (docs/paper_notes.md).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +189,12 @@ def use_authors_reading(model: nn.Module, semantic: bool) -> list[str]:
         model.padded_frames = "zeros"
         changed.append("model.padded_frames: zeros")
     return changed
+
+
+def idle_parts(names: Sequence[str]) -> list[str]:
+    """Shorten the names of idle tensors to the parts that hold them."""
+    parts = [*IDLE, "vision_backbone.layer3_2.", "vision_backbone.layer4_2."]
+    return list(dict.fromkeys(next((f"{p}*" for p in parts if name.startswith(p)), name) for name in sorted(names)))
 
 
 def outline(state: Mapping[str, Tensor]) -> str:
