@@ -1,4 +1,4 @@
-"""Other methods of the field from the same backbones, data, losses and metrics: TPAVI and AVSegFormer."""
+"""Other methods of the field from the same backbones, data and metrics, with their own losses: TPAVI, AVSegFormer."""
 
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
