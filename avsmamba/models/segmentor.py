@@ -181,6 +181,7 @@ class AVSSegmentor(BaseModel):
             raise ValueError(f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them")
         masks = [s.gt_masks for s in data_samples]
         flags = [s.gt_temporal_mask_flag & s.get("vid_temporal_mask_flag", True) for s in data_samples]
+        labelled = [flag.nonzero().flatten().tolist() for flag in flags]
         losses: dict[str, Tensor] = {}
         for prefix, modules, logits in (
             ("loss_", self.losses, output.logits),
@@ -188,7 +189,7 @@ class AVSSegmentor(BaseModel):
         ):
             if logits is None or not len(modules):
                 continue
-            pairs = labelled_frames(resize(logits, size), masks, flags)
+            pairs = labelled_frames(resize(logits, size), masks, labelled)
             frames = max(1, sum(len(p) for p, _ in pairs))
             for module in modules:
                 name = prefix + type(module).__name__.removesuffix("Loss").lower()
