@@ -106,6 +106,15 @@ def test_losses_of_the_papers(config):
         assert matching == (["AVMLoss"] if subset == "ms3" else [])
     else:
         assert losses == {"losses": [("DiceLoss", 1.0)], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+        assert all(c.squared and c.smooth == 0.002 and not c.smooth_numerator for c in model.losses + model.aux_losses)
+
+
+@pytest.mark.parametrize("config", FULL, ids=lambda c: c.stem)
+def test_when_the_backbones_train(config):
+    hooks = load_config(str(config)).get("custom_hooks") or ()
+    epochs = {"avsegformer": {"s4": 5, "ms3": 10}}.get(config.stem.split("_")[0], {})
+    count = epochs.get(config.stem.split("_")[2])
+    assert [(h.type, h.epochs, h.part) for h in hooks] == ([("FreezeBackbone", count, "backbone")] if count else [])
 
 
 def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
