@@ -2,14 +2,23 @@
 
 from avsmamba.datasets.avsbench import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.avss import AVSBenchAVSS
-from avsmamba.datasets.transforms import PhotometricDistortion, RandomFlip, RandomResizedCrop, Resize
+from avsmamba.datasets.transforms import (
+    CenterCrop,
+    PhotometricDistortion,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomSizeCrop,
+    Resize,
+)
 
 __all__ = [
     "AVSBenchAVSS",
     "AVSBenchMS3",
     "AVSBenchS4",
+    "CenterCrop",
     "PhotometricDistortion",
     "RandomFlip",
     "RandomResizedCrop",
+    "RandomSizeCrop",
     "Resize",
 ]

@@ -39,10 +39,31 @@ class Resize(ClipTransform):
 
     Args:
         size: `[height, width]`, or one number for both, pixels.
+        shorter_side: the picture keeps its shape, and its shorter side gets `size`, one number.
+
+    Raises:
+        ValueError: if `size` is no such number or pair.
+    """
+
+    def __init__(self, size: int | Sequence[int], shorter_side: bool = False):
+        if shorter_side and not isinstance(size, int):
+            raise ValueError(f"size: expected one number of pixels with shorter_side, got {size}")
+        pair = _pair(size)
+        super().__init__(v2.Resize(pair[:1] if shorter_side else pair))
+
+
+@TRANSFORMS.register_module()
+class CenterCrop(ClipTransform):
+    """Cut out the middle; what the picture lacks to the size is filled with black, which is background.
+
+    After `Resize` with `shorter_side: true` nothing is lacking: so AVSBench and AVS-Mamba's authors train on AVSS.
+
+    Args:
+        size: `[height, width]`, or one number for both, pixels.
     """
 
     def __init__(self, size: int | Sequence[int]):
-        super().__init__(v2.Resize(_pair(size)))
+        super().__init__(v2.CenterCrop(_pair(size)))
 
 
 @TRANSFORMS.register_module()
@@ -80,8 +101,63 @@ class RandomResizedCrop(ClipTransform):
 
 
 @TRANSFORMS.register_module()
+class RandomSizeCrop(ClipTransform):
+    """Squash the picture to a size, as it is or, with probability `prob`, a random part of it.
+
+    For the part, the picture is first resized to a random shorter side, with its shape kept; then height and width of
+    the part are drawn from `min_crop` to `max_crop` each, and its place. The result has one size whatever was drawn,
+    so that frames with draws of their own fit together. Source: the training of AVS-Mamba's authors on S4 and MS3.
+
+    Args:
+        size: of the result, `[height, width]` or one number, pixels.
+        prob: of a part rather than the whole picture.
+        sides: lengths of the shorter side, pixels; one is drawn.
+        min_crop: least height and width of the part, pixels; a smaller side is kept whole.
+        max_crop: greatest height and width of the part, pixels.
+        consistent: one draw for all frames.
+
+    Raises:
+        ValueError: if `prob`, `sides` or the bounds of the part are out of range.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        prob: float = 0.5,
+        sides: Sequence[int] = (400, 500, 600),
+        min_crop: int = 384,
+        max_crop: int = 600,
+        consistent: bool = True,
+    ):
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob: expected a number from 0 to 1, got {prob}")
+        if not sides or min(sides) < 1:
+            raise ValueError(f"sides: expected one length in pixels or more, got {list(sides)}")
+        if not 1 <= min_crop <= max_crop:
+            raise ValueError(f"min_crop, max_crop: expected 1 <= min_crop <= max_crop, got {min_crop} and {max_crop}")
+        super().__init__(self.squash, consistent)
+        self.size, self.prob, self.sides = _pair(size), prob, tuple(sides)
+        self.min_crop, self.max_crop = min_crop, max_crop
+
+    def squash(self, clip: Clip) -> Clip:
+        """The clip or one part of it at the fixed size."""
+        if float(torch.rand(())) < self.prob:
+            clip = self.cut(clip)
+        return {k: v2.functional.resize(v, self.size) for k, v in clip.items()}
+
+    def cut(self, clip: Clip) -> Clip:
+        """One random part of all frames, of the picture at a random size."""
+        side = self.sides[_draw(0, len(self.sides) - 1)]
+        clip = {k: v2.functional.resize(v, [side]) for k, v in clip.items()}
+        height, width = clip["frames"].shape[-2:]
+        h, w = (_draw(min(self.min_crop, n), min(self.max_crop, n)) for n in (height, width))
+        top, left = _draw(0, height - h), _draw(0, width - w)
+        return {k: v2.functional.crop(v, top, left, h, w) for k, v in clip.items()}
+
+
+@TRANSFORMS.register_module()
 class PhotometricDistortion(ClipTransform):
-    """Change brightness, contrast, saturation and hue, each with probability `prob` and in this order.
+    """Change brightness, contrast, saturation and hue, each with probability `prob`, then the order of the channels.
 
     Args:
         brightness: a factor is drawn from 1 - brightness to 1 + brightness; 0: never changed.
@@ -89,6 +165,8 @@ class PhotometricDistortion(ClipTransform):
         saturation: as brightness.
         hue: a shift is drawn from -hue to hue, as a share of the colour circle (up to 0.5).
         prob: of each change.
+        channel_permutation_prob: probability that red, green and blue are put in a random order, as in mmdetection's
+            PhotoMetricDistortion and in the training of AVS-Mamba's authors; 0: never, and no number is drawn.
         consistent: one draw for all frames.
     """
 
@@ -99,10 +177,13 @@ class PhotometricDistortion(ClipTransform):
         saturation: float = 0.5,
         hue: float = 0.05,
         prob: float = 0.5,
+        channel_permutation_prob: float = 0.5,
         consistent: bool = True,
     ):
         amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         steps = [v2.RandomApply([v2.ColorJitter(**{k: v})], prob) for k, v in amounts.items() if v]
+        if channel_permutation_prob:
+            steps.append(v2.RandomApply([v2.RandomChannelPermutation()], channel_permutation_prob))
         super().__init__(v2.Compose(steps) if steps else v2.Identity(), consistent)
 
 
@@ -112,3 +193,7 @@ def _pair(size: int | Sequence[int]) -> list[int]:
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"size: expected [height, width] or one number of pixels, got {size}")
     return pair
+
+
+def _draw(least: int, greatest: int) -> int:
+    return int(torch.randint(least, greatest + 1, ()))

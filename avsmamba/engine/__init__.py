@@ -3,6 +3,7 @@
 from avsmamba.engine import config
 from avsmamba.engine.check import check_config
 from avsmamba.engine.config import load_config, parse_options
+from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
 from avsmamba.engine.log import ShortLog
 from avsmamba.engine.optim import AutocastOptimWrapper
@@ -12,6 +13,7 @@ __all__ = [
     "AVSRunner",
     "AutocastOptimWrapper",
     "ExactResume",
+    "FreezeBackbone",
     "NaNGuard",
     "PlainCheckpoint",
     "ShortHistory",

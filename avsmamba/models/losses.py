@@ -1,41 +1,56 @@
-"""Losses on the frames that are labelled: dice (S4 and MS3, Sec. V-B), binary cross-entropy (AVSS), cross-entropy.
+"""Losses on the frames that are labelled: dice (S4 and MS3, Sec. V-B), cross-entropy (AVSS), binary cross-entropy.
 
 Logits are `(F, N, h, w)` for N classes. A target is either `(F, N, h, w)` in {0, 1}, or `(F, 1, h, w)` of class
 indices, which stand for the one-hot masks of N > 1 classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from avsmamba.registry import MODELS
 
 
 @MODELS.register_module()
 class DiceLoss(nn.Module):
-    """1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth) for each frame and class, averaged.
+    """1 - 2 sum(p g) / (sum(p^2) + sum(g^2) + smooth) for each frame and class, averaged.
 
-    Source: V-Net (Milletari et al., 2016) with plain sums below, as AVSegFormer trains.
+    Source: the dice loss of Sec. V-B in the form of V-Net (Milletari et al., 2016), as AVS-Mamba's authors and
+    AVSegFormer train. A silent frame (empty mask) costs 1 whatever is predicted and has no gradient: it counts in the
+    mean, but silence is learned from other frames alone. With `squared: false`, `smooth: 1.0` and `smooth_numerator:
+    true` a silent frame has a gradient and costs 0 where p is 0: a model is taught to mark nothing.
 
     Args:
         loss_weight: factor of the mean.
-        smooth: added above and below; it also makes an empty mask a target that can be reached.
+        squared: whether the sums below are of squares; false: of p and g themselves.
+        smooth: added below; it keeps two empty masks from 0 / 0.
+        smooth_numerator: whether `smooth` is added above as well: an empty mask is then a target that can be reached.
     """
 
-    def __init__(self, loss_weight: float = 1.0, smooth: float = 1.0):
+    def __init__(
+        self, loss_weight: float = 1.0, squared: bool = True, smooth: float = 0.002, smooth_numerator: bool = False
+    ):
         super().__init__()
-        self.loss_weight, self.smooth = loss_weight, smooth
+        self.loss_weight, self.squared = loss_weight, squared
+        self.smooth, self.smooth_numerator = smooth, smooth_numerator
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of `(F, N, h, w)` logits; zero for F = 0."""
         if not len(logits):
             return logits.sum()
         if are_indices(logits, target):
-            target = F.one_hot(target[:, 0].long(), logits.shape[1]).movedim(-1, 1)
+            classes = torch.arange(logits.shape[1], device=target.device)
+            target = target == classes.view(-1, 1, 1)
         p = logits.float().sigmoid().flatten(2)
         g = target.float().flatten(2)
-        overlap = 2 * (p * g).sum(-1) + self.smooth
-        return self.loss_weight * (1 - overlap / (p.sum(-1) + g.sum(-1) + self.smooth)).mean()
+        overlap = 2 * (p * g).sum(-1)
+        if self.smooth_numerator:
+            overlap = overlap + self.smooth
+        sizes = p.square().sum(-1) + g.square().sum(-1) if self.squared else p.sum(-1) + g.sum(-1)
+        return self.loss_weight * (1 - overlap / (sizes + self.smooth)).mean()
 
 
 @MODELS.register_module()
@@ -65,6 +80,8 @@ class BCELoss(nn.Module):
 @MODELS.register_module()
 class CrossEntropyLoss(nn.Module):
     """Cross-entropy of the softmax over classes, averaged over frames and pixels.
+
+    Source: what AVS-Mamba's authors train AVSS with; the paper (Sec. V-B) calls it binary cross-entropy.
 
     Args:
         loss_weight: factor of the mean.
@@ -99,29 +116,53 @@ def are_indices(logits: Tensor, target: Tensor) -> bool:
     return logits.shape[1] > 1 and target.shape[1] == 1
 
 
-def labelled_frames(logits: Tensor, masks: list[Tensor], flags: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def labelled_frames(
+    logits: Tensor, masks: list[Tensor], labelled: Sequence[Sequence[int]]
+) -> list[tuple[Tensor, Tensor]]:
     """Logits and targets of the labelled frames, at the labels' size: one pair for each size of label in the batch.
+
+    Frames are cut out as slices, since a device would wait for the host where a mask of flags picks them; where all
+    frames of all clips are labelled at the frames' size, nothing is copied.
 
     Args:
         logits: `(B, T, N, H, W)`, at the (padded) size of the frames.
         masks: B tensors `(T, h_b, w_b)` with h_b <= H and w_b <= W: what padding adds at the right and below is cut.
             For N = 1 foreground is what is not 0, else they hold class indices.
-        flags: B tensors `(T,)` bool, the labelled frames.
+        labelled: B lists of the places of the labelled frames, each from 0 to T - 1 in ascending order.
 
     Returns:
         Pairs of `(F, N, h, w)` logits and `(F, 1, h, w)` targets.
 
     Raises:
-        ValueError: if a class index is not below N > 1.
+        ValueError: if a class index is not below N > 1; on the CPU alone, a GPU finds it in the loss.
     """
+    num_frames, num_classes, height, width = logits.shape[1:]
+    whole = [*range(num_frames)]
+    if all([*places] == whole for places in labelled) and all(m.shape[-2:] == (height, width) for m in masks):
+        return [(logits.flatten(0, 1), as_target(torch.cat(masks), num_classes))]
     groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-    num_classes = logits.shape[2]
-    for clip, mask, flag in zip(logits, masks, flags, strict=True):
+    for clip, mask, places in zip(logits, masks, labelled, strict=True):
         h, w = mask.shape[-2:]
-        target = mask[flag].unsqueeze(1)
-        if num_classes == 1:
-            target = (target > 0).to(target.dtype)
-        elif target.numel() and int(target.max()) >= num_classes:
-            raise ValueError(f"gt_masks: class index {int(target.max())}, but the model has {num_classes} classes")
-        groups.setdefault((h, w), []).append((clip[flag][..., :h, :w], target))
+        for first, end in runs(places) or [(0, 0)]:  # a clip without labels still keeps the graph
+            pair = clip[first:end, :, :h, :w], as_target(mask[first:end], num_classes)
+            groups.setdefault((h, w), []).append(pair)
     return [(torch.cat([p for p, _ in g]), torch.cat([m for _, m in g])) for g in groups.values()]
+
+
+def as_target(masks: Tensor, num_classes: int) -> Tensor:
+    """Masks `(F, h, w)` as `(F, 1, h, w)` targets: 0 and 1 for one class, else the indices, checked on the CPU."""
+    target = masks.unsqueeze(1)
+    if num_classes == 1:
+        return (target > 0).to(target.dtype)
+    # The value of a tensor on a GPU would have to be waited for, and a fake one has none.
+    if target.device.type == "cpu" and not isinstance(target, FakeTensor) and target.numel():
+        greatest = int(target.max())
+        if greatest >= num_classes:
+            raise ValueError(f"gt_masks: class index {greatest}, but the model has {num_classes} classes")
+    return target
+
+
+def runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs (first, end) of the ranges that make up ascending numbers."""
+    firsts = [p for p in places if p - 1 not in places]
+    return list(zip(firsts, (p + 1 for p in places if p + 1 not in places), strict=True))

@@ -54,7 +54,8 @@ def test_the_zoo_is_whole():
                 assert cfg.train_dataloader.batch_size == batch and cfg.train_cfg.max_epochs == epochs
                 assert cfg.model.head.num_classes == classes and [c["type"] for c in cfg.model.losses] == [loss]
                 assert cfg.train_dataloader.dataset.type.endswith(data.upper())
-                assert cfg.train_dataloader.dataset.pipeline[-1]["size"] == size
+                for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+                    assert [t["size"] for t in loader.dataset.pipeline if "size" in t][-1] == size
                 assert cfg.optim_wrapper.optimizer.lr == 2e-5
 
 

@@ -111,6 +111,8 @@ def test_losses_of_the_papers(config):
     else:
         main = ("CrossEntropyLoss" if semantic else "DiceLoss", 1.0)
         assert losses == {"losses": [main], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+        dice = [c for c in model.losses + model.aux_losses if c.type == "DiceLoss"]
+        assert all(c.squared and c.smooth == 0.002 and not c.smooth_numerator for c in dice)
 
 
 @pytest.mark.parametrize(("method", "optimizer", "batch_size", "epochs"),
@@ -169,6 +171,14 @@ def test_padding_changes_no_gradient(config):
         assert a.keys() == b.keys()
         for name in a:
             assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("config", FULL, ids=lambda c: c.stem)
+def test_when_the_backbones_train(config):
+    hooks = load_config(str(config)).get("custom_hooks") or ()
+    epochs = {"avsegformer": {"s4": 5, "ms3": 10}}.get(config.stem.split("_")[0], {})
+    count = epochs.get(config.stem.split("_")[2])
+    assert [(h.type, h.epochs, h.part) for h in hooks] == ([("FreezeBackbone", count, "backbone")] if count else [])
 
 
 def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
