@@ -143,7 +143,8 @@ def run_backward(root: list[Any]) -> None:
                 del waiting[following]
                 ready.append(following)
         del node, grads, results, run
-        following = grad = slots = wanted = None
+        following = grad = wanted = None
+        slots = []
 
 
 class PeakMemory(TorchDispatchMode):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from avsmamba.models.checkpoint import find_state_dict, name_some, raise_unless_fits
-from avsmamba.models.released import idle_parts, is_released, translate, use_authors_reading
+from avsmamba.models.released import READING, idle_parts, is_released, translate, use_authors_reading
 from avsmamba.utils import UserError
 
 
@@ -45,12 +45,11 @@ def load_weights(
     ]
     raise_unless_fits(path, type(model).__name__, missing if exact else [], [], misfits)
     model.load_state_dict(weights, strict=False)
+    reading = (checkpoint.get("meta") or {}).get(READING) if released is None else released.reading
+    if reading is not None:
+        options = ", ".join(use_authors_reading(model, reading))
+        warn(f"{path}: {'' if released else 'trained from '}a checkpoint of the authors' code; it needs {options}")
     if released is not None:
-        options = ", ".join(use_authors_reading(model, released.semantic))
-        warn(
-            f"{path}: written by the authors' code, so this model runs with {options} (a config needs them to "
-            "test what is trained from here)"
-        )
         warn(
             f"{path}: {len(released.idle)} tensors in it are idle, not used: {name_some(idle_parts(released.idle), 8)}"
         )

@@ -29,6 +29,7 @@ from avsmamba.engine.checkpoint import find_latest, load_weights
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
 from avsmamba.models.checkpoint import read_file
+from avsmamba.models.released import READING
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write
 
@@ -269,6 +270,9 @@ class AVSRunner(Runner):
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """mmengine's, but a run that is killed while it writes leaves the file before whole."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if hasattr(model, READING):
+            kwargs["meta"] = {**(kwargs.get("meta") or {}), READING: getattr(model, READING)}
         if is_main_process():
             with atomic_write(Path(out_dir) / filename) as path:
                 super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)

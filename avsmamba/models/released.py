@@ -16,6 +16,7 @@ from avsmamba.utils import UserError
 SIGN = ("mamba_encoder.0.mamba_block.A_logs", "cmfpn.mask_features.weight")
 # What inference never reads; `mamba_decoder_block` holds the decoder's last layer a second time.
 IDLE = ("mamba_decoder_block.", "query_embed.", "audio_feature_projection.", "audio_recons_proj.")
+READING = "authors_reading"
 PARTS = {"vision_backbone.": "backbone", "audio_backbone.": "audio_encoder"}
 SEMANTIC = "query_embed.weight"  # only files of AVSS hold it
 # Theirs: THW, THW reversed, TWH, … Ours: all forward ones, then all reversed ones. Scans of 4 agree.
@@ -52,12 +53,12 @@ class Translation(NamedTuple):
     Attributes:
         state: tensors by the names of `AVSSegmentor`; unknown ones keep their own.
         idle: names of tensors that are not used.
-        semantic: whether it is a model of AVSS.
+        reading: 'semantic' for a model of AVSS, else 'object'.
     """
 
     state: dict[str, Tensor]
     idle: list[str]
-    semantic: bool
+    reading: str
 
 
 def is_released(state: Mapping[str, Tensor]) -> bool:
@@ -130,7 +131,7 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
             found, unused = translate_part(part, state, prefix, file)
             ours |= {f"{attribute}.{name}": tensor for name, tensor in found.items()}
             idle += unused
-    return Translation(ours, idle, SEMANTIC in state)
+    return Translation(ours, idle, "semantic" if SEMANTIC in state else "object")
 
 
 def translate_one(place: Place, name: str, state: Mapping[str, Tensor]) -> tuple[str, Tensor]:
@@ -170,22 +171,24 @@ def refuse_other_readings(model: nn.Module, file: str | Path) -> None:
         raise UserError(f"{file}: a checkpoint of the authors' code needs {', '.join(wrong)}")
 
 
-def use_authors_reading(model: nn.Module, semantic: bool) -> list[str]:
+def use_authors_reading(model: nn.Module, reading: str) -> list[str]:
     """Switch on what the authors' code does otherwise than our own training.
 
     Args:
         model: an `AVSSegmentor`.
-        semantic: whether the checkpoint is of AVSS.
+        reading: of the checkpoint, 'object' or 'semantic'. The model keeps it as an attribute, and a training writes it
+            into the `meta` of its checkpoints, so that they are read in the same way.
 
     Returns:
         The options that were changed, as they stand in a config.
     """
     changed = []
+    setattr(model, READING, reading)
     pyramid = getattr(model, "pyramid", None)
     if pyramid is not None:
         pyramid.repeat_stride_8, pyramid.pyramid.upsampling = True, "nearest"
         changed += ["model.pyramid.repeat_stride_8: true", "model.pyramid.upsampling: nearest"]
-    if semantic:
+    if reading == "semantic":
         model.padded_frames = "zeros"
         changed.append("model.padded_frames: zeros")
     return changed

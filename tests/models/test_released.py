@@ -14,7 +14,7 @@ from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models import released_reference as reference
 from tests.models.released_backbones import resnet_lines
-from tests.models.test_segmentor import ROOT
+from tests.models.test_segmentor import ROOT, SEMANTIC, TINY
 
 CONFIGS = {
     "pvt_object": "avs_mamba_pvtv2b5_s4_512",
@@ -76,7 +76,11 @@ def test_every_kind_of_file_loads_with_nothing_missing_or_unexpected(kind):
     assert {k: v.shape for k, v in found.state.items() if not k.endswith("num_batches_tracked")} == own
     assert all(any(name.startswith(part) for part in IDLE) for name in found.idle)
     assert any(name.startswith("mamba_decoder_block.") for name in found.idle)
-    assert any(name.startswith("query_embed") for name in found.idle) == found.semantic == ("semantic" in kind)
+    assert (
+        any(name.startswith("query_embed") for name in found.idle)
+        == (found.reading == "semantic")
+        == ("semantic" in kind)
+    )
     assert any("layer4_2" in name for name in found.idle) == ("r50" in kind)
     gone = len(shapes) - len(found.idle) - len(found.state)
     assert gone == 0, f"{gone} tensors were neither used nor named"
@@ -184,6 +188,23 @@ def test_the_head(neck, clip):
     (model, state), (maps, audio) = neck, clip
     found = model.head(audio.float()[None, :, None], tokens(maps[0])).logits
     close(found, reference.head(state, audio, maps[0]))
+
+
+def test_what_is_trained_from_such_a_file_is_read_in_the_same_way(neck):
+    """The runner writes the reading into a checkpoint's meta; here with a part of the weights."""
+    model, _ = neck
+    assert model.authors_reading == "semantic"
+    fresh = MODELS.build(load_config(TINY, {"model.head.num_classes": 4, **SEMANTIC}).model)
+    content = {"meta": {"authors_reading": "semantic"}, "state_dict": fresh.state_dict()}
+    lines: list[str] = []
+    assert fresh.padded_frames == "skip" and not fresh.pyramid.repeat_stride_8
+    load_weights(fresh, content, "epoch_1.pth", True, lines.append)
+    assert fresh.padded_frames == "zeros" and fresh.pyramid.repeat_stride_8
+    assert fresh.pyramid.pyramid.upsampling == "nearest"
+    assert lines == [
+        "epoch_1.pth: trained from a checkpoint of the authors' code; it needs model.pyramid.repeat_stride_8: true, "
+        "model.pyramid.upsampling: nearest, model.padded_frames: zeros"
+    ]
 
 
 def test_a_model_of_another_reading_is_refused():
