@@ -1,67 +1,117 @@
-"""The console script `avsmamba`: one subcommand a module, imported when it is asked for."""
+"""The console script `avsmamba`: a command for each module of `avsmamba.commands`.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-# Before torch is loaded: its threads shall spin for microseconds at most while they wait. Where they share their cores
-# with another program, long spinning makes a step many times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+import avsmamba
+from avsmamba.commands import (
+    ablate,
+    check_data,
+    completion,
+    complexity,
+    components,
+    export,
+    features,
+    info,
+    inspect,
+    make_shapes,
+    models,
+    predict,
+    qualitative,
+    report,
+    sample,
+    ship,
+    test,
+    train,
+    web,
+    zoo,
+)
+from avsmamba.exit_status import run_tool
 
-# What each command is, and the module whose `add_arguments(parser)` and `run(args)` it is.
+GROUPS = {
+    "commands": (
+        train,
+        test,
+        predict,
+        web,
+        export,
+        check_data,
+        inspect,
+        zoo,
+        models,
+        sample,
+        make_shapes,
+        info,
+        completion,
+    ),
+    "experiments and figures of the paper": (ablate, qualitative, features, complexity),
+    "for maintainers, in a clone of the repository": (components, report, ship),
+}
 COMMANDS = {
-    "predict": ("avsmamba.apis.predict", "segment what sounds in videos"),
-    "sample": ("avsmamba.apis.sample", "write a sample clip to try it with"),
-    "web": ("avsmamba.web", "open a web page to try videos on"),
-    "models": (None, "list the models that are shipped"),
-    "info": (None, "say what was built and what is missing"),
+    module.__name__.rpartition(".")[2].replace("_", "-"): module for group in GROUPS.values() for module in group
 }
 
 
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command and its options."""
-    import avsmamba
+class FrontDoor(argparse.ArgumentParser):
+    """Parser of `avsmamba` with the commands in groups, which argparse's own help does not have."""
 
-    parser = argparse.ArgumentParser(prog="avsmamba", description="Audio-visual segmentation: segment what sounds.")
+    def format_help(self) -> str:
+        """Return the list of commands."""
+        lines = [f"usage: {self.usage}", "", self.description or ""]
+        for title, group in GROUPS.items():
+            lines += ["", f"{title}:"]
+            lines += [f"  {name:<13}{module.HELP}" for name, module in COMMANDS.items() if module in group]
+        return "\n".join([*lines, "", "avsmamba COMMAND --help explains a command; avsmamba --version", ""])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `avsmamba` with all commands."""
+    parser = FrontDoor(
+        prog="avsmamba",
+        usage="avsmamba COMMAND [OPTION ...]",
+        description="Audio-visual segmentation: outline the objects in a video that make its sound.",
+    )
     parser.add_argument("--version", action="version", version=f"avsmamba {avsmamba.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, words) in COMMANDS.items():
-        command = commands.add_parser(name, help=words, description=words)
-        if module and name in arguments[:1]:
-            importlib.import_module(module).add_arguments(command)
-    return parser.parse_args(arguments)
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", prog="avsmamba", parser_class=argparse.ArgumentParser
+    )
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP)
+        command.set_defaults(run=module.run, parser=parser)
+        module.add_arguments(command)
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; status 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    args = parse_args(sys.argv[1:] if arguments is None else arguments)
-    from avsmamba.apis.command import run_tool
-
-    run_tool(lambda: run(args))
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of a command, with `run`, the function that runs it; by default those of `sys.argv`."""
+    return make_parser().parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command that was parsed."""
-    module = COMMANDS[args.command][0]
-    if module:
-        importlib.import_module(module).run(args)
-    elif args.command == "models":
-        print_models()
-    else:
-        from avsmamba.info import report
-
-        print(report())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its status; see `run_tool` for the errors."""
+    return _execute(parse_args(arguments))
 
 
-def print_models() -> None:
-    """Name and description of each model that is shipped, and where it lies."""
-    from avsmamba.shipped import shipped_models
+def run_alias(module: ModuleType) -> int:
+    """Run a command as a script of its own, whose name is the one in its usage line."""
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=module.run)
+    module.add_arguments(parser)
+    return _execute(parser.parse_args())
 
-    for model in shipped_models():
-        print(f"{model.name}: {model.card.get('about', '')}\n  {model.config.parent}")
+
+def _execute(args: argparse.Namespace) -> int:
+    # Before torch is loaded: its threads spin for microseconds at most while they wait. On cores that are shared with
+    # data workers or another program, long spinning makes a step many times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    return run_tool(lambda: args.run(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

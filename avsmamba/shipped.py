@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avsmamba.choices import DEFAULT_MODEL as DEFAULT
 from avsmamba.utils import UserError
 
-DEFAULT = "shapes"
 DEMO = "demo"
 CARD = "card.json"
 PACKAGE = Path(__file__).resolve().parent

@@ -1,8 +1,9 @@
-"""Segment what sounds in videos: predict.py VIDEO ... --model CONFIG --checkpoint FILE --out DIR (avsmamba predict)."""
+"""The same as `avsmamba predict`."""
 
 import sys
 
-from avsmamba.cli import main
+from avsmamba.cli import run_alias
+from avsmamba.commands import predict
 
 if __name__ == "__main__":
-    main(["predict", *sys.argv[1:]])
+    sys.exit(run_alias(predict))

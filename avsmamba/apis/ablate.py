@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from avsmamba.apis.command import run_tool
 from avsmamba.apis.test import drop_pretrained, test
 from avsmamba.apis.train import train
-from avsmamba.datasets.avsbench import SOUNDS
+from avsmamba.choices import SOUNDS
 from avsmamba.engine.checkpoint import find_latest
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.engine.yaml_io import dump
+from avsmamba.exit_status import run_tool
 from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError, atomic_write

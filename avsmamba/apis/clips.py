@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from avsmamba.datasets.avsbench import SOUNDS
+from avsmamba.choices import SOUNDS
 from avsmamba.engine.config import data_sets
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 import avsmamba
 from avsmamba.apis.exported import METADATA, TEXTS, run_exported
 from avsmamba.apis.inference import load_model
+from avsmamba.choices import EXPORT_FORMATS
 from avsmamba.models.segmentor import resize
 from avsmamba.utils import UserError, atomic_write
 
-FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 OPSET = 18
 DIVISOR = 32  # of H and W
 LEAST = 64  # pixels of H and W: with one row or column in the coarsest map, shapes are no longer free
@@ -84,10 +84,10 @@ def export(
             finds a deviation above 1e-4 (of the greatest logit, where that is above 1).
     """
     out = Path(out)
-    if format not in FORMATS:
-        raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    if out.suffix != FORMATS[format]:
-        raise UserError(f"--out: expected a name that ends in {FORMATS[format]} for {format}, got {out.name!r}")
+    if format not in EXPORT_FORMATS:
+        raise UserError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}, got {format!r}")
+    if out.suffix != EXPORT_FORMATS[format]:
+        raise UserError(f"--out: expected a name that ends in {EXPORT_FORMATS[format]} for {format}, got {out.name!r}")
     if out.is_dir():
         raise UserError(f"--out: {out} is a folder")
     if num_frames is not None and num_frames < 1:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from avsmamba.apis.predictor import Predictor
 from avsmamba.apis.test import drop_pretrained
+from avsmamba.choices import DEFAULT_MODEL
 from avsmamba.datasets.avsbench import find_folder
 from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
 from avsmamba.engine.checkpoint import load_weights
@@ -19,7 +20,6 @@ from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import DATASETS, MODELS
 from avsmamba.utils import UserError
 
-DEFAULT_MODEL = "shapes"
 BINARY = ("sounding",)
 
 

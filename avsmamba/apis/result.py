@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avsmamba.choices import PREDICTION_FORMATS as FORMATS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("overlay", "masks", "json", "timeline")
 SILENCE_DB = -90.0  # what the level of digital silence is given as
 
 

@@ -1,6 +1,5 @@
 """`avsmamba sample`: a clip to try a model on, and the masks that would be right."""
 
-import argparse
 import re
 import shutil
 import tempfile
@@ -24,24 +23,6 @@ MASKS = f"{NAME}_masks"
 SECONDS, FRAME_RATE, SIZE = 10, 25, 320
 SCENES = 20  # drawn, to choose the clearest
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.png")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `avsmamba sample`."""
-    parser.description = (
-        "Write sample.mp4, ten seconds of moving shapes of which some sound, and sample_masks/, what sounds at each "
-        "second. The shipped models know such shapes and their timbres, not the world."
-    )
-    parser.add_argument("--out", default=".", metavar="DIR", help="folder that gets both (default: this one)")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives another clip (default: %(default)s)")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Write the clip and say what to do with it."""
-    video = make_sample(args.out, args.seed)
-    masks = video.with_name(MASKS)
-    print(f"{video}: {SECONDS} s of moving shapes, some of which sound\n{masks}: what sounds at each second")
-    print(f"next: avsmamba predict {video} --out {video.with_name('predictions')}")
 
 
 def make_sample(folder: str | Path, seed: int = 0) -> Path:

@@ -12,6 +12,7 @@ import torch
 
 from avsmamba.apis.ablate import read_json
 from avsmamba.apis.test import drop_pretrained
+from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.engine import yaml_io
 from avsmamba.engine.checkpoint import load_weights
 from avsmamba.engine.config import flat_values, load_config
@@ -21,7 +22,7 @@ from avsmamba.shipped import CARD, models_folder, sha256
 from avsmamba.utils import UserError
 
 MOST_BYTES = 10_000_000
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in WEIGHT_DTYPES}
 _FROM_ENV = ("command", "commit", "seed", "device", "torch")
 
 

@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
 from avsmamba.apis.train import default_work_dir
-from avsmamba.datasets.avsbench import SOUNDS
+from avsmamba.choices import SOUNDS
 from avsmamba.engine.config import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype

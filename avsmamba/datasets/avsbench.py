@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from avsmamba.choices import SOUNDS
 from avsmamba.datasets.files import (
     SPLITS,
     Clip,
@@ -30,7 +31,6 @@ from avsmamba.registry import DATASETS, TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
-SOUNDS = ("real", "silence", "noise", "shuffle", "swap")
 NEGATIVES = ("silence", "noise", "swap")
 NOISE_RMS = 0.1
 NEGATIVE_NOISE_RMS = (0.003, 0.3)  # in training, so that no model learns the one level of the tests by heart

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from avsmamba.choices import SUBSETS
 from avsmamba.datasets.files import PARTS, SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 
 NUM_FRAMES = 5  # one a second; part v2 of AVSS has 10
-SUBSETS = ("s4", "ms3", "avss")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from avsmamba.choices import COLOURS, DIFFICULTIES, SUBSETS
 from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.palette import to_colours
@@ -40,7 +41,6 @@ from avsmamba.datasets.shape_pictures import draw_clip, random_scene
 from avsmamba.datasets.shape_sounds import (
     CLASSES,
     KINDS,
-    SUBSETS,
     Clip,
     class_name,
     mix_sounds,
@@ -49,8 +49,6 @@ from avsmamba.datasets.shape_sounds import (
 )
 from avsmamba.utils import UserError
 
-COLOURS = ("kind", "any")
-DIFFICULTIES = ("plain", "hard")
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}
 TABLES = {
     "s4": ("s4_meta_data.csv", ["name", "start", "category", "split", "visible"]),

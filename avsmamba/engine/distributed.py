@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 
+from avsmamba.choices import LAUNCHERS
 from avsmamba.utils import UserError
-
-LAUNCHERS = ("none", "pytorch", "slurm")
 
 
 @contextmanager

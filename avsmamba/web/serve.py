@@ -24,7 +24,7 @@ def serve(args: argparse.Namespace, root: Path) -> None:
     """Run the server until a signal ends it.
 
     Args:
-        args: what `avsmamba.web.add_arguments` defines.
+        args: what `avsmamba.commands.web.add_arguments` defines.
         root: the folder for all files, which Gradio knows as its own.
 
     Raises:

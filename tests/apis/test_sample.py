@@ -1,6 +1,5 @@
 """The sample clip: its pictures and sound decoded again are those of its masks; and the score of masks in folders."""
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from avsmamba.apis import sample
 from avsmamba.apis.sample import make_sample, plan_sample, score_masks
+from avsmamba.cli import main
 from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.datasets.shape_pictures import Scene, draw_frames
 from avsmamba.shipped import find_model, shipped_models
@@ -123,10 +123,7 @@ def test_malformed_and_nothing_is_left(small, tmp_path, monkeypatch):
 
 
 def test_the_command(small, tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    sample.add_arguments(parser)
-    assert vars(parser.parse_args([])) == {"out": ".", "seed": 0}
-    sample.run(parser.parse_args(["--out", str(tmp_path), "--seed", "4"]))
+    assert main(["sample", "--out", str(tmp_path), "--seed", "4"]) == 0
     printed = capsys.readouterr().out
     assert f"avsmamba predict {tmp_path / 'sample.mp4'} --out" in printed and (tmp_path / "sample.mp4").is_file()
 

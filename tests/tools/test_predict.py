@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -139,20 +138,3 @@ def test_options_that_do_not_fit(checkpoint, tmp_path, more, message, capsys):
     err = capsys.readouterr().err
     assert ended.value.code == 2 and err.startswith(message) and len(err.splitlines()) == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_commands(capsys, monkeypatch):
-    from avsmamba.cli import main
-
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    printed = capsys.readouterr().out
-    assert ended.value.code == 0 and all(name in printed for name in ("predict", "sample", "web", "models", "info"))
-    with pytest.raises(SystemExit):
-        main([])
-    main(["info"])
-    assert "backends of the scan" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--help"])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / "tools" / "predict.py"), run_name="__main__")
-    assert "--require-audio" in capsys.readouterr().out

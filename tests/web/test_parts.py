@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from avsmamba.apis.predictor import Predictor
+from avsmamba.commands.web import add_arguments, run
 from avsmamba.utils import UserError
-from avsmamba.web import add_arguments, run
 from avsmamba.web.results import above, count_pixels
 from avsmamba.web.sessions import Gone, Sessions, public
 from avsmamba.web.work import Desk, Limits, analyse, choices, compare, describe

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avsmamba.apis import run_tool
+from avsmamba.exit_status import run_tool
 from avsmamba.models.segmentor import check_inputs
 from avsmamba.utils import UserError
 
@@ -40,5 +40,5 @@ def test_other_errors_keep_their_traceback(capsys):
     with pytest.raises(SystemExit) as left:
         run_tool(lambda: fail(KeyboardInterrupt()))
     assert left.value.code == 130
-    run_tool(lambda: None)
+    assert [run_tool(lambda status=status: status) for status in (None, 0, 1)] == [0, 0, 1]
     assert capsys.readouterr().err == ""

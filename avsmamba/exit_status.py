@@ -1,4 +1,4 @@
-"""Running a tool: an error that the user can mend is one line on stderr and exit status 2."""
+"""Exit statuses of commands: an error that the user can correct is one line on stderr and status 2."""
 
 import os
 import sys
@@ -10,14 +10,17 @@ import avsmamba
 from avsmamba.utils import UserError
 
 
-def run_tool(function: Callable[[], object]) -> None:
-    """Call `function` and leave the process with status 0, 2 for what the user can mend, 130 for Ctrl-C.
+def run_tool(function: Callable[[], int | None]) -> int:
+    """Call `function` and return its status, 0 for None.
 
-    The user can mend a UserError, and a ValueError that avsmamba's own code raises of its arguments. Set
-    AVSMAMBA_TRACEBACK=1 to see where such an error comes from.
+    A UserError and a ValueError raised by avsmamba's own code are errors that the user can correct. Set
+    AVSMAMBA_TRACEBACK=1 to see where such an error was raised.
+
+    Raises:
+        SystemExit: with status 2 for an error that the user can correct, 130 for Ctrl-C.
     """
     try:
-        function()
+        return function() or 0
     except (UserError, ValueError) as error:
         if os.environ.get("AVSMAMBA_TRACEBACK") or not (isinstance(error, UserError) or _is_ours(error)):
             raise
@@ -33,7 +36,7 @@ def _is_ours(error: ValueError) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The message; one raised in a data worker comes with that process's traceback in front, which is cut off."""
+    """Return the message in one line; the traceback that a data worker puts before its message is removed."""
     text = str(error).strip()
     marker = f"{UserError.__name__}: "
     if "\n" in text and marker in text:

@@ -1,0 +1,25 @@
+"""`avsmamba sample`."""
+
+import argparse
+
+HELP = "write a sample video to try a model on"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `avsmamba sample`."""
+    parser.description = (
+        "Write sample.mp4, ten seconds of moving shapes, some of which sound, and sample_masks/, the true masks at "
+        "each second. The shipped models know such shapes and their timbres, not real-world objects."
+    )
+    parser.add_argument("--out", default=".", metavar="DIR", help="output folder (default: the working directory)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another clip (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the clip and print the next command."""
+    from avsmamba.apis.sample import MASKS, SECONDS, make_sample
+
+    video = make_sample(args.out, args.seed)
+    masks = video.with_name(MASKS)
+    print(f"{video}: {SECONDS} s of moving shapes, some of which sound\n{masks}: what sounds at each second")
+    print(f"next: avsmamba predict {video} --out {video.with_name('predictions')}")

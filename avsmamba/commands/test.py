@@ -1,0 +1,56 @@
+"""`avsmamba test`."""
+
+import argparse
+from functools import partial
+
+from avsmamba.commands.shared import add_audio, add_config_options, add_data_root, add_run_options, set_local_rank
+from avsmamba.utils import UserError
+
+HELP = "score a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `avsmamba test`."""
+    parser.description = "Score a checkpoint on the test set of a YAML config."
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights")
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="metrics.json and the log (default: work_dirs/ and the config's name)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write the predicted masks in AVSBench's layout")
+    parser.add_argument("--show-dir", metavar="DIR", help="write pictures: frames, sound, ground truth, prediction")
+    add_audio(
+        parser,
+        "; shuffle: another clip's sound; swap: another clip's sound whose source is not in the picture, as far as the "
+        "data set says. A model that uses the sound scores lower with all but the real one",
+    )
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="test with the real sound, silence, noise and swap in one run, and write robustness.json and "
+        "robustness.md; --out and --show-dir get a folder for each sound",
+    )
+    add_run_options(parser)
+    add_config_options(parser)
+    add_data_root(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Test with one sound, or with each."""
+    if args.robustness and args.audio != "real":
+        raise UserError("--robustness: takes the sounds in turn; leave --audio out")
+    set_local_rank(args.local_rank)
+    from avsmamba.apis import robustness, test
+
+    function = robustness if args.robustness else partial(test, audio=args.audio)
+    function(
+        args.config,
+        args.checkpoint,
+        work_dir=args.work_dir,
+        out=args.out,
+        show_dir=args.show_dir,
+        launcher=args.launcher,
+        options=args.cfg_options,
+        data_root=args.data_root,
+        amp=args.amp,
+    )

@@ -1,0 +1,63 @@
+"""`avsmamba web`."""
+
+import argparse
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from avsmamba.utils import UserError
+
+HELP = "open a web page for trying videos"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `avsmamba web`."""
+    parser.description = "Serve a web page on which a video is uploaded and its sounding objects are outlined."
+    parser.add_argument(
+        "--model", metavar="CONFIG|NAME", help="a model besides the shipped ones; it is selected at the start"
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="its weights, if --model is a config")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--max-mb", type=float, default=200, metavar="MB", help="largest file accepted (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, default=120, metavar="S", help="longest video accepted (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-queue", type=int, default=20, metavar="N", help="requests that may wait (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, then remove its temporary folder.
+
+    Raises:
+        UserError: if gradio is missing, the model is unknown, a limit is not positive or the port is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("avsmamba web needs gradio, which is not installed: pip install avsmamba[web]")
+    before = signal.signal(signal.SIGTERM, _leave)
+    root = Path(tempfile.mkdtemp(prefix="avsmamba-web-")).resolve()
+    try:
+        # Gradio reads these when it is imported: the folder for its files; no statistics, no check for a new version.
+        os.environ.update(GRADIO_TEMP_DIR=str(root), GRADIO_ANALYTICS_ENABLED="False")
+        from avsmamba.web.serve import serve
+
+        serve(args, root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
