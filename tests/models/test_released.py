@@ -231,3 +231,36 @@ def test_tensors_that_the_authors_code_does_not_know_are_named():
     del state["cmfpn.adapter_1.weight"]
     with pytest.raises(UserError, match=r"1 missing \(pyramid\.pyramid\.laterals\.0\.weight\)"):
         load_weights(model, state, "S4_best.pth", True, print)
+
+
+@pytest.mark.slow
+def test_every_door_takes_such_a_file(tmp_path, capsys):
+    """`avsmamba inspect`, `load_model` and the runner's `load_from`, with a file of the authors' form on the disk."""
+    from avsmamba.apis.inference import load_model
+    from avsmamba.apis.inspect_checkpoint import inspect_checkpoint
+    from avsmamba.engine.runner import AVSRunner
+
+    config = ROOT / f"configs/avs_mamba/{CONFIGS['pvt_object']}.yaml"
+    state = {k: v.float() if v.is_floating_point() else v for k, v in released_state("pvt_object").items()}
+    path = tmp_path / "S4_best.pth"
+    torch.save(state, path)
+    assert inspect_checkpoint(path, config)
+    out = capsys.readouterr().out
+    assert "AVS-Mamba as its authors released it: PVT-v2, 1 class" in out and "missing: 0" in out
+    assert "idle, not used: 112" in out and "it fits" in out
+    with pytest.warns(UserWarning, match="a checkpoint of the authors' code"):
+        predictor = load_model(config, path, device="cpu")
+    own = predictor.model.state_dict()
+    assert torch.equal(own["head.mlp.1.weight"], state["mlp.layers.1.weight"].flatten(1))
+    assert predictor.model.pyramid.repeat_stride_8
+    cfg = load_config(str(config))
+    cfg.work_dir, cfg.load_from = str(tmp_path / "run"), str(path)
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks"):
+        cfg[key] = None
+    for key in ("val", "test"):
+        cfg[f"{key}_dataloader"] = cfg[f"{key}_cfg"] = cfg[f"{key}_evaluator"] = None
+    del own, predictor
+    runner = AVSRunner.from_cfg(cfg)
+    runner.load_checkpoint(cfg.load_from, strict=True)
+    assert runner.model.authors_reading == "object"
+    assert torch.equal(runner.model.head.mlp[0].bias, state["mlp.layers.0.bias"])
