@@ -293,7 +293,7 @@ def environment(runner: Runner) -> dict[str, Any]:
     """What a run rests on: versions, commit, seed, device, processes and the command."""
     device = get_device()
     return {
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": _command(),
         "seed": runner.seed,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "processes": runner.world_size,
@@ -304,6 +304,12 @@ def environment(runner: Runner) -> dict[str, Any]:
         "commit": _commit(),
         **{name: _version(name) for name in _PACKAGES},
     }
+
+
+def _command() -> str:
+    program = sys.argv[0]
+    words = ["avsmamba"] if Path(program).name == "avsmamba" else [Path(sys.executable).name, program]
+    return " ".join([*words, *sys.argv[1:]])
 
 
 def _version(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from avsmamba import apis
 from avsmamba.engine import yaml_io
 from avsmamba.engine.config import load_config, parse_options
 from avsmamba.engine.optim import AutocastOptimWrapper, use_amp
-from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.runner import AVSRunner, _command
 from avsmamba.utils import UserError
 
 from .standins import TEST_SIZE, config
@@ -24,6 +25,15 @@ def scalars(work_dir, key):
     (file,) = Path(work_dir).glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     return [line[key] for line in lines if key in line]
+
+
+@pytest.mark.parametrize(
+    ("program", "start"), [("/opt/venv/bin/avsmamba", "avsmamba"), ("tools/train.py", "PYTHON tools/train.py")]
+)
+def test_the_command_is_recorded_as_it_was_typed(monkeypatch, program, start):
+    monkeypatch.setattr(sys, "argv", [program, "x.yaml", "--amp"])
+    monkeypatch.setattr(sys, "executable", "/opt/venv/bin/PYTHON")
+    assert _command() == f"{start} x.yaml --amp"
 
 
 def test_what_a_training_leaves(tmp_path, capfd):
