@@ -153,7 +153,8 @@ def test_every_config_builds_the_paper_s_model(path):
     with torch.device("meta"):
         model = build({"model.data_preprocessor": None}, path)
     tiny = "tiny" in path.stem
-    assert model.head.classifier.in_features == (32 if tiny else 256)
+    assert model.head.mlp[-1].out_features == (32 if tiny else 256)
+    assert [layer.out_channels for layer in model.head.hidden] == ([] if tiny else [128, 32])
     assert model.encoder.blocks[1].ssm.num_directions == 8
     assert model.encoder.blocks[1].ssm.d_state == (4 if tiny else 16)
     assert len(model.encoder.blocks) == 4 and len(model.decoder.stages) == 4 and len(model.pyramid.fusion) == 4
