@@ -77,6 +77,15 @@ def test_model(tmp_path):
     assert text.count("  backward ") == 1
 
 
+def test_head(tmp_path):
+    text, found = run("head.py", tmp_path, "--sizes", 64, "--classes", 2, "--repeats", 1)
+    assert [(r["size"], r["classes"], r["what"]) for r in found["rows"]] == [(64, 2, "inference"), (64, 2, "training")]
+    for row in found["rows"]:
+        assert row["ours_ms"]["median"] > 0 and row["layers_ms"]["median"] > 0
+        assert 0 <= row["ours_MB"] < row["layers_MB"]
+    assert text.count("64,  2 classes") == 2
+
+
 def test_growth(tmp_path):
     small = ["--size", 32, "--side", 4, "--channels", 16, "--repeats", 1]
     picture = tmp_path / "growth.png"

@@ -35,7 +35,10 @@ PARTS = {
     "encoder": (lambda: MultiScaleTemporalEncoder(8, 1, orders=2, d_state=2), lambda maps, audio: [maps]),
     "decoder": (lambda: ModalityAggregationDecoder(8, 1, d_state=2), lambda maps, audio: [maps, audio]),
     "pyramid": (lambda: ContextualIntegrationPyramid(8, orders=2, d_state=2), lambda maps, audio: [maps, audio]),
-    "head": (lambda: AudioQueryHead(8), lambda maps, audio: [audio.unsqueeze(2), maps[0]]),
+    "head": (
+        lambda: AudioQueryHead(8, mlp_dims=(6, 5), hidden_dims=(6, 4)),
+        lambda maps, audio: [audio.unsqueeze(2), maps[0]],
+    ),
 }
 
 

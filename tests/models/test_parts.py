@@ -1,10 +1,9 @@
-"""MTE, MAD, CIP, head, projection: shapes, switches, gradients."""
+"""MTE, MAD, CIP, projection: shapes, switches, gradients."""
 
 import pytest
 import torch
 
 from avsmamba.models import (
-    AudioQueryHead,
     ContextualIntegrationPyramid,
     ModalityAggregationDecoder,
     MultiScaleTemporalEncoder,
@@ -163,45 +162,6 @@ def test_pyramid_listens_exactly_when_a2v_is_on(maps, audio, temporal, a2v):
     moved[0][:, 0] += torch.randn_like(moved[0][:, 0])
     other_frame_changed = not torch.equal(pyramid(maps, audio)[:, 2], pyramid(moved, audio)[:, 2])
     assert other_frame_changed == (temporal or a2v)
-
-
-@pytest.mark.parametrize("scaled", [False, True])
-def test_head_multiplies_query_and_features(scaled):
-    head = AudioQueryHead(8, num_classes=3, scaled=scaled).double()
-    query, features = torch.randn(2, 3, 1, 8).double(), torch.randn(2, 3, 4, 5, 8).double()
-    out = head(query, features)
-    assert out.logits.shape == (2, 3, 3, 4, 5)
-    assert out.intermediate.shape == (2, 3, 1, 4, 5)
-    expected = (query[1, 2, 0] * features[1, 2, 3, 4]).sum() / (8**0.5 if scaled else 1)
-    torch.testing.assert_close(out.intermediate[1, 2, 0, 3, 4], expected)
-    assert_every_parameter_learns(head, out.logits)
-
-
-def test_head_without_residual_sees_the_intermediate_mask_only():
-    head = AudioQueryHead(8, residual=False)
-    query, features = torch.zeros(1, 1, 1, 8), torch.randn(1, 1, 4, 5, 8)
-    logits = head(query, features).logits
-    assert torch.allclose(logits, logits[..., :1, :1].expand_as(logits))
-
-
-@pytest.mark.parametrize("bounded", [False, True])
-def test_a_bounded_head_s_logits_do_not_grow_with_the_product(bounded):
-    head = AudioQueryHead(8, num_classes=4, bounded=bounded).double()
-    query, features = torch.randn(1, 2, 1, 8).double(), torch.randn(1, 2, 4, 5, 8).double()
-    out = head(query, features)
-    many = head(1000 * query, features)
-    torch.testing.assert_close(many.intermediate, 1000 * out.intermediate)
-    assert ((many.logits - out.logits).abs().max() < 2) == bounded
-    assert_every_parameter_learns(head, out.logits)
-
-
-@pytest.mark.parametrize("add_query", [False, True])
-def test_a_head_that_adds_the_query_hears_where_nothing_is_seen(add_query):
-    head = AudioQueryHead(8, num_classes=4, add_query=add_query)
-    dark = torch.zeros(1, 2, 4, 5, 8)  # the product is zero for every query
-    first, second = (head(torch.randn(1, 2, 1, 8), dark).logits for _ in range(2))
-    assert (not torch.equal(first, second)) == add_query
-    assert torch.equal(first, first[..., :1, :1].expand_as(first))
 
 
 @pytest.mark.parametrize("norm, audio_norm", [("GN", "none"), ("none", "BN")])

@@ -177,7 +177,8 @@ def test_every_config_builds_the_paper_s_model(path):
     with torch.device("meta"):
         model = build({"model.data_preprocessor": None}, path)
     tiny = "tiny" in path.stem
-    assert model.head.classifier.in_features == 32 and len(model.head.mlp) == (2 if tiny else 3)
+    assert model.head.mlp[-1].out_features == (32 if tiny else 256) and len(model.head.mlp) == (2 if tiny else 3)
+    assert [layer.out_channels for layer in model.head.hidden] == ([] if tiny else [128, 32])
     assert model.encoder.blocks[-1].ssm.num_directions == 8
     assert model.encoder.blocks[-1].ssm.d_state == (4 if tiny else 16)
     assert model.deep_supervision != tiny

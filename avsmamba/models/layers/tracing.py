@@ -1,4 +1,7 @@
-"""Whether a shortcut that only plain eager work may take can be taken."""
+"""When a shortcut of several layers may be taken, and its derivatives where it may not."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,3 +25,19 @@ def watched(*tensors: Tensor) -> bool:
         or _get_current_dispatch_mode() is not None
         or any(type(t) not in (Tensor, nn.Parameter) or t.device.type == "meta" for t in tensors)
     )
+
+
+def recorded_gradients(
+    run: Callable[..., Tensor], inputs: Sequence[Any], dy: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again, by torch's own layers.
+
+    Args:
+        run: the layers one by one.
+        inputs: its arguments.
+        dy: gradient of what it gives.
+        needed: of which inputs the gradient is asked; None for the others.
+    """
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(run(*inputs), wanted, dy, create_graph=True))
+    return tuple(next(found) if need else None for need in needed)
