@@ -51,15 +51,15 @@ struct Workspace {
 
 AI void widen(REAL* to, const uint16_t* from, int64_t n, bool brain) {
   for (int64_t i = 0; i < n; ++i) {
-    // A half's exponent and mantissa, shifted into a float's place, are the value times 2^-112; all ones stay all ones.
+    // A half's exponent and mantissa, shifted into a float's place, lack 112 in the exponent, and all ones stay all ones.
+    // A subnormal half's mantissa counts units of 2^-24; as a float's bits it would be subnormal there too, so zero.
     const uint32_t bits = from[i], magnitude = (bits & 0x7fff) << 13;
     uint32_t wide = bits << 16;
-    float value;
+    float value = (float)(int32_t)(bits & 0x3ff) * 0x1p-24f;
     if (!brain) {
-      std::memcpy(&value, &magnitude, 4);
-      value *= 0x1p112f;
       std::memcpy(&wide, &value, 4);
-      wide |= (bits & 0x8000) << 16 | ((bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u);
+      wide = bits & 0x7c00 ? magnitude + ((bits & 0x7c00) == 0x7c00 ? 224u << 23 : 112u << 23) : wide;
+      wide |= (bits & 0x8000) << 16;
     }
     std::memcpy(&value, &wide, 4);
     to[i] = value;
