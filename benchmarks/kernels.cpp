@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "conv.h"
+#include "flush.h"
 #include "scan.h"
 
 using namespace avsmamba;
@@ -170,6 +171,7 @@ int main(int count, char** words) {
   for (size_t i = 2; i < args.size(); ++i) sizes.push_back(std::stoll(args[i]));
   const bool is_scan = kernel.starts_with("scan_"), backward = kernel.ends_with("_backward");
   if (sizes.size() != (is_scan ? 8 : 12)) fail("a wrong number of sizes");
+  const FlushSubnormals flushed;  // as the operators do on each of their threads
   const Input input = type == "bfloat16" ? Input::bfloat16 : type == "float16" ? Input::float16 : Input::same;
   if (is_scan) scan(NAMED(kernels_, KERNELS)(), backward, input, sizes);
   else conv(NAMED(conv_kernels_, KERNELS)(), backward, input, sizes);

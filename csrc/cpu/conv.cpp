@@ -134,7 +134,7 @@ void run_backward(const ConvInputs& in, const Tensor& dy, const Tensor& dx, cons
     const ConvGrads<T> out{writable<T>(dx), weights.copy(r), biases.copy(r)};
     p.each(a, r, scratch, [&](const ConvJob& j) { kernel.backward(a, j, out); });
   });
-  weights.gather(), biases.gather();
+  weights.gather(true), biases.gather(true);
 }
 
 void conv_forward(const Tensor x, const Tensor weight, const Tensor bias, int64_t front_t, int64_t front_h,

@@ -82,6 +82,11 @@ AI V sigmoid(V x) {
   return (I)x < 0 ? e * s : s;
 }
 
+AI V settled(V gradient) {
+  const V magnitude = (V)((I)gradient & ~(INT(1) << (8 * sizeof(INT) - 1)));
+  return magnitude < kNegligible<REAL> ? V{} : gradient;
+}
+
 // A row of the job's channels, from `offset` on, into the planes of a packed row.
 AI void pack_row(REAL* to, int64_t plane, const void* from, int64_t offset, int64_t stride, int64_t columns,
                  const ConvJob& j, Input input) {
@@ -236,6 +241,7 @@ static void conv_backward(const ConvArgs<REAL>& a, const ConvJob& j, const ConvG
         V sums[P];
         for (int u = 0; u < P; ++u) sums[u] = V{};
         convolve<P>(sums, w.taps, w.flipped, v, column);
+        for (int u = 0; u < P; ++u) sums[u] = settled(sums[u]);
         write_tokens<P>(out.dx + (token(a, j, t, made) + column) * a.channels, sums, v, a, j);
       });
     }

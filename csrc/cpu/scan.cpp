@@ -153,7 +153,7 @@ struct RowSums {
   // Add up the ranges' rows of one pass, in order, and put them where their tokens are.
   void gather(int64_t pass, T* ddt, T* dB, T* dC) const {
     const int64_t L = a.length, R = a.rank, N = a.states, K = a.directions;
-    torch::stable::parallel_for(0, p.groups * p.batch * at_once * L, 1024, [&](int64_t begin, int64_t end) {
+    parallel(p.groups * p.batch * at_once * L, 1024, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin, stop; index < end; index = stop) {
         const int64_t t0 = index % L, local = index / L % at_once, entry = index / L / at_once;
         const int64_t group = entry / p.batch, k = p.first_direction(group) + pass * at_once + local;
@@ -174,7 +174,7 @@ struct RowSums {
   }
 
   static void put(T* to, const T* from, int64_t count, bool add) {
-    for (int64_t i = 0; i < count; ++i) to[i] = add ? to[i] + from[i] : from[i];
+    for (int64_t i = 0; i < count; ++i) to[i] = settled(add ? to[i] + from[i] : from[i]);
   }
 };
 
@@ -206,7 +206,7 @@ void run_forward(const Inputs& in, const Tensor& y, const Tensor& states) {
       kernel.forward(a, j, sums.copy(group), borders);
     }
   });
-  sums.gather();
+  sums.gather(false);
 }
 
 template <typename T>
@@ -246,8 +246,8 @@ void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, cons
     });
     rows.gather(pass, writable<T>(grads[1]), writable<T>(grads[2]), writable<T>(grads[3]));
   }
-  dx.gather();
-  for (auto& s : parameters) s.gather();
+  dx.gather(true);
+  for (auto& s : parameters) s.gather(true);
 }
 
 void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A, const Tensor D,

@@ -51,15 +51,21 @@ struct Workspace {
 
 AI void widen(REAL* to, const uint16_t* from, int64_t n, bool brain) {
   for (int64_t i = 0; i < n; ++i) {
-    // A half's exponent and mantissa, shifted into a float's place, are the value times 2^-112; all ones stay all ones.
-    const uint32_t bits = from[i], magnitude = (bits & 0x7fff) << 13;
+    // A half's exponent and mantissa, shifted into a float's place, lack 112 in the exponent; all ones stay all ones. A
+    // subnormal half would be a subnormal float: it gets a 1 before its mantissa, which is then subtracted.
+    const uint32_t bits = from[i], exponent = bits & 0x7c00;
     uint32_t wide = bits << 16;
     float value;
     if (!brain) {
-      std::memcpy(&value, &magnitude, 4);
-      value *= 0x1p112f;
+      const uint32_t subnormal = exponent == 0, not_finite = exponent == 0x7c00, two_to_minus_14 = 113u << 23;
+      const uint32_t rebased = ((bits & 0x7fff) << 13) + ((112 + subnormal + 112 * not_finite) << 23);
+      const uint32_t extra = subnormal * two_to_minus_14;
+      float one;
+      std::memcpy(&value, &rebased, 4);
+      std::memcpy(&one, &extra, 4);
+      value -= one;
       std::memcpy(&wide, &value, 4);
-      wide |= (bits & 0x8000) << 16 | ((bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u);
+      wide |= (bits & 0x8000) << 16;
     }
     std::memcpy(&value, &wide, 4);
     to[i] = value;

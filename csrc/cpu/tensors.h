@@ -4,11 +4,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "flush.h"
 #include "scan.h"
 
 namespace avsmamba {
@@ -58,17 +60,32 @@ inline bool is_double(const Tensor& x) {
   return type == ScalarType::Double;
 }
 
+// f(begin, end) for parts of 0 … count on the threads, subnormal numbers being zeros to it.
+template <typename F>
+void parallel(int64_t count, int64_t grain, const F& f) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    const FlushSubnormals flushed;
+    f(begin, end);
+  });
+}
+
+template <typename T>
+T settled(T gradient) {
+  return std::abs(gradient) < kNegligible<T> ? T(0) : gradient;
+}
+
 // f(range, scratch) for each range, on one thread each; scratch holds `size` values of T on a 64-byte border.
 template <typename T, typename F>
 void run_ranges(int64_t ranges, int64_t size, const F& f) {
-  torch::stable::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
+  parallel(ranges, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<T[]> memory(new T[size + 64 / sizeof(T)]);
     void* scratch = (void*)(((uintptr_t)memory.get() + 63) / 64 * 64);
     for (int64_t r = begin; r < end; ++r) f(r, scratch);
   });
 }
 
-// `copies` buffers of `size` values, the first of which is `own`, zeroed on demand; `gather` adds the others to it.
+// `copies` buffers of `size` values, the first of which is `own`, zeroed on demand; `gather` adds the others to it, and
+// settles it where it is a gradient.
 template <typename T>
 struct Shared {
   T* own;
@@ -82,13 +99,14 @@ struct Shared {
     std::fill(rest.get(), rest.get() + (copies - 1) * size, T(0));
   }
   T* copy(int64_t c) { return c % copies ? rest.get() + (c % copies - 1) * size : own; }
-  void gather() {
-    if (copies < 2) return;
-    torch::stable::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
+  void gather(bool gradient) {
+    if (copies < 2 && !gradient) return;
+    parallel(size, 1 << 14, [&](int64_t begin, int64_t end) {
       for (int64_t c = 1; c < copies; ++c) {
         const T* from = copy(c);
         for (int64_t i = begin; i < end; ++i) own[i] += from[i];
       }
+      for (int64_t i = begin; gradient && i < end; ++i) own[i] = settled(own[i]);
     });
   }
 };

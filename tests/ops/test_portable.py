@@ -159,3 +159,16 @@ def test_the_convolution_on_aarch64_equals_torch_s(dtype):
     got = on_aarch64("conv_backward", dtype, sizes, [x, weight, bias, dy], [shape, weight.shape, bias.shape])
     for name, a, e in zip(("y", "dx", "dweight", "dbias"), (y, *got), (expected, *gradients), strict=True):
         assert relative_error(a, e) < TOLERANCES[dtype], name
+
+
+@needs_cross
+@needs_emulator
+@pytest.mark.parametrize(("dtype", "small"), [(torch.float32, 1e-40), (torch.bfloat16, 1e-40), (torch.float64, 1e-310)])
+def test_aarch64_takes_subnormals_for_zeros(dtype, small):
+    shape, channels = (1, 1, 3, 4, 8), 8
+    x = torch.full(shape, small, dtype=dtype)
+    x[..., ::2] = 1
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    weight, bias = torch.ones(channels, 1, 1, 1, 1, dtype=state), torch.zeros(channels, dtype=state)
+    (y,) = on_aarch64("conv_forward", dtype, (*shape, 1, 1, 1, 0, 0, 0, 0), [x, weight, bias], [shape])
+    assert (y[..., ::2] == 1).all() and (y[..., 1::2] == 0).all()

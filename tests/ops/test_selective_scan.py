@@ -197,14 +197,17 @@ def test_low_precision_inputs_keep_a_float32_state(dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_16_bit_value_is_read_exactly(dtype):
-    """B is zero, so that y = x: all finite values, subnormal ones and both zeros among them."""
+    """B is zero, so that y = x: all finite values, both zeros and float16's subnormal ones among them.
+
+    Those of bfloat16 are subnormal in float32 too, and read as zeros.
+    """
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     x = x[x.isfinite()].view(1, -1, 16)
     tokens = torch.zeros(1, x.shape[1], 1, 1, dtype=dtype)
     one = torch.ones(1, 16)
     order = torch.arange(x.shape[1], dtype=torch.int32)[None]
     y = multi_directional_scan(x, tokens, tokens, tokens, -one[..., None], one, one[..., None], -one, order)
-    assert torch.equal(y, x)
+    assert torch.equal(y, x if dtype == torch.float16 else x.masked_fill(x.abs() < torch.finfo(dtype).tiny, 0))
 
 
 def test_autocast_casts_the_tokens():
