@@ -47,8 +47,7 @@ def train(
     if amp:
         use_amp(cfg)
     with process_group(cfg, launcher):
-        runner = AVSRunner.from_cfg(cfg)
-        runner.train()
+        AVSRunner.from_cfg(cfg).train()
     return Path(cfg.work_dir)
 
 
