@@ -1,4 +1,4 @@
-"""Check a config against the registries before anything is built: unknown names and keys, with the nearest known."""
+"""Check a config against the registries before anything is built: names, keys, and the types and limits of values."""
 
 import difflib
 import inspect
@@ -15,16 +15,23 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from avsmamba import registry as own
+from avsmamba.engine.arguments import Argument, arguments, faults_of_keys
+from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
-_PARAMWISE = (
-    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "dcn_offset_lr_mult"),
-    *("flat_decay_mult", "bypass_duplicate"),
-)
-_ENVIRONMENT = ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit")
+_NUMBER, _SWITCH, _MAPPING = Argument(float), Argument(bool), Argument(dict)
+_MULTIPLIERS = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "dcn_offset_lr_mult")
+_PARAMWISE = {
+    **dict.fromkeys((*_MULTIPLIERS, "flat_decay_mult"), _NUMBER),
+    "custom_keys": Argument(dict | None),
+    "bypass_duplicate": _SWITCH,
+}
+_ENVIRONMENT = {"cudnn_benchmark": _SWITCH, "mp_cfg": _MAPPING, "dist_cfg": _MAPPING, "resource_limit": Argument(int)}
+_RANDOMNESS = arguments(Runner.set_randomness)[0] | {"seed": Argument(int | None)}
+_AUTO_SCALE = {"enable": _SWITCH, "base_batch_size": Argument(int, limit=AT_LEAST_1)}
 _LOADER_EXTRA = ("dataset", "sampler", "batch_sampler", "worker_init_fn", "collate_fn")
 # What AVSSegmentor hands to its parts.
 _MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
@@ -88,7 +95,7 @@ _SLOTS: dict[str, Slot] = {
 
 
 def check_config(cfg: Mapping[str, Any]) -> None:
-    """Compare every key and every `type` of a config with what the registered classes take; nothing is built.
+    """Compare every key, `type` and value of a config with what the registered classes take; nothing is built.
 
     Args:
         cfg: a config as `load_config` gives it, or a dict of the same form.
@@ -98,10 +105,13 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     """
     values = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
     check_top_level(values)
-    faults = list(_faults(values))
+    faults: dict[str, str] = {}
+    for fault in _faults(values):
+        faults.setdefault(fault.partition(": ")[0], fault)
     if faults:
-        more = f" (and {len(faults) - 1} more faults in the config)" if len(faults) > 1 else ""
-        raise UserError(faults[0] + more)
+        more = len(faults) - 1
+        count = f" (and {more} more fault{'s'[: more - 1]} in the config)" if more else ""
+        raise UserError(next(iter(faults.values())) + count)
 
 
 def check_top_level(values: Mapping[str, Any]) -> None:
@@ -139,20 +149,22 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         elif key == "env_cfg":
             yield from _check_keys(value, _ENVIRONMENT, key)
         elif key == "randomness":
-            yield from _check_keys(value, _parameters(Runner.set_randomness), key)
+            yield from _check_keys(value, _RANDOMNESS, key)
             if isinstance(value, dict) and "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
                 yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
         elif key == "compile" and not isinstance(value, bool):
-            yield from _check_keys(value, set(_parameters(torch.compile)) - {"model"}, key, "torch.compile")
+            yield from _check_keys(value, _without(arguments(torch.compile)[0], "model"), key, "torch.compile")
         elif key == "auto_scale_lr":
-            yield from _check_keys(value, ("enable", "base_batch_size"), key)
+            yield from _check_keys(value, _AUTO_SCALE, key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
             yield from _check(value, key, _EVALUATOR)
         elif key in _SLOTS:
             yield from _check(value, key, _SLOTS[key])
+        else:
+            yield from faults_of_keys({key: value}, arguments(Runner)[0], "")
     yield from _check_optimizer(values.get("optim_wrapper") or {})
     yield from _check_classes(values)
 
@@ -169,7 +181,7 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {config!r}"
         return
-    known = (*(k for k in _parameters(DataLoader)), *_LOADER_EXTRA)
+    known = arguments(DataLoader)[0] | dict.fromkeys(_LOADER_EXTRA, Argument())
     yield from _check_keys(config, known, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
@@ -214,7 +226,7 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
     if clip is not None:
         by_norm = not isinstance(clip, dict) or clip.get("type", "norm") == "norm"
         function = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
-        known = {"type", *_parameters(function)} - {"parameters"}
+        known = _without(arguments(function)[0], "parameters") | {"type": Argument(str)}
         yield from _check_keys(clip, known, "optim_wrapper.clip_grad", function.__name__)
 
 
@@ -227,7 +239,8 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     if not isinstance(count, int):
         return
     for key, classes in (("losses", count), ("aux_losses", 1)):
-        for i, loss in enumerate(model.get(key) or ()):
+        losses = model.get(key)
+        for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else ()):
             if classes == 1 and isinstance(loss, dict) and loss.get("type") == "CrossEntropyLoss":
                 what = "the intermediate mask has one" if key == "aux_losses" else "model.head.num_classes is 1"
                 yield f"model.{key}.{i}: CrossEntropyLoss needs several classes, {what}"
@@ -240,14 +253,18 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
 
 
-def _check_keys(config: Any, known: Iterable[str], path: str, name: str = "it") -> Iterator[str]:
-    known = list(known)
+def _without(known: Mapping[str, Argument], name: str) -> dict[str, Argument]:
+    return {k: v for k, v in known.items() if k != name}
+
+
+def _check_keys(config: Any, known: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {config!r}"
         return
     for key in config:
         if key not in known:
             yield f"{path}.{key}: {name} takes no {key!r}{near(key, known, listing=True)}"
+    yield from faults_of_keys(config, known, f"{path}.")
 
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
@@ -275,13 +292,16 @@ def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
 def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Callable[..., Any]) -> Iterator[str]:
     name = config.get("type", slot.default)
     known, required, is_open = arguments(target)
-    usable = (known - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & known)
+    usable = (set(known) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(known))
     for key in config:
         if key == "type" or key in known or key in slot.extra:
             continue
         hint = near(key, usable, listing=True)
         if not is_open or key == "_scope_" or hint.startswith("; did you mean"):
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
+    # Nested configs are checked where they are gone through.
+    values = {k: v for k, v in config.items() if k != "type" and (v is None or k not in slot.children)}
+    yield from faults_of_keys(values, known, f"{path}.")
     if slot.complete:
         missing = sorted(required - set(config) - set(slot.given))
         if missing:
@@ -349,35 +369,3 @@ def find(registry: Registry, name: Any) -> Callable[..., Any] | None:
                 return target
         node = node.parent
     return None
-
-
-@cache
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(function).parameters if name != "self")
-
-
-@cache
-def arguments(target: Callable[..., Any]) -> tuple[set[str], set[str], bool]:
-    """Names a class or function takes, those it needs, and whether it takes any others as well.
-
-    `**kwargs` is followed through the base classes' `__init__`.
-    """
-    if not inspect.isclass(target):
-        functions = [target]
-    else:
-        functions = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__ and c is not object]
-    known: set[str] = set()
-    required: set[str] = set()
-    is_open = False
-    for i, function in enumerate(functions):
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):
-            return known, set(), True
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
-        known |= {p.name for p in named}
-        required |= {p.name for p in named if p.default is p.empty} if i == 0 else set()
-        is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if not is_open:
-            break
-    return known, required, is_open

@@ -34,7 +34,7 @@ from avsmamba.utils import UserError, atomic_write
 
 _PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-_BUILD_ERRORS = (TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError)
+_BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, OSError)
 
 
 def fill_from_train_loop(cfg: Config) -> None:
