@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple, ParamSpec
 
@@ -31,7 +31,18 @@ AT_LEAST_1 = Limit("at least 1", lambda x: x >= 1)
 POSITIVE = Limit("a number above 0", lambda x: x > 0)
 RATE = Limit("at least 0 and below 1", lambda x: 0 <= x < 1)
 PROBABILITY = Limit("0 to 1", lambda x: 0 <= x <= 1)
-MAP_NUMBER = Limit("of the maps 1 to 4", lambda x: 1 <= x <= 4)
+MAP_NUMBER = Limit("of the maps 1 to 4", lambda x: x in (1, 2, 3, 4))
+
+
+def one_of(choices: Iterable[int]) -> Limit:
+    """Return the limit of a number that has a few values only."""
+    known = sorted(choices)
+    return Limit(f"one of {known}", lambda x: x in known)
+
+
+def counts(*names: str) -> dict[str, Limit]:
+    """Return limits for arguments that are at least 1: `@limits(**counts("num_layers", "num_heads"))`."""
+    return dict.fromkeys(names, AT_LEAST_1)
 
 
 def limits(**ranges: Limit) -> Callable[[Callable[P, None]], Callable[P, None]]:

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -12,10 +12,11 @@ import torch
 from mmengine import registry as root
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
 from avsmamba import registry as own
-from avsmamba.engine.arguments import Argument, arguments, faults_of_keys
+from avsmamba.engine.arguments import Argument, arguments, faults_of_keys, shown
 from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 
@@ -29,6 +30,7 @@ _PARAMWISE = {
     "custom_keys": Argument(dict | None),
     "bypass_duplicate": _SWITCH,
 }
+_PROCESSES = arguments(set_multi_processing)[0]
 _ENVIRONMENT = {"cudnn_benchmark": _SWITCH, "mp_cfg": _MAPPING, "dist_cfg": _MAPPING, "resource_limit": Argument(int)}
 _RANDOMNESS = arguments(Runner.set_randomness)[0] | {"seed": Argument(int | None)}
 _AUTO_SCALE = {"enable": _SWITCH, "base_batch_size": Argument(int, limit=AT_LEAST_1)}
@@ -48,6 +50,7 @@ class Slot:
         extra: keys that the builder takes away before it builds.
         children: slots of nested configs by key; others are looked up in this registry, then in any.
         complete: whether missing arguments are reported.
+        many: whether a list of configs may stand here as well.
     """
 
     registry: Registry
@@ -56,21 +59,26 @@ class Slot:
     extra: tuple[str, ...] = ()
     children: Mapping[str, "Slot"] = field(default_factory=dict)
     complete: bool = True
+    many: bool = False
 
 
 _ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
-_TRANSFORM = Slot(own.TRANSFORMS)
+_PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
+_LOSSES = ("losses", "aux_losses", "matching_losses")
+_PART = Slot(own.MODELS, given=_MODEL_GIVEN)
+_MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
+_TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)
 _SAMPLER = Slot(root.DATA_SAMPLERS, given=("dataset", "seed"))
 _BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, given=("sampler", "batch_size"))
-_METRIC = Slot(own.METRICS)
+_METRIC = Slot(own.METRICS, many=True)
 _HOOK = Slot(own.HOOKS, extra=("priority",))
 _EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
 _LOOP_GIVEN = ("runner", "dataloader", "evaluator")
 
 _SLOTS: dict[str, Slot] = {
-    "model": Slot(own.MODELS),
+    "model": _MODEL,
     "data_preprocessor": Slot(own.MODELS),
     "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", given=("module",)),
     "optim_wrapper": Slot(
@@ -80,12 +88,14 @@ _SLOTS: dict[str, Slot] = {
         children={"optimizer": Slot(root.OPTIMIZERS, given=("params",))},
     ),
     "param_scheduler": Slot(
-        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length")
+        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
     ),
-    "custom_hooks": _HOOK,
+    "custom_hooks": replace(_HOOK, many=True),
     "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
     "visualizer": Slot(
-        root.VISUALIZERS, given=("name",), children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",))}
+        root.VISUALIZERS,
+        given=("name",),
+        children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",), many=True)},
     ),
     "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
     "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
@@ -139,6 +149,8 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         yield from _check_group(values, mode)
     for key, value in values.items():
         if value is None:
+            if key in ("env_cfg", "randomness"):
+                yield f"{key}: expected a mapping, got null"
             continue
         if key.endswith("_dataloader"):
             yield from _check_loader(value, key)
@@ -148,6 +160,8 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
             yield from _check_hooks(value)
         elif key == "env_cfg":
             yield from _check_keys(value, _ENVIRONMENT, key)
+            if isinstance(value, dict):
+                yield from _check_keys(value.get("mp_cfg", {}), _PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
             yield from _check_keys(value, _RANDOMNESS, key)
             if isinstance(value, dict) and "seed" not in value:
@@ -179,9 +193,10 @@ def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
 
 def _check_loader(config: Any, path: str) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {config!r}"
+        yield f"{path}: expected a mapping, got {shown(config)}"
         return
     known = arguments(DataLoader)[0] | dict.fromkeys(_LOADER_EXTRA, Argument())
+    known["batch_size"] = Argument(int, limit=AT_LEAST_1)
     yield from _check_keys(config, known, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
@@ -194,19 +209,20 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
 
 def _check_train_loop(config: Any) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"train_cfg: expected a mapping, got {config!r}"
+        yield f"train_cfg: expected a mapping, got {shown(config)}"
         return
     if ("type" in config) == ("by_epoch" in config):
         yield "train_cfg: needs either 'type' or 'by_epoch'"
         return
     default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
+    yield from faults_of_keys(config, {"by_epoch": _SWITCH}, "train_cfg.")
     loop = {k: v for k, v in config.items() if k != "by_epoch"}
     yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
 
 
 def _check_hooks(config: Any) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"default_hooks: expected a mapping, got {config!r}"
+        yield f"default_hooks: expected a mapping, got {shown(config)}"
         return
     for name, hook in config.items():
         if hook is not None:
@@ -235,6 +251,8 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
+    if model.get("losses") == []:
+        yield "model.losses: expected at least one loss, got []"
     count = model["head"].get("num_classes", 1) if isinstance(model.get("head"), dict) else 1
     if not isinstance(count, int):
         return
@@ -259,7 +277,7 @@ def _without(known: Mapping[str, Argument], name: str) -> dict[str, Argument]:
 
 def _check_keys(config: Any, known: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {config!r}"
+        yield f"{path}: expected a mapping, got {shown(config)}"
         return
     for key in config:
         if key not in known:
@@ -269,12 +287,12 @@ def _check_keys(config: Any, known: Mapping[str, Argument], path: str, name: str
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
     """Faults of one module's config, or of a list of them, and of all that is nested in it."""
-    if isinstance(config, (list, tuple)):
+    if isinstance(config, (list, tuple)) and slot.many:
         for i, item in enumerate(config):
-            yield from _check(item, f"{path}.{i}", slot)
+            yield from _check(item, f"{path}.{i}", replace(slot, many=False))
         return
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping with a type, got {config!r}"
+        yield f"{path}: expected a mapping with a type, got {shown(config)}"
         return
     name = config.get("type", slot.default)
     if name is None:
@@ -299,9 +317,7 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
         hint = near(key, usable, listing=True)
         if not is_open or key == "_scope_" or hint.startswith("; did you mean"):
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
-    # Nested configs are checked where they are gone through.
-    values = {k: v for k, v in config.items() if k != "type" and (v is None or k not in slot.children)}
-    yield from faults_of_keys(values, known, f"{path}.")
+    yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, known, f"{path}.")
     if slot.complete:
         missing = sorted(required - set(config) - set(slot.given))
         if missing:
@@ -326,7 +342,7 @@ def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
 
 def _nested_slot(slot: Slot, name: str) -> Slot:
     if slot.registry is own.MODELS:
-        return Slot(own.MODELS, given=_MODEL_GIVEN) if slot is _SLOTS["model"] else _ANY_MODEL
+        return _PART if slot is _MODEL else _ANY_MODEL
     if find(slot.registry, name) is None:
         for registry in _registries():
             if find(registry, name) is not None:

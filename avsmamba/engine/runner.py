@@ -170,6 +170,14 @@ class AVSRunner(Runner):
 
     # Building, with errors that name the place in the config
 
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        with _naming("env_cfg"):
+            super().setup_env(env_cfg)
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        with _naming("default_hooks or custom_hooks"):
+            super().register_hooks(default_hooks, custom_hooks)
+
     def build_model(self, model: Any) -> nn.Module:
         with _naming("model"):
             built = super().build_model(model)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import counts, limits
 from avsmamba.registry import MODELS
 
 
@@ -39,6 +40,7 @@ class AudioQueryHead(nn.Module):
             are, rather than by what the pyramid left of them in the mask features.
     """
 
+    @limits(**counts("embed_dims", "num_classes"))
     def __init__(
         self,
         embed_dims: int = 256,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_0, limits
 from avsmamba.registry import MODELS
 
 
@@ -22,6 +23,7 @@ class DiceLoss(nn.Module):
         smooth: added above and below; it also makes an empty mask a target that can be reached.
     """
 
+    @limits(loss_weight=AT_LEAST_0, smooth=AT_LEAST_0)
     def __init__(self, loss_weight: float = 1.0, smooth: float = 1.0):
         super().__init__()
         self.loss_weight, self.smooth = loss_weight, smooth
@@ -46,6 +48,7 @@ class BCELoss(nn.Module):
         loss_weight: factor of the mean.
     """
 
+    @limits(loss_weight=AT_LEAST_0)
     def __init__(self, loss_weight: float = 1.0):
         super().__init__()
         self.loss_weight = loss_weight
@@ -72,6 +75,7 @@ class CrossEntropyLoss(nn.Module):
             pixels are background, and what little the others say of their classes is soon lost.
     """
 
+    @limits(loss_weight=AT_LEAST_0, background_weight=AT_LEAST_0)
     def __init__(self, loss_weight: float = 1.0, background_weight: float = 1.0):
         super().__init__()
         self.loss_weight, self.background_weight = loss_weight, background_weight
