@@ -20,7 +20,7 @@ from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, POSITIVE, Limit, limits_of
 # Limits that the signatures of torch and mmengine do not declare.
 _OUTSIDE: dict[str, Limit] = {
     **dict.fromkeys(("max_iters", "max_epochs", "val_interval", "batch_size", "prefetch_factor"), AT_LEAST_1),
-    **dict.fromkeys(("accumulative_counts", "max_norm"), POSITIVE),
+    **dict.fromkeys(("accumulative_counts", "max_norm", "clip_value"), POSITIVE),
     **dict.fromkeys(("lr", "weight_decay", "num_workers", "val_begin", "begin", "end"), AT_LEAST_0),
 }
 # One value and several of a type, in messages.

@@ -1,40 +1,23 @@
 """Check a config against the registries before anything is built: names, keys, and the types and limits of values."""
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-import torch
 from mmengine import registry as root
 from mmengine.registry import Registry
-from mmengine.runner import Runner
-from mmengine.utils.dl_utils import set_multi_processing
-from torch.utils.data import DataLoader
 
 from avsmamba import registry as own
+from avsmamba.engine import mmengine_arguments as known
 from avsmamba.engine.arguments import Argument, arguments, faults_of_keys, shown
-from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
-_NUMBER, _SWITCH, _MAPPING = Argument(float), Argument(bool), Argument(dict)
-_MULTIPLIERS = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "dcn_offset_lr_mult")
-_PARAMWISE = {
-    **dict.fromkeys((*_MULTIPLIERS, "flat_decay_mult"), _NUMBER),
-    "custom_keys": Argument(dict | None),
-    "bypass_duplicate": _SWITCH,
-}
-_PROCESSES = arguments(set_multi_processing)[0]
-_ENVIRONMENT = {"cudnn_benchmark": _SWITCH, "mp_cfg": _MAPPING, "dist_cfg": _MAPPING, "resource_limit": Argument(int)}
-_RANDOMNESS = arguments(Runner.set_randomness)[0] | {"seed": Argument(int | None)}
-_AUTO_SCALE = {"enable": _SWITCH, "base_batch_size": Argument(int, limit=AT_LEAST_1)}
-_LOADER_EXTRA = ("dataset", "sampler", "batch_sampler", "worker_init_fn", "collate_fn")
 # What AVSSegmentor hands to its parts.
 _MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
 
@@ -48,7 +31,8 @@ class Slot:
         default: the type where none is written.
         given: arguments that the builder adds.
         extra: keys that the builder takes away before it builds.
-        children: slots of nested configs by key; others are looked up in this registry, then in any.
+        children: slots of nested configs by key, or None: no config; others are looked up in this registry, then in
+            any.
         complete: whether missing arguments are reported.
         many: whether a list of configs may stand here as well.
     """
@@ -57,7 +41,7 @@ class Slot:
     default: str | None = None
     given: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
-    children: Mapping[str, "Slot"] = field(default_factory=dict)
+    children: Mapping[str, "Slot | None"] = field(default_factory=dict)
     complete: bool = True
     many: bool = False
 
@@ -85,7 +69,7 @@ _SLOTS: dict[str, Slot] = {
         own.OPTIM_WRAPPERS,
         "OptimWrapper",
         extra=("constructor", "paramwise_cfg"),
-        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",))},
+        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",)), "clip_grad": None},
     ),
     "param_scheduler": Slot(
         root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
@@ -126,15 +110,15 @@ def check_config(cfg: Mapping[str, Any]) -> None:
 
 def check_top_level(values: Mapping[str, Any]) -> None:
     """Raise a UserError for a top-level key that the Runner would silently ignore."""
-    known = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_KEYS
+    names = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
     for key in values:
-        if key not in known:
-            raise UserError(f"{key}: no such key at the top level of a config{near(key, known)}")
+        if key not in names:
+            raise UserError(f"{key}: no such key at the top level of a config{near(key, names)}")
 
 
-def near(word: str, known: Iterable[str], listing: bool = False) -> str:
+def near(word: str, names: Iterable[str], listing: bool = False) -> str:
     """`; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
-    pool = sorted(known)
+    pool = sorted(names)
     by_lower = {name.lower(): name for name in pool}
     matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
     if matches:
@@ -149,9 +133,10 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         yield from _check_group(values, mode)
     for key, value in values.items():
         if value is None:
-            if key in ("env_cfg", "randomness"):
-                yield f"{key}: expected a mapping, got null"
+            if key in known.NOT_NULL:
+                yield f"{key}: is needed, leave the key out for its default"
             continue
+        yield from faults_of_keys({key: value}, known.TOP_LEVEL, "")
         if key.endswith("_dataloader"):
             yield from _check_loader(value, key)
         elif key == "train_cfg":
@@ -159,26 +144,24 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         elif key == "default_hooks":
             yield from _check_hooks(value)
         elif key == "env_cfg":
-            yield from _check_keys(value, _ENVIRONMENT, key)
+            yield from _check_keys(value, known.ENVIRONMENT, key)
             if isinstance(value, dict):
-                yield from _check_keys(value.get("mp_cfg", {}), _PROCESSES, "env_cfg.mp_cfg")
+                yield from _check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
-            yield from _check_keys(value, _RANDOMNESS, key)
+            yield from _check_keys(value, known.RANDOMNESS, key)
             if isinstance(value, dict) and "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
                 yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
         elif key == "compile" and not isinstance(value, bool):
-            yield from _check_keys(value, _without(arguments(torch.compile)[0], "model"), key, "torch.compile")
+            yield from _check_keys(value, known.COMPILE, key, "torch.compile")
         elif key == "auto_scale_lr":
-            yield from _check_keys(value, _AUTO_SCALE, key)
+            yield from _check_keys(value, known.AUTO_SCALE, key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
             yield from _check(value, key, _EVALUATOR)
         elif key in _SLOTS:
             yield from _check(value, key, _SLOTS[key])
-        else:
-            yield from faults_of_keys({key: value}, arguments(Runner)[0], "")
     yield from _check_optimizer(values.get("optim_wrapper") or {})
     yield from _check_classes(values)
 
@@ -195,9 +178,7 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {shown(config)}"
         return
-    known = arguments(DataLoader)[0] | dict.fromkeys(_LOADER_EXTRA, Argument())
-    known["batch_size"] = Argument(int, limit=AT_LEAST_1)
-    yield from _check_keys(config, known, path, "DataLoader")
+    yield from _check_keys(config, known.LOADER, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
     for key, slot in slots.items():
@@ -215,7 +196,7 @@ def _check_train_loop(config: Any) -> Iterator[str]:
         yield "train_cfg: needs either 'type' or 'by_epoch'"
         return
     default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
-    yield from faults_of_keys(config, {"by_epoch": _SWITCH}, "train_cfg.")
+    yield from faults_of_keys(config, known.TRAIN_LOOP, "train_cfg.")
     loop = {k: v for k, v in config.items() if k != "by_epoch"}
     yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
 
@@ -237,13 +218,18 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
     if find(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor) is None:
         yield _unknown(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor, "optim_wrapper.constructor")
     elif constructor == "DefaultOptimWrapperConstructor" and config.get("paramwise_cfg") is not None:
-        yield from _check_keys(config["paramwise_cfg"], _PARAMWISE, "optim_wrapper.paramwise_cfg")
+        paramwise = config["paramwise_cfg"]
+        yield from _check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
+        keys = paramwise.get("custom_keys") if isinstance(paramwise, dict) else None
+        for name, factors in keys.items() if isinstance(keys, dict) else ():
+            yield from _check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
     clip = config.get("clip_grad")
     if clip is not None:
-        by_norm = not isinstance(clip, dict) or clip.get("type", "norm") == "norm"
-        function = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
-        known = _without(arguments(function)[0], "parameters") | {"type": Argument(str)}
-        yield from _check_keys(clip, known, "optim_wrapper.clip_grad", function.__name__)
+        kind = clip.get("type", "norm") if isinstance(clip, dict) else "norm"
+        if kind not in ("norm", "value"):
+            yield f"optim_wrapper.clip_grad.type: expected 'norm' or 'value', got {shown(kind)}"
+        else:
+            yield from _check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
 
 
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
@@ -271,18 +257,14 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
 
 
-def _without(known: Mapping[str, Argument], name: str) -> dict[str, Argument]:
-    return {k: v for k, v in known.items() if k != name}
-
-
-def _check_keys(config: Any, known: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
+def _check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {shown(config)}"
         return
     for key in config:
-        if key not in known:
-            yield f"{path}.{key}: {name} takes no {key!r}{near(key, known, listing=True)}"
-    yield from faults_of_keys(config, known, f"{path}.")
+        if key not in takes:
+            yield f"{path}.{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
+    yield from faults_of_keys(config, takes, f"{path}.")
 
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
@@ -309,15 +291,17 @@ def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
 
 def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Callable[..., Any]) -> Iterator[str]:
     name = config.get("type", slot.default)
-    known, required, is_open = arguments(target)
-    usable = (set(known) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(known))
+    takes, required, is_open = arguments(target)
+    if name == "EMAHook":
+        takes, is_open = takes | known.AVERAGE, False
+    usable = (set(takes) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(takes))
     for key in config:
-        if key == "type" or key in known or key in slot.extra:
+        if key == "type" or key in takes or key in slot.extra:
             continue
         hint = near(key, usable, listing=True)
         if not is_open or key == "_scope_" or hint.startswith("; did you mean"):
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
-    yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, known, f"{path}.")
+    yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, takes, f"{path}.")
     if slot.complete:
         missing = sorted(required - set(config) - set(slot.given))
         if missing:
@@ -327,8 +311,9 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
 def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
     """Configs inside a module's arguments; every mapping with a `type` must name something registered."""
     if key in slot.children:
-        if value is not None:
-            yield from _check(value, path, slot.children[key])
+        child = slot.children[key]
+        if value is not None and child is not None:
+            yield from _check(value, path, child)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _check_nested(item, f"{path}.{i}", slot, "")
@@ -351,9 +336,9 @@ def _nested_slot(slot: Slot, name: str) -> Slot:
 
 
 def _unknown(registry: Registry, name: Any, path: str) -> str:
-    known = set(registry.module_dict) | (set(registry.parent.module_dict) if registry.parent else set())
+    names = set(registry.module_dict) | (set(registry.parent.module_dict) if registry.parent else set())
     kind = registry.name.replace("_", " ")
-    return f"{path}: no {kind} {name!r} is registered{near(str(name).rpartition('.')[2], known)}"
+    return f"{path}: no {kind} {name!r} is registered{near(str(name).rpartition('.')[2], names)}"
 
 
 @cache
