@@ -12,6 +12,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from avsmamba.limits import AT_LEAST_0, POSITIVE, PROBABILITY, limits
 from avsmamba.registry import TRANSFORMS
 
 Clip = dict[str, Any]
@@ -75,6 +76,7 @@ class RandomFlip(ClipTransform):
         consistent: one draw for all frames.
     """
 
+    @limits(prob=PROBABILITY)
     def __init__(self, prob: float = 0.5, consistent: bool = True):
         super().__init__(v2.RandomHorizontalFlip(prob), consistent)
 
@@ -90,6 +92,7 @@ class RandomResizedCrop(ClipTransform):
         consistent: one draw for all frames.
     """
 
+    @limits(scale=POSITIVE, ratio=POSITIVE)
     def __init__(
         self,
         size: int | Sequence[int],
@@ -170,6 +173,7 @@ class PhotometricDistortion(ClipTransform):
         consistent: one draw for all frames.
     """
 
+    @limits(brightness=AT_LEAST_0, contrast=AT_LEAST_0, saturation=AT_LEAST_0, hue=AT_LEAST_0, prob=PROBABILITY)
     def __init__(
         self,
         brightness: float = 0.125,

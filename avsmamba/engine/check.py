@@ -1,31 +1,23 @@
-"""Check a config against the registries before anything is built: unknown names and keys, with the nearest known."""
+"""Check a config against the registries before anything is built: names, keys, and the types and limits of values."""
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-import torch
 from mmengine import registry as root
 from mmengine.registry import Registry
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
 from avsmamba import registry as own
+from avsmamba.engine import mmengine_arguments as known
+from avsmamba.engine.arguments import Argument, arguments, faults_of_keys, shown
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
-_PARAMWISE = (
-    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "dcn_offset_lr_mult"),
-    *("flat_decay_mult", "bypass_duplicate"),
-)
-_ENVIRONMENT = ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit")
-_LOADER_EXTRA = ("dataset", "sampler", "batch_sampler", "worker_init_fn", "collate_fn")
 # What AVSSegmentor hands to its parts.
 _MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
 
@@ -39,46 +31,55 @@ class Slot:
         default: the type where none is written.
         given: arguments that the builder adds.
         extra: keys that the builder takes away before it builds.
-        children: slots of nested configs by key; others are looked up in this registry, then in any.
+        children: slots of nested configs by key, or None: no config; others are looked up in this registry, then in
+            any.
         complete: whether missing arguments are reported.
+        many: whether a list of configs may stand here as well.
     """
 
     registry: Registry
     default: str | None = None
     given: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
-    children: Mapping[str, "Slot"] = field(default_factory=dict)
+    children: Mapping[str, "Slot | None"] = field(default_factory=dict)
     complete: bool = True
+    many: bool = False
 
 
 _ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
-_TRANSFORM = Slot(own.TRANSFORMS)
+_PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
+_LOSSES = ("losses", "aux_losses", "matching_losses")
+_PART = Slot(own.MODELS, given=_MODEL_GIVEN)
+_MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
+_TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)
 _SAMPLER = Slot(root.DATA_SAMPLERS, given=("dataset", "seed"))
 _BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, given=("sampler", "batch_size"))
-_METRIC = Slot(own.METRICS)
+_METRIC = Slot(own.METRICS, many=True)
 _HOOK = Slot(own.HOOKS, extra=("priority",))
 _EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
 _LOOP_GIVEN = ("runner", "dataloader", "evaluator")
 
 _SLOTS: dict[str, Slot] = {
-    "model": Slot(own.MODELS),
+    "model": _MODEL,
     "data_preprocessor": Slot(own.MODELS),
     "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", given=("module",)),
     "optim_wrapper": Slot(
         own.OPTIM_WRAPPERS,
         "OptimWrapper",
         extra=("constructor", "paramwise_cfg"),
-        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",))},
+        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",)), "clip_grad": None},
     ),
     "param_scheduler": Slot(
-        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length")
+        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
     ),
-    "custom_hooks": _HOOK,
+    "custom_hooks": replace(_HOOK, many=True),
     "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
     "visualizer": Slot(
-        root.VISUALIZERS, given=("name",), children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",))}
+        root.VISUALIZERS,
+        given=("name",),
+        children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",), many=True)},
     ),
     "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
     "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
@@ -88,7 +89,7 @@ _SLOTS: dict[str, Slot] = {
 
 
 def check_config(cfg: Mapping[str, Any]) -> None:
-    """Compare every key and every `type` of a config with what the registered classes take; nothing is built.
+    """Compare every key, `type` and value of a config with what the registered classes take; nothing is built.
 
     Args:
         cfg: a config as `load_config` gives it, or a dict of the same form.
@@ -98,23 +99,26 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     """
     values = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
     check_top_level(values)
-    faults = list(_faults(values))
+    faults: dict[str, str] = {}
+    for fault in _faults(values):
+        faults.setdefault(fault.partition(": ")[0], fault)
     if faults:
-        more = f" (and {len(faults) - 1} more faults in the config)" if len(faults) > 1 else ""
-        raise UserError(faults[0] + more)
+        more = len(faults) - 1
+        count = f" (and {more} more fault{'s'[: more - 1]} in the config)" if more else ""
+        raise UserError(next(iter(faults.values())) + count)
 
 
 def check_top_level(values: Mapping[str, Any]) -> None:
     """Raise a UserError for a top-level key that the Runner would silently ignore."""
-    known = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_KEYS
+    names = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
     for key in values:
-        if key not in known:
-            raise UserError(f"{key}: no such key at the top level of a config{near(key, known)}")
+        if key not in names:
+            raise UserError(f"{key}: no such key at the top level of a config{near(key, names)}")
 
 
-def near(word: str, known: Iterable[str], listing: bool = False) -> str:
+def near(word: str, names: Iterable[str], listing: bool = False) -> str:
     """`; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
-    pool = sorted(known)
+    pool = sorted(names)
     by_lower = {name.lower(): name for name in pool}
     matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
     if matches:
@@ -129,7 +133,10 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         yield from _check_group(values, mode)
     for key, value in values.items():
         if value is None:
+            if key in known.NOT_NULL:
+                yield f"{key}: is needed, leave the key out for its default"
             continue
+        yield from faults_of_keys({key: value}, known.TOP_LEVEL, "")
         if key.endswith("_dataloader"):
             yield from _check_loader(value, key)
         elif key == "train_cfg":
@@ -137,18 +144,20 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         elif key == "default_hooks":
             yield from _check_hooks(value)
         elif key == "env_cfg":
-            yield from _check_keys(value, _ENVIRONMENT, key)
+            yield from _check_keys(value, known.ENVIRONMENT, key)
+            if isinstance(value, dict):
+                yield from _check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
-            yield from _check_keys(value, _parameters(Runner.set_randomness), key)
+            yield from _check_keys(value, known.RANDOMNESS, key)
             if isinstance(value, dict) and "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
                 yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
         elif key == "compile" and not isinstance(value, bool):
-            yield from _check_keys(value, set(_parameters(torch.compile)) - {"model"}, key, "torch.compile")
+            yield from _check_keys(value, known.COMPILE, key, "torch.compile")
         elif key == "auto_scale_lr":
-            yield from _check_keys(value, ("enable", "base_batch_size"), key)
+            yield from _check_keys(value, known.AUTO_SCALE, key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
             yield from _check(value, key, _EVALUATOR)
         elif key in _SLOTS:
@@ -167,10 +176,9 @@ def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
 
 def _check_loader(config: Any, path: str) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {config!r}"
+        yield f"{path}: expected a mapping, got {shown(config)}"
         return
-    known = (*(k for k in _parameters(DataLoader)), *_LOADER_EXTRA)
-    yield from _check_keys(config, known, path, "DataLoader")
+    yield from _check_keys(config, known.LOADER, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
     for key, slot in slots.items():
@@ -182,19 +190,20 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
 
 def _check_train_loop(config: Any) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"train_cfg: expected a mapping, got {config!r}"
+        yield f"train_cfg: expected a mapping, got {shown(config)}"
         return
     if ("type" in config) == ("by_epoch" in config):
         yield "train_cfg: needs either 'type' or 'by_epoch'"
         return
     default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
+    yield from faults_of_keys(config, known.TRAIN_LOOP, "train_cfg.")
     loop = {k: v for k, v in config.items() if k != "by_epoch"}
     yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
 
 
 def _check_hooks(config: Any) -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"default_hooks: expected a mapping, got {config!r}"
+        yield f"default_hooks: expected a mapping, got {shown(config)}"
         return
     for name, hook in config.items():
         if hook is not None:
@@ -209,13 +218,18 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
     if find(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor) is None:
         yield _unknown(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor, "optim_wrapper.constructor")
     elif constructor == "DefaultOptimWrapperConstructor" and config.get("paramwise_cfg") is not None:
-        yield from _check_keys(config["paramwise_cfg"], _PARAMWISE, "optim_wrapper.paramwise_cfg")
+        paramwise = config["paramwise_cfg"]
+        yield from _check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
+        keys = paramwise.get("custom_keys") if isinstance(paramwise, dict) else None
+        for name, factors in keys.items() if isinstance(keys, dict) else ():
+            yield from _check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
     clip = config.get("clip_grad")
     if clip is not None:
-        by_norm = not isinstance(clip, dict) or clip.get("type", "norm") == "norm"
-        function = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
-        known = {"type", *_parameters(function)} - {"parameters"}
-        yield from _check_keys(clip, known, "optim_wrapper.clip_grad", function.__name__)
+        kind = clip.get("type", "norm") if isinstance(clip, dict) else "norm"
+        if kind not in ("norm", "value"):
+            yield f"optim_wrapper.clip_grad.type: expected 'norm' or 'value', got {shown(kind)}"
+        else:
+            yield from _check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
 
 
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
@@ -223,11 +237,14 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
+    if model.get("losses") == []:
+        yield "model.losses: expected at least one loss, got []"
     count = model["head"].get("num_classes", 1) if isinstance(model.get("head"), dict) else 1
     if not isinstance(count, int):
         return
     for key, classes in (("losses", count), ("aux_losses", 1)):
-        for i, loss in enumerate(model.get(key) or ()):
+        losses = model.get(key)
+        for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else ()):
             if classes == 1 and isinstance(loss, dict) and loss.get("type") == "CrossEntropyLoss":
                 what = "the intermediate mask has one" if key == "aux_losses" else "model.head.num_classes is 1"
                 yield f"model.{key}.{i}: CrossEntropyLoss needs several classes, {what}"
@@ -240,24 +257,24 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
 
 
-def _check_keys(config: Any, known: Iterable[str], path: str, name: str = "it") -> Iterator[str]:
-    known = list(known)
+def _check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {config!r}"
+        yield f"{path}: expected a mapping, got {shown(config)}"
         return
     for key in config:
-        if key not in known:
-            yield f"{path}.{key}: {name} takes no {key!r}{near(key, known, listing=True)}"
+        if key not in takes:
+            yield f"{path}.{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
+    yield from faults_of_keys(config, takes, f"{path}.")
 
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
     """Faults of one module's config, or of a list of them, and of all that is nested in it."""
-    if isinstance(config, (list, tuple)):
+    if isinstance(config, (list, tuple)) and slot.many:
         for i, item in enumerate(config):
-            yield from _check(item, f"{path}.{i}", slot)
+            yield from _check(item, f"{path}.{i}", replace(slot, many=False))
         return
     if not isinstance(config, dict):
-        yield f"{path}: expected a mapping with a type, got {config!r}"
+        yield f"{path}: expected a mapping with a type, got {shown(config)}"
         return
     name = config.get("type", slot.default)
     if name is None:
@@ -274,14 +291,17 @@ def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
 
 def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Callable[..., Any]) -> Iterator[str]:
     name = config.get("type", slot.default)
-    known, required, is_open = arguments(target)
-    usable = (known - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & known)
+    takes, required, is_open = arguments(target)
+    if name == "EMAHook":
+        takes, is_open = takes | known.AVERAGE, False
+    usable = (set(takes) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(takes))
     for key in config:
-        if key == "type" or key in known or key in slot.extra:
+        if key == "type" or key in takes or key in slot.extra:
             continue
         hint = near(key, usable, listing=True)
         if not is_open or key == "_scope_" or hint.startswith("; did you mean"):
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
+    yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, takes, f"{path}.")
     if slot.complete:
         missing = sorted(required - set(config) - set(slot.given))
         if missing:
@@ -291,8 +311,9 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
 def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
     """Configs inside a module's arguments; every mapping with a `type` must name something registered."""
     if key in slot.children:
-        if value is not None:
-            yield from _check(value, path, slot.children[key])
+        child = slot.children[key]
+        if value is not None and child is not None:
+            yield from _check(value, path, child)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _check_nested(item, f"{path}.{i}", slot, "")
@@ -306,7 +327,7 @@ def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
 
 def _nested_slot(slot: Slot, name: str) -> Slot:
     if slot.registry is own.MODELS:
-        return Slot(own.MODELS, given=_MODEL_GIVEN) if slot is _SLOTS["model"] else _ANY_MODEL
+        return _PART if slot is _MODEL else _ANY_MODEL
     if find(slot.registry, name) is None:
         for registry in _registries():
             if find(registry, name) is not None:
@@ -315,9 +336,9 @@ def _nested_slot(slot: Slot, name: str) -> Slot:
 
 
 def _unknown(registry: Registry, name: Any, path: str) -> str:
-    known = set(registry.module_dict) | (set(registry.parent.module_dict) if registry.parent else set())
+    names = set(registry.module_dict) | (set(registry.parent.module_dict) if registry.parent else set())
     kind = registry.name.replace("_", " ")
-    return f"{path}: no {kind} {name!r} is registered{near(str(name).rpartition('.')[2], known)}"
+    return f"{path}: no {kind} {name!r} is registered{near(str(name).rpartition('.')[2], names)}"
 
 
 @cache
@@ -349,35 +370,3 @@ def find(registry: Registry, name: Any) -> Callable[..., Any] | None:
                 return target
         node = node.parent
     return None
-
-
-@cache
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(function).parameters if name != "self")
-
-
-@cache
-def arguments(target: Callable[..., Any]) -> tuple[set[str], set[str], bool]:
-    """Names a class or function takes, those it needs, and whether it takes any others as well.
-
-    `**kwargs` is followed through the base classes' `__init__`.
-    """
-    if not inspect.isclass(target):
-        functions = [target]
-    else:
-        functions = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__ and c is not object]
-    known: set[str] = set()
-    required: set[str] = set()
-    is_open = False
-    for i, function in enumerate(functions):
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):
-            return known, set(), True
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
-        known |= {p.name for p in named}
-        required |= {p.name for p in named if p.default is p.empty} if i == 0 else set()
-        is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if not is_open:
-            break
-    return known, required, is_open

@@ -39,7 +39,10 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
     values.setdefault("default_scope", SCOPE)
     from avsmamba.engine.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
 
-    check_config(values)
+    try:
+        check_config(values)
+    except UserError as error:
+        raise UserError(f"{path}{' with --cfg-options' if options else ''}: {error}") from None
     set_data_root(values, data_root)
     return Config(values, filename=str(path))
 

@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from avsmamba.engine.seeding import SeededSampler, SkippingIterator, mix, seed_everything
+from avsmamba.limits import counts, limits
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 
@@ -136,6 +137,7 @@ class ShortHistory(Hook):
         interval: iterations between two cuts.
     """
 
+    @limits(**counts("length", "interval"))
     def __init__(self, length: int = 5000, interval: int = 1000):
         self.length, self.interval = length, interval
 

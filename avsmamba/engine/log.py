@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.runner import BaseLoop, LogProcessor, Runner
 
+from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, limits
 from avsmamba.registry import LOG_PROCESSORS
 
 _NOT_LOSSES = ("loss", "lr", "time", "data_time", "epoch", "iter", "memory", "base_lr")
@@ -25,6 +26,7 @@ class ShortLog(LogProcessor):
         num_digits: digits of a loss or score.
     """
 
+    @limits(window_size=AT_LEAST_1, num_digits=AT_LEAST_0)
     def __init__(self, window_size: int = 10, by_epoch: bool = True, num_digits: int = 4):
         super().__init__(window_size=window_size, by_epoch=by_epoch, num_digits=num_digits)
 

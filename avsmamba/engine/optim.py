@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from avsmamba.limits import AT_LEAST_1, limits
 from avsmamba.registry import OPTIM_WRAPPERS
 from avsmamba.utils import UserError
 
@@ -28,6 +29,7 @@ class AutocastOptimWrapper(OptimWrapper):
         ValueError: for another dtype.
     """
 
+    @limits(accumulative_counts=AT_LEAST_1)
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,

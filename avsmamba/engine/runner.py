@@ -35,7 +35,7 @@ from avsmamba.utils import UserError, atomic_write
 
 _PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-_BUILD_ERRORS = (TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError)
+_BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, OSError)
 
 
 def fill_from_train_loop(cfg: Config) -> None:
@@ -176,6 +176,14 @@ class AVSRunner(Runner):
         return model
 
     # Building, with errors that name the place in the config
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        with _naming("env_cfg"):
+            super().setup_env(env_cfg)
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        with _naming("default_hooks or custom_hooks"):
+            super().register_hooks(default_hooks, custom_hooks)
 
     def build_model(self, model: Any) -> nn.Module:
         with _naming("model"):

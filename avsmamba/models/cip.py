@@ -3,8 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import counts, limits
 from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock
 from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
 
 LATERALS = ("before", "after")
@@ -127,6 +129,7 @@ class ContextualIntegrationPyramid(nn.Module):
         ValueError: if an option is unknown.
     """
 
+    @limits(**counts("embed_dims", "audio_conv_kernel"), orders=ORDERS, **SSM_LIMITS)
     def __init__(
         self,
         embed_dims: int = 256,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from avsmamba.limits import AT_LEAST_1, POSITIVE, limits
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 
@@ -22,6 +23,7 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         size_divisor: heights and widths are padded at the bottom and right to a multiple of this (pixels).
     """
 
+    @limits(std=POSITIVE, size_divisor=AT_LEAST_1)
     def __init__(
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avsmamba.limits import counts, limits
 from avsmamba.models.layers.curve import CurveMLP
 from avsmamba.models.layers.upsampled_conv import upsampled_classes
 from avsmamba.registry import MODELS
@@ -56,6 +57,7 @@ class AudioQueryHead(nn.Module):
         ValueError: if a width is not positive, `mlp_dims` is empty, or `hidden_dims` has neither two numbers nor none.
     """
 
+    @limits(**counts("embed_dims", "num_classes"))
     def __init__(
         self,
         embed_dims: int = 256,

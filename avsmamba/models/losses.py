@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from avsmamba.limits import AT_LEAST_0, limits
 from avsmamba.registry import MODELS
 
 
@@ -30,6 +31,7 @@ class DiceLoss(nn.Module):
         smooth_numerator: whether `smooth` is added above as well: an empty mask is then a target that can be reached.
     """
 
+    @limits(loss_weight=AT_LEAST_0, smooth=AT_LEAST_0)
     def __init__(
         self, loss_weight: float = 1.0, squared: bool = True, smooth: float = 0.002, smooth_numerator: bool = False
     ):
@@ -61,6 +63,7 @@ class BCELoss(nn.Module):
         loss_weight: factor of the mean.
     """
 
+    @limits(loss_weight=AT_LEAST_0)
     def __init__(self, loss_weight: float = 1.0):
         super().__init__()
         self.loss_weight = loss_weight
@@ -89,6 +92,7 @@ class CrossEntropyLoss(nn.Module):
             pixels are background, and what little the others say of their classes is soon lost.
     """
 
+    @limits(loss_weight=AT_LEAST_0, background_weight=AT_LEAST_0)
     def __init__(self, loss_weight: float = 1.0, background_weight: float = 1.0):
         super().__init__()
         self.loss_weight, self.background_weight = loss_weight, background_weight

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.layers import SSMOptions, V2AFusionBlock
 from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.ssm import SSM_LIMITS
 from avsmamba.registry import MODELS
 
 
@@ -35,6 +37,7 @@ class ModalityAggregationDecoder(nn.Module):
         ValueError: if both levels are off (write `decoder: null` instead) or an option is unknown.
     """
 
+    @limits(**counts("embed_dims", "num_layers", "audio_conv_kernel"), scales=MAP_NUMBER, **SSM_LIMITS)
     def __init__(
         self,
         embed_dims: int = 256,

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from avsmamba.limits import MAP_NUMBER, POSITIVE, counts, limits
 from avsmamba.models.layers import MixFFN, SSMOptions, TemporalMambaBlock, VSSBlock
 from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
 
 
@@ -34,6 +36,7 @@ class MultiScaleTemporalEncoder(nn.Module):
         ValueError: if both blocks are off (write `encoder: null` instead) or an option is unknown.
     """
 
+    @limits(**counts("embed_dims", "num_layers"), scales=MAP_NUMBER, mlp_ratio=POSITIVE, orders=ORDERS, **SSM_LIMITS)
     def __init__(
         self,
         embed_dims: int = 256,

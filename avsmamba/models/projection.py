@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_1, limits
 from avsmamba.registry import MODELS
 
 NORMS = ("GN", "none")
@@ -27,6 +28,7 @@ class Projection(nn.Module):
         ValueError: if a norm is unknown.
     """
 
+    @limits(embed_dims=AT_LEAST_1)
     def __init__(
         self,
         in_channels: Sequence[int],

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_1, limits
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
@@ -50,6 +51,7 @@ class AVSSegmentor(BaseModel):
         ValueError: if `padded_frames` is unknown.
     """
 
+    @limits(embed_dims=AT_LEAST_1)
     def __init__(
         self,
         backbone: Config,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from avsmamba.datasets.palette import to_colours
+from avsmamba.limits import AT_LEAST_0, limits
 from avsmamba.registry import HOOKS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError, atomic_write
@@ -44,6 +45,7 @@ class VisualizationHook(Hook):
         max_pictures: draw only the clips before this place in the data set; None draws all.
     """
 
+    @limits(max_pictures=AT_LEAST_0)
     def __init__(self, show_dir: str | None = None, out_dir: str | None = None, max_pictures: int | None = None):
         self.show_dir = None if show_dir is None else Path(show_dir)
         self.out_dir = None if out_dir is None else Path(out_dir)

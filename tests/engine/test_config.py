@@ -109,8 +109,10 @@ def test_no_code_runs(tmp_path):
     for value in (f"!!python/object/apply:os.system ['touch {trace}']", "!!python/name:os.system"):
         path.write_text(f"model: {value}\n")
         fails(["evil.yaml, line 1", "python"], load_config, path)
-    for where, name in (("model", "model"), ("custom_hooks", "hook"), ("visualizer", "visualizer")):
-        path = config(tmp_path, **{where: {"type": "os.system", "command": f"touch {trace}"}})
+    evil = {"type": "os.system", "command": f"touch {trace}"}
+    for where, name in (("model", "model"), ("custom_hooks.0", "hook"), ("visualizer", "visualizer")):
+        key, _, in_list = where.partition(".")
+        path = config(tmp_path, **{key: [evil] if in_list else evil})
         fails([f"{where}.type", f"no {name} 'os.system'"], load_config, path)
     for key in ("worker_init_fn", "collate_fn"):
         path = config(tmp_path)

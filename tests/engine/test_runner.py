@@ -157,9 +157,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     "option, words",
     [
         ("default_hooks.checkpoint.save_best=mIoU", ["save_best: no metric 'mIoU'", "M_J"]),
-        ("model.embed_dims=wide", ["model: "]),
-        ("train_dataloader.batch_size=0", ["train_dataloader: ", "batch_size"]),
-        ("optim_wrapper.optimizer.lr=-1", ["optim_wrapper: ", "-1"]),
+        ("model.head.dropout=7", ["model: dropout probability has to be between 0 and 1, but got 7"]),
+        ("train_dataloader.timeout=-1", ["train_dataloader: timeout"]),
+        ("optim_wrapper.optimizer.betas=[0.9, 1.5]", ["optim_wrapper: Invalid beta parameter", "1.5"]),
+        ("default_hooks.logger.interval=0", ["default_hooks or custom_hooks: interval"]),
         ("val_dataloader.num_workers=-2", ["val_dataloader", "num_workers"]),
         ("load_from=nowhere.pth", ["nowhere.pth: no such checkpoint"]),
         ("load_from=https://example.org/x.pth", ["download"]),

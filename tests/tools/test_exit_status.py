@@ -92,6 +92,14 @@ FAULTS = [
     ("visualize_features CONFIG CHECKPOINT --out DIR/x", ["model.pyramid is null"]),
     ("qualitative CONFIG --pred A --out DIR/x.png", ["--pred: expected NAME=DIR, got 'A'"]),
     ("complexity --configs CONFIG --sizes 100 --out DIR/x", ["--sizes: expected multiples of 32 pixels, got 100"]),
+    ("train SHAPES --cfg-options model.encoder.num_layers=-1", ["model.encoder.num_layers: expected at least 1, got"]),
+    ("train SHAPES --cfg-options model.encoder.num_layers=two", ["num_layers: expected an integer, got 'two'"]),
+    ("train SHAPES --cfg-options model.embed_dims=0", ["model.embed_dims: expected at least 1, got 0"]),
+    ("train SHAPES --cfg-options optim_wrapper.optimizer.lr=fast", ["optimizer.lr: expected a number, got 'fast'"]),
+    ("train SHAPES --cfg-options train_cfg.max_iters=many", ["train_cfg.max_iters: expected an integer, got 'many'"]),
+    ("train SHAPES --cfg-options model.head=null", ["model.head: is needed, expected a mapping, got null"]),
+    ("test SHAPES CHECKPOINT --cfg-options model.losses=null", ["model.losses: is needed, expected a list of mapp"]),
+    ("train CONFIG --cfg-options default_hooks.logger.interval=0", ["default_hooks or custom_hooks: ", "interval"]),
 ]
 
 

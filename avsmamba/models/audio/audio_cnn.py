@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from avsmamba.limits import counts, limits
 from avsmamba.models.audio.patches import per_second
 from avsmamba.models.backbones.small_conv import ConvNorm
 from avsmamba.registry import MODELS
@@ -33,6 +34,7 @@ class AudioCNN(nn.Module):
         ValueError: if the number of convolutions or `norm` does not fit.
     """
 
+    @limits(**counts("channels", "out_channels"))
     def __init__(self, channels: Sequence[int] = (16, 32, 64), out_channels: int = 128, norm: str = "BN"):
         super().__init__()
         if not 1 <= len(channels) <= 5:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_0, counts, limits
 from avsmamba.registry import MODELS
 
 NORMS = ("BN", "GN")
@@ -67,6 +68,7 @@ class SmallConvBackbone(nn.Module):
         ValueError: if there are not four stages, or `norm` is unknown.
     """
 
+    @limits(**counts("channels", "stem_channels"), depths=AT_LEAST_0)
     def __init__(
         self,
         channels: Sequence[int] = (32, 64, 96, 128),

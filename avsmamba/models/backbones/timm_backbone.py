@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from avsmamba.limits import RATE, limits
 from avsmamba.models.checkpoint import raise_unless_fits
 from avsmamba.models.pretrained import Layout, load_pretrained
 from avsmamba.registry import MODELS
@@ -59,6 +60,7 @@ class TimmBackbone(nn.Module):
             one of the arguments.
     """
 
+    @limits(drop_path_rate=RATE)
     def __init__(
         self,
         model_name: str,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from avsmamba.limits import RATE, counts, limits
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import run_block
@@ -101,6 +102,7 @@ class Vim(nn.Module):
             four of the blocks.
     """
 
+    @limits(**counts("pyramid_channels", "dim"), drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "base",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
@@ -163,6 +164,7 @@ class VMamba(nn.Module):
         ValueError: if `arch` is unknown, or `dims` or `depths` are not four.
     """
 
+    @limits(dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "v05_base_s2l15",

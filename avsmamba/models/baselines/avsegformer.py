@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import MAP_NUMBER, RATE, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.baselines.deformable import DeformableAttention, pixel_centres, sine_positions
 from avsmamba.models.head import HeadOutput
@@ -70,6 +71,9 @@ class AVSegFormerEncoder(nn.Module):
         dropout: drop rate of the residual branches.
     """
 
+    @limits(
+        **counts("embed_dims", "num_layers", "num_heads", "num_points", "ffn_dims"), scales=MAP_NUMBER, dropout=RATE
+    )
     def __init__(
         self,
         embed_dims: int = 256,
@@ -146,6 +150,12 @@ class AVSegFormerDecoder(nn.Module):
         dropout: drop rate of the decoder's residual branches and attention.
     """
 
+    @limits(
+        **counts("embed_dims", "num_queries", "num_layers", "generator_layers", "num_heads"),
+        **counts("ffn_dims", "generator_ffn_dims"),
+        scales=MAP_NUMBER,
+        dropout=RATE,
+    )
     def __init__(
         self,
         embed_dims: int = 256,
@@ -208,6 +218,7 @@ class AVSegFormerMixer(nn.Module):
         ValueError: if the heads do not divide the channels.
     """
 
+    @limits(**counts("embed_dims", "num_heads"))
     def __init__(self, embed_dims: int = 256, num_heads: int = 8):
         super().__init__()
         if embed_dims % num_heads:
@@ -263,6 +274,7 @@ class AVSegFormerHead(nn.Module):
         mixing_mask: give out the intermediate mask; off where no auxiliary loss reads it.
     """
 
+    @limits(**counts("embed_dims", "num_classes", "num_queries", "mlp_dims", "hidden_dims"))
     def __init__(
         self,
         embed_dims: int = 256,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_0, limits
 from avsmamba.registry import MODELS
 
 REDUCTIONS = ("sum", "mean")
@@ -30,6 +31,7 @@ class AVMLoss(nn.Module):
         ValueError: if the reduction is unknown.
     """
 
+    @limits(loss_weight=AT_LEAST_0)
     def __init__(self, loss_weight: float = 0.5, reduction: str = "sum"):
         super().__init__()
         if reduction not in REDUCTIONS:

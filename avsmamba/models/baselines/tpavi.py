@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.projection import AUDIO_NORMS
@@ -47,6 +48,7 @@ class TPAVIProjection(nn.Module):
         ValueError: if the norm is unknown.
     """
 
+    @limits(**counts("embed_dims", "dilations"))
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -163,6 +165,7 @@ class TPAVIPyramid(nn.Module):
         stages: scales 1 to 4 with a TPAVI block; all four in the paper.
     """
 
+    @limits(**counts("embed_dims", "audio_channels"), stages=MAP_NUMBER)
     def __init__(self, embed_dims: int = 256, audio_channels: int = 128, stages: Sequence[int] = (1, 2, 3, 4)):
         super().__init__()
         self.audio_channels = audio_channels
@@ -203,6 +206,7 @@ class TPAVIHead(nn.Module):
         hidden_dims: channels of the two convolutions, before and after the upsampling.
     """
 
+    @limits(**counts("embed_dims", "num_classes", "hidden_dims"))
     def __init__(self, embed_dims: int = 256, num_classes: int = 1, hidden_dims: Sequence[int] = (128, 32)):
         super().__init__()
         self.classifier = UpsamplingClassifier(embed_dims, hidden_dims, num_classes, scale=2)

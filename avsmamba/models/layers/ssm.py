@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avsmamba.limits import AT_LEAST_1, POSITIVE, RATE, Limit, one_of
 from avsmamba.ops import multi_directional_scan
+from avsmamba.ops.scan_order import ORIENTATIONS
+
+# Limits of the arguments of every part that has SSMOptions.
+SSM_LIMITS: dict[str, Limit] = {
+    "d_state": AT_LEAST_1,
+    "expand": POSITIVE,
+    "dt_rank": AT_LEAST_1,
+    "drop_path": RATE,
+    "norm_eps": POSITIVE,
+}
+ORDERS = one_of(ORIENTATIONS)  # scan directions of a Temporal Mamba block
 
 
 @dataclass(frozen=True)
