@@ -1,6 +1,7 @@
 """`records.jsonl`, one line for each predicted frame, and `masks.json` made of it: COCO's format for videos."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -95,8 +96,13 @@ class Records:
                 yield json.loads(line)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        except OSError:
+            os.truncate(self.path, size)
+            raise
 
 
 def _line(entry: Mapping[str, Any]) -> str:
