@@ -51,19 +51,6 @@ class Outputs:
         """Height and width of the masks, pixels."""
         return self.source.info.height, self.source.info.width
 
-    def clear(self) -> None:
-        """Remove what an earlier run left of what will be written."""
-        shutil.rmtree(self.folder / WORK, ignore_errors=True)
-        for kind, file in (("overlay", "overlay.mp4"), ("json", "masks.json"), ("timeline", "timeline.png")):
-            if kind in self.formats:
-                (self.folder / file).unlink(missing_ok=True)
-        for index in count() if "masks" in self.formats else ():
-            found = [path for path in self.mask_paths(self.folder, index) if path.is_file()]
-            if not found:
-                break
-            for path in found:
-                path.unlink()
-
     def mask_paths(self, folder: Path, index: int) -> list[Path]:
         """Return where the mask of a frame is written, by AVSBench's layout; of several classes also its colours."""
         if len(self.classes) == 1:
@@ -71,7 +58,7 @@ class Outputs:
         return [folder / "masks" / kind / f"{index}.png" for kind in ("labels_semantic", "labels_rgb")]
 
     def render(self, records: Records, progress: Progress | None = None) -> None:
-        """Write all files, below `.rendering` first: they appear together, or not at all.
+        """Write all files, below `.rendering` first: they replace those of an earlier run together, or not at all.
 
         Args:
             records: of the video, or of its part before an interrupt.
@@ -93,6 +80,12 @@ class Outputs:
             if "timeline" in self.formats:
                 times, levels, shares = shares_of(records, self.size[0] * self.size[1])
                 draw_timeline(work / "timeline.png", times, levels, shares, self.classes, self.fps, title=self.name)
+            for index in count(records.count) if "masks" in self.formats else ():
+                old = [path for path in self.mask_paths(self.folder, index) if path.is_file()]
+                if not old:
+                    break
+                for path in old:
+                    path.unlink()
             for file in [path for path in work.rglob("*") if path.is_file()]:
                 target = self.folder / file.relative_to(work)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +161,7 @@ def save_prediction(prediction: Prediction, folder: Path, formats: Sequence[str]
             soundfile.write(sound, source.wave, SAMPLE_RATE)
         name = stem_of(prediction.source)
         outputs = Outputs(folder, name, source, sound, prediction.classes, prediction.fps, formats)
-        outputs.clear()
         records = Records(Path(scratch) / RECORDS)
-        records.start({})
         for frame in prediction.frames():
             records.append(frame, prediction.cutoff)
         records.mark("predicted")

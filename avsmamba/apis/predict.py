@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     with one_line_warnings():
         predictor = load_model(args.model, args.checkpoint, args.device, args.cfg_options)
         check_stream(args.fps, args.overlap, args.size, predictor.num_frames)
+        names = ("fps", "overlap", "size", "threshold", "audio", "require_audio", "resume")
+        options = {"formats": args.format, **{name: getattr(args, name) for name in names}}
         finished = []
         for video, folder in zip(args.videos, folders, strict=True):
             try:
@@ -77,22 +79,15 @@ def run(args: argparse.Namespace) -> None:
                         predictor,
                         video,
                         folder,
-                        formats=args.format,
-                        fps=args.fps,
-                        overlap=args.overlap,
-                        size=args.size,
-                        threshold=args.threshold,
-                        audio=args.audio,
-                        require_audio=args.require_audio,
-                        resume=args.resume,
+                        **options,
                         progress=progress,
                         rendering=rendering,
-                        keep_records=len(args.videos) > 1,
+                        keep_records=len(folders) > 1,
                     )
                 finished.append(folder)
                 print(f"{folder}: {', '.join(written(folder, args.format))}", flush=True)
             except UserError as error:
-                if len(args.videos) == 1:
+                if len(folders) == 1:
                     raise
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             except KeyboardInterrupt as stop:
@@ -185,13 +180,9 @@ def predict_video(
         }
         sound = heard_file(source, audio)
         outputs = Outputs(out, stem_of(video), source, sound, predictor.classes, fps, formats)
-        records = Records(out / RECORDS)
         with output_folder(out), terminable():
-            resumed = resume and records.recover(settings)
+            records = Records(out / RECORDS, settings, resume)
             try:
-                if not resumed:
-                    outputs.clear()
-                    records.start(settings)
                 if not records.done:
                     for frame in predictor.stream(source, fps, size, overlap, audio, records.count, progress):
                         records.append(frame, threshold)
@@ -205,9 +196,6 @@ def predict_video(
                 if records.count and not records.done:
                     outputs.render(records, rendering)
                 raise
-            finally:
-                if not records.count:
-                    records.path.unlink(missing_ok=True)
             if not keep_records:
                 records.path.unlink()
     return out
@@ -265,28 +253,22 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def progress_bars(name: str) -> Iterator[tuple[Progress, Progress]]:
-    """Bars of the two passes on stderr, with the time that is left; the second ends the first."""
-    bars: dict[str, Any] = {}
+    """Show bars of the two passes on stderr, with the time that is left; the second ends the first."""
+    with ExitStack() as stack:
 
-    def bar_of(text: str) -> Progress:
-        def progress(done: int, total: int | None) -> None:
-            if text not in bars:
-                close()
-                bars[text] = tqdm(
-                    total=total, initial=done, desc=text, unit="frame", file=sys.stderr, dynamic_ncols=True
-                )
-            bars[text].update(done - bars[text].n)
+        def bar_of(text: str) -> Progress:
+            bars: list[Any] = []
 
-        return progress
+            def progress(done: int, total: int | None) -> None:
+                if not bars:
+                    stack.close()
+                    bar = tqdm(total=total, initial=done, desc=text, unit="frame", file=sys.stderr, dynamic_ncols=True)
+                    bars.append(stack.enter_context(bar))
+                bars[0].update(done - bars[0].n)
 
-    def close() -> None:
-        for bar in bars.values():
-            bar.close()
+            return progress
 
-    try:
         yield bar_of(name), bar_of(f"{name}, rendering")
-    finally:
-        close()
 
 
 @contextmanager

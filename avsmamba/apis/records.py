@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,52 +33,44 @@ class Records:
     when the video has ended, `{"done": "rendered"}` when its files are written.
 
     Args:
-        path: of the file.
+        path: of the file, which appears with the first frame.
+        settings: what must be the same for an earlier run to be continued, by name.
+        resume: continue with the file of an earlier run, if there is one. A last line that is not whole is cut off.
 
     Attributes:
         path: of the file.
         count: number of frames.
         done: '', 'predicted' or 'rendered'.
+
+    Raises:
+        UserError: if the earlier run had other settings, or the file is something else.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.count, self.done = path, 0, ""
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None, resume: bool = False):
+        self.path, self.settings = path, json.loads(_line(settings or {}))
+        self.count, self.done = 0, ""
+        if resume and path.is_file():
+            with path.open("r+b") as file:
+                self._recover(file)
 
-    def start(self, settings: Mapping[str, Any]) -> None:
-        """Write a new file without frames."""
-        self.path.write_text(_line({"settings": settings}), encoding="utf-8")
-
-    def recover(self, settings: Mapping[str, Any]) -> bool:
-        """Count the frames of an earlier run, and cut off a last line that was not written whole.
-
-        Returns:
-            Whether there is a file to go on with.
-
-        Raises:
-            UserError: if it was written with other settings, or is something else.
-        """
-        if not self.path.is_file():
-            return False
-        with self.path.open("r+b") as file:
-            head = file.readline()
-            if not head.endswith(b"\n"):
-                return False
-            before = _parse(head).get("settings")
-            if not isinstance(before, dict):
-                raise UserError(f"{self.path}: cannot be read; leave --resume out to start over")
-            check_settings(self.path.parent, before, json.loads(_line(settings)))
-            end, self.count, self.done = len(head), 0, ""
-            for line in file:
-                entry = _parse(line)
-                if entry.get("done"):
-                    self.done = entry["done"]
-                elif entry.get("index") == self.count:
-                    self.count += 1
-                else:
-                    break
-                end += len(line)
-            file.truncate(end)
-        return True
+    def _recover(self, file: BinaryIO) -> None:
+        head = file.readline()
+        before = _parse(head).get("settings")
+        if isinstance(before, dict):
+            check_settings(self.path.parent, before, self.settings)
+        elif head.endswith(b"\n"):
+            raise UserError(f"{self.path}: cannot be read; leave --resume out to start over")
+        end = len(head)
+        for line in file:
+            entry = _parse(line)
+            if entry.get("done"):
+                self.done = entry["done"]
+            elif entry.get("index") == self.count:
+                self.count += 1
+            else:
+                break
+            end += len(line)
+        file.truncate(end)
 
     def append(self, frame: FramePrediction, threshold: float) -> None:
         """Write the next frame's line."""
@@ -96,12 +88,16 @@ class Records:
                 yield json.loads(line)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        size = self.path.stat().st_size
+        lines = _line(entry) if self.count else _line({"settings": self.settings}) + _line(entry)
+        size = self.path.stat().st_size if self.count else 0
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(entry))
+            with self.path.open("a" if self.count else "w", encoding="utf-8") as file:
+                file.write(lines)
         except OSError:
-            os.truncate(self.path, size)
+            if size:
+                os.truncate(self.path, size)
+            else:
+                self.path.unlink(missing_ok=True)
             raise
 
 

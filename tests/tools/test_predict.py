@@ -14,7 +14,7 @@ import torch
 
 import avsmamba
 from avsmamba.apis.predict import predict_video
-from tests.apis.test_predict import FILES, same_result
+from tests.apis.files import FILES, same_result
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 from tests.engine.standins import ROOT
 from tests.video.broken import write_broken
