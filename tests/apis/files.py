@@ -25,7 +25,7 @@ def same_result(first, second):
     assert not [name for name, content in first_files.items() if content != second_files[name]]
     shown = pictures(first / "overlay.mp4"), pictures(second / "overlay.mp4")
     for (time, one), (other_time, other) in zip(*shown, strict=True):
-        # x264 reads memory that it has not written where a picture has few macroblocks: it does not always choose alike.
+        # At some widths x264 (macroblock tree) reads memory that it has not written, and its choices differ.
         assert time == other_time and np.abs(one.astype(int) - other).mean() < 2
 
 
