@@ -1,34 +1,32 @@
-"""What is written of a video, part by part as it is predicted: overlay, masks, masks.json, timeline."""
+"""The second pass over a video: overlay, masks, masks.json and timeline from its records and its pictures."""
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from avsmamba.apis.records import record_of, shares_of, write_masks_json
-from avsmamba.apis.result import FORMATS, FramePrediction, Prediction
-from avsmamba.apis.sources import ArraySource, Picture, Source, heard_file, open_source, stem_of
+from avsmamba.apis.records import RECORDS, Record, Records, masks_of, shares_of, write_masks_json
+from avsmamba.apis.result import FORMATS, Prediction, Progress
+from avsmamba.apis.sources import ArraySource, Source, heard_file, open_source, stem_of
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 from avsmamba.datasets.palette import to_colours
-from avsmamba.utils import UserError, atomic_write
+from avsmamba.utils import UserError
 from avsmamba.visualization.hook import write_png
 from avsmamba.visualization.overlay import Overlay
 from avsmamba.visualization.timeline import draw_timeline
 
-PROGRESS = ".progress"  # folder of parts and of the note how far they reach, below the one that is written to
-PART = 60.0  # s of video in a part
+WORK = ".rendering"  # folder in which files are written before they get their places
 CLOSE = 1e-6  # s; times that are the same but for rounding
 
 
+@dataclass(frozen=True)
 class Outputs:
-    """The files of one video.
-
-    What has been predicted lies in parts of a minute, `.progress/00000.mp4` and `.jsonl`, and `.progress/progress.json`
-    says how many are whole: what is not told there is left from a run that was killed, and is made again.
+    """The files of one video, rendered from its records.
 
     Args:
         folder: gets `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
@@ -37,198 +35,91 @@ class Outputs:
         sound: a file whose sound the overlay has, or None.
         classes: names by index, the background first, or the one class.
         fps: predicted frames a second.
-        threshold: of the masks.
         formats: some of 'overlay', 'masks', 'json', 'timeline'.
-        settings: what must be the same for `resume`, by name.
-
-    Raises:
-        UserError: if a format is unknown or the folder cannot be made.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        source: Source,
-        sound: str | Path | None,
-        classes: Sequence[str],
-        fps: float,
-        threshold: float,
-        formats: Sequence[str] = FORMATS,
-        settings: Mapping[str, Any] | None = None,
-    ):
-        check_formats(formats)
-        self.folder, self.name, self.source, self.sound = folder, name, source, sound
-        self.classes, self.fps, self.threshold, self.formats = classes, fps, threshold, formats
-        self.settings = json.loads(json.dumps(dict(settings or {}), default=str))
-        self.size = (source.info.height, source.info.width)
-        self.progress = folder / PROGRESS
-        self.done, self.parts, self.drawn_all, self.finished = 0, 0, False, False
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
-        self.part_begin = 0
-        self.part = ExitStack()
-        self.records: Any = None
-        self.writer: Any = None
-        self.pictures: Iterator[tuple[float, Picture]] | None = None
-        self.waiting: tuple[float, Picture] | None = None
-        self.drawn: Overlay | None = None
+    folder: Path
+    name: str
+    source: Source
+    sound: str | Path | None
+    classes: Sequence[str]
+    fps: float
+    formats: Sequence[str] = FORMATS
 
-    def begin(self, resume: bool = False) -> int:
-        """Make the folder ready; the frame to go on with.
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the masks, pixels."""
+        return self.source.info.height, self.source.info.width
 
-        Raises:
-            UserError: if it cannot be written to, or what is to be resumed was begun with other settings.
-        """
-        note = self.progress / "progress.json"
-        if resume and note.is_file():
-            state = read_note(note)
-            check_settings(self.folder, state["settings"], self.settings)
-            self.done, self.parts = state["done"], state["parts"]
-            self.drawn_all, self.finished = state["drawn_all"], state["finished"]
-            kept = {note.name, *(f.name for f in (*self.files(".mp4"), *self.files(".jsonl")))}
-            for file in self.progress.iterdir():
-                if file.name not in kept:
-                    file.unlink()
-        else:
-            self.clear()
-        self.part_begin = self.done
-        try:
-            self.progress.mkdir(parents=True, exist_ok=True)
-            for pattern in (".overlay.*.mp4", ".masks.*.json", ".timeline.*.png", f"{PROGRESS}/.*", "masks/**/.*.png"):
-                for file in self.folder.glob(pattern):
-                    file.unlink()  # temporary files of a run that was killed
-            self.save()
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
-        return self.done
-
-    def clear(self) -> None:
-        """Remove what an earlier run left of what will be written."""
-        shutil.rmtree(self.progress, ignore_errors=True)
-        for kind, file in (("overlay", "overlay.mp4"), ("json", "masks.json"), ("timeline", "timeline.png")):
-            if kind in self.formats:
-                with suppress(OSError):
-                    (self.folder / file).unlink()
-        if "masks" in self.formats:
-            for k in range(1 << 30):
-                found = [path for path in self.mask_paths(k) if path.is_file()]
-                for path in found:
-                    path.unlink()
-                if not found:
-                    break
-
-    def files(self, suffix: str) -> list[Path]:
-        """The whole parts' files of a kind."""
-        return [self.progress / f"{part:05d}{suffix}" for part in range(self.parts)]
-
-    def save(self) -> None:
-        """Note how far the parts reach."""
-        state = {"done": self.done, "parts": self.parts, "drawn_all": self.drawn_all, "finished": self.finished}
-        state["settings"] = self.settings
-        with atomic_write(self.progress / "progress.json") as temporary:
-            temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-
-    def mask_paths(self, index: int) -> list[Path]:
-        """Where the mask of a frame stands, by AVSBench's layout; of several classes also its colours."""
-        folder = self.folder / "masks"
+    def mask_paths(self, folder: Path, index: int) -> list[Path]:
+        """Return where the mask of a frame is written, by AVSBench's layout; of several classes also its colours."""
         if len(self.classes) == 1:
-            return [folder / f"{self.name}_{index + 1}.png"]
-        return [folder / kind / f"{index}.png" for kind in ("labels_semantic", "labels_rgb")]
+            return [folder / "masks" / f"{self.name}_{index + 1}.png"]
+        return [folder / "masks" / kind / f"{index}.png" for kind in ("labels_semantic", "labels_rgb")]
 
-    def add(self, frame: FramePrediction) -> None:
-        """Write a frame's mask, its record, and the pictures that are shown until the next frame."""
-        if "masks" in self.formats:
-            labels = frame.labels(self.threshold)
-            if labels is None:
-                write_png(self.mask_paths(frame.index)[0], frame.mask(self.threshold).astype(np.uint8) * 255)
-            else:
-                for path, image in zip(self.mask_paths(frame.index), (labels, to_colours(labels)), strict=True):
-                    write_png(path, image)
-        self.open_part()
-        if self.records is not None:
-            self.records.write(json.dumps(record_of(frame, self.threshold)) + "\n")
-        if self.writer is not None:
-            self.drawn = Overlay(frame.by_class(self.threshold), self.classes, self.size)
-            self.draw_until((frame.index + 1) / self.fps)
-        self.done = frame.index + 1
-        if self.done - self.part_begin >= PART * self.fps:
-            self.close_part()
-
-    def open_part(self) -> None:
-        """Open the next part's files unless they are open."""
-        if self.records is None and ("json" in self.formats or "timeline" in self.formats):
-            path = self.progress / f"{self.parts:05d}.jsonl"
-            self.records = self.part.enter_context(path.open("w", encoding="utf-8"))
-        if self.writer is None and "overlay" in self.formats:
-            from avsmamba.video import VideoWriter
-
-            path, (height, width) = self.progress / f"{self.parts:05d}.mp4", self.size
-            self.writer = self.part.enter_context(VideoWriter(path, width, height, self.source.info.frame_rate))
-
-    def close_part(self) -> None:
-        """End the open part and note it."""
-        if self.done == self.part_begin and self.writer is None:
-            return
-        self.part.close()
-        self.records = self.writer = None
-        self.parts, self.part_begin = self.parts + 1, self.done
-        self.save()
-
-    def draw_until(self, end: float) -> None:
-        """Write the pictures before `end`, s, with what is drawn now."""
-        if self.pictures is None:
-            self.pictures = self.source.frames(self.part_begin / self.fps)
-            self.waiting = next(self.pictures, None)
-        while self.waiting is not None and self.waiting[0] < end - CLOSE:
-            time, picture = self.waiting
-            self.writer.write(picture if self.drawn is None else self.drawn.draw(picture), time)
-            self.waiting = next(self.pictures, None)
-
-    def finish(self, complete: bool, keep_note: bool = False) -> None:
-        """Write what is made of the whole, or of what there is after an interrupt.
+    def render(self, records: Records, progress: Progress | None = None) -> None:
+        """Write all files, below `.rendering` first: they replace those of an earlier run together, or not at all.
 
         Args:
-            complete: all has been predicted: pictures behind the last frame are written too, and the parts go.
-            keep_note: leave the note that this video is finished, for a run of several.
+            records: of the video, or of its part before an interrupt.
+            progress: called with the number of frames drawn and of all while the overlay is written.
+
+        Raises:
+            UserError, OSError: if a file cannot be written.
         """
-        if complete and "overlay" in self.formats and not self.drawn_all:
-            self.open_part()
-            self.draw_until(float("inf"))
-            self.drawn_all = True
-        self.close_part()
-        parts = [file for file in self.files(".mp4") if file.is_file()]
-        if "overlay" in self.formats and parts:
-            from avsmamba.video import join
+        work = self.folder / WORK
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            if "masks" in self.formats:
+                for record in records:
+                    self.write_mask(work, record)
+            if "overlay" in self.formats:
+                self.write_overlay(work, records, progress)
+            if "json" in self.formats:
+                write_masks_json(work / "masks.json", records, self.name, self.size, self.fps, list(self.classes))
+            if "timeline" in self.formats:
+                times, levels, shares = shares_of(records, self.size[0] * self.size[1])
+                draw_timeline(work / "timeline.png", times, levels, shares, self.classes, self.fps, title=self.name)
+            for index in count(records.count) if "masks" in self.formats else ():
+                old = [path for path in self.mask_paths(self.folder, index) if path.is_file()]
+                if not old:
+                    break
+                for path in old:
+                    path.unlink()
+            for file in [path for path in work.rglob("*") if path.is_file()]:
+                target = self.folder / file.relative_to(work)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
-            join(parts, self.folder / "overlay.mp4", self.sound, None if complete else self.done / self.fps)
-        records = self.files(".jsonl")
-        if self.done and "json" in self.formats:
-            path = self.folder / "masks.json"
-            write_masks_json(path, records, self.name, self.size, self.fps, self.classes)
-        if self.done and "timeline" in self.formats:
-            times, levels, shares = shares_of(records, self.size[0] * self.size[1])
-            draw_timeline(self.folder / "timeline.png", times, levels, shares, self.classes, self.fps, title=self.name)
-        if complete:
-            self.finished = True
-            self.save()
-            for file in (*self.files(".mp4"), *records):
-                file.unlink(missing_ok=True)
-            if not keep_note:
-                self.remove_progress()
+    def write_mask(self, folder: Path, record: Record) -> None:
+        """Write a frame's mask of 0 and 255; of several classes their indices, and their colours."""
+        labels = np.zeros(self.size, np.uint8)
+        for index, mask in masks_of(record, self.size).items():
+            labels[mask] = index
+        images = [labels * np.uint8(255)] if len(self.classes) == 1 else [labels, to_colours(labels)]
+        for path, image in zip(self.mask_paths(folder, record["index"]), images, strict=True):
+            write_png(path, image)
 
-    def abandon(self) -> None:
-        """Close what is open after an error; of a video of which nothing is done, nothing stays."""
-        with suppress(Exception):
-            self.part.__exit__(RuntimeError, RuntimeError(), None)
-        if not self.done:
-            self.remove_progress()
-            for folder in (self.folder / "masks", *self.made):
-                with suppress(OSError):
-                    folder.rmdir()
+    def write_overlay(self, folder: Path, records: Records, progress: Progress | None) -> None:
+        """Write the video's pictures, each with the masks of the last predicted frame, and the sound."""
+        from avsmamba.video import VideoWriter, join
 
-    def remove_progress(self) -> None:
-        """Remove the parts and the note."""
-        shutil.rmtree(self.progress, ignore_errors=True)
+        pictures, (height, width) = folder / "pictures.mp4", self.size
+        frames, done, drawn = iter(records), 0, None
+        with VideoWriter(pictures, width, height, self.source.info.frame_rate) as writer:
+            for time, picture in self.source.frames():
+                if not records.done and time >= records.count / self.fps - CLOSE:
+                    break
+                while done < records.count and time >= done / self.fps - CLOSE:
+                    drawn = Overlay(masks_of(next(frames), self.size), self.classes, self.size)
+                    done += 1
+                    if progress:
+                        progress(done, records.count)
+                writer.write(picture if drawn is None else drawn.draw(picture), time)
+        join(pictures, folder / "overlay.mp4", self.sound)
+        pictures.unlink()
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -238,52 +129,41 @@ def check_formats(formats: Sequence[str]) -> None:
         raise UserError(f"--format: expected some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """What `progress.json` says.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder; after an error remove it again if it is empty. An OSError becomes a UserError."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        return {key: state[key] for key in ("done", "parts", "drawn_all", "finished", "settings")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: cannot be read; leave --resume out to start over") from None
-
-
-def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise a UserError that names the first setting in which a run differs from the one that it is to go on with."""
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            old, new = (str(values.get(key))[:60] for values in (before, now))
-            raise UserError(
-                f"{folder}: was begun with {key} {old}, now it is {new}: --resume needs the same, without it all is "
-                "predicted anew"
-            )
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f"{error.filename or folder}: cannot be written to: {error.strerror or error}") from None
+        raise
 
 
 def save_prediction(prediction: Prediction, folder: Path, formats: Sequence[str]) -> Path:
-    """What `Prediction.save` does."""
-    with open_source(prediction.source, prediction.fps) as source, ExitStack() as stack:
-        outputs = Outputs(
-            folder,
-            stem_of(prediction.source),
-            source,
-            heard_file(source, prediction.audio),
-            prediction.classes,
-            prediction.fps,
-            prediction.cutoff,
-            formats,
-        )
-        stack.callback(outputs.abandon)
-        outputs.begin()
-        stack.callback(outputs.remove_progress)
+    """Write what `Prediction.save` promises."""
+    check_formats(formats)
+    with (
+        open_source(prediction.source, prediction.fps) as source,
+        output_folder(folder),
+        TemporaryDirectory(prefix=".saving.", dir=folder) as scratch,
+    ):
+        sound = heard_file(source, prediction.audio)
         if isinstance(source, ArraySource) and source.info.has_audio and str(prediction.audio) == "real":
             import soundfile
 
-            outputs.sound = outputs.progress / "sound.wav"
-            soundfile.write(outputs.sound, source.wave, SAMPLE_RATE)
+            sound = Path(scratch) / "sound.wav"
+            soundfile.write(sound, source.wave, SAMPLE_RATE)
+        name = stem_of(prediction.source)
+        outputs = Outputs(folder, name, source, sound, prediction.classes, prediction.fps, formats)
+        records = Records(Path(scratch) / RECORDS)
         for frame in prediction.frames():
-            outputs.add(frame)
-        outputs.finish(True)
+            records.append(frame, prediction.cutoff)
+        records.mark("predicted")
+        outputs.render(records)
     return folder

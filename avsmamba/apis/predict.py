@@ -6,58 +6,20 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
-from avsmamba.apis.inference import DEFAULT_MODEL, load_model
-from avsmamba.apis.outputs import PROGRESS, Outputs, check_formats
-from avsmamba.apis.predictor import Predictor, Progress, check_stream
-from avsmamba.apis.result import FORMATS, check_threshold
+from avsmamba.apis.inference import load_model
+from avsmamba.apis.outputs import Outputs, check_formats, output_folder
+from avsmamba.apis.predictor import Predictor, check_stream
+from avsmamba.apis.records import RECORDS, Records
+from avsmamba.apis.result import Progress, check_threshold
 from avsmamba.apis.sources import heard_file, open_source, stem_of
 from avsmamba.utils import UserError
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `avsmamba predict`."""
-    parser.description = (
-        "Segment what sounds in videos: mp4, mkv, webm, mov, avi, or a folder of pictures and a wav. For each video: "
-        "overlay.mp4, masks/, masks.json, timeline.png."
-    )
-    parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="a file, or a folder of png or jpg pictures and a wav"
-    )
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="CONFIG|NAME",
-        help="config, or a shipped model (default: %(default)s)",
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights; needed with a config")
-    parser.add_argument(
-        "--out", default="predictions", metavar="DIR", help="gets the files, of several videos in a folder each "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
-    parser.add_argument(
-        "--fps", type=float, default=1.0, help="frames to predict a second; models are trained on 1 (default: 1)"
-    )
-    parser.add_argument("--overlap", type=int, metavar="N", help="frames that windows share (default: a third of one)")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="N", help="what the model sees, pixels: N, or height and width "
-        "(default: the config's)",
-    )  # fmt: skip
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a mask (default: %(default)s)")
-    parser.add_argument(
-        "--audio", default="real", metavar="real|silence|FILE", help="what the model hears instead of the video's sound"
-    )
-    parser.add_argument("--require-audio", action="store_true", help="a video without sound is an error")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run with these options ended")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,48 +30,39 @@ def run(args: argparse.Namespace) -> None:
     with one_line_warnings():
         predictor = load_model(args.model, args.checkpoint, args.device, args.cfg_options)
         check_stream(args.fps, args.overlap, args.size, predictor.num_frames)
-        failed = 0
+        names = ("fps", "overlap", "size", "threshold", "audio", "require_audio", "resume")
+        options = {"formats": args.format, **{name: getattr(args, name) for name in names}}
+        finished = []
         for video, folder in zip(args.videos, folders, strict=True):
             try:
-                with progress_bar(Path(video).name) as progress:
+                with progress_bars(Path(video).name) as (progress, rendering):
                     predict_video(
                         predictor,
                         video,
                         folder,
-                        formats=args.format,
-                        fps=args.fps,
-                        overlap=args.overlap,
-                        size=args.size,
-                        threshold=args.threshold,
-                        audio=args.audio,
-                        require_audio=args.require_audio,
-                        resume=args.resume,
+                        **options,
                         progress=progress,
-                        keep_note=len(args.videos) > 1,
+                        rendering=rendering,
+                        keep_records=len(folders) > 1,
                     )
+                finished.append(folder)
                 print(f"{folder}: {', '.join(written(folder, args.format))}", flush=True)
             except UserError as error:
-                if len(args.videos) == 1:
+                if len(folders) == 1:
                     raise
-                failed += 1
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             except KeyboardInterrupt as stop:
-                kept = (
-                    f"what was done is in {folder}, --resume goes on"
-                    if (folder / PROGRESS).exists()
-                    else "no frame was done"
-                )
+                done = (folder / RECORDS).exists()
+                kept = f"what was done is in {folder}, --resume goes on" if done else "no frame was done"
                 print(f"interrupted: {kept}", file=sys.stderr, flush=True)
                 if isinstance(stop, Terminated):
                     sys.exit(128 + signal.SIGTERM)
                 raise
-    for folder in folders:
-        note = folder / PROGRESS / "progress.json"
-        if note.is_file():
-            note.unlink()
-            note.parent.rmdir()
-    if failed:
-        print(f"{failed} of {len(args.videos)} videos could not be predicted", file=sys.stderr)
+    for folder in finished:
+        (folder / RECORDS).unlink(missing_ok=True)
+    if len(finished) < len(folders):
+        failed = len(folders) - len(finished)
+        print(f"{failed} of {len(folders)} videos could not be predicted", file=sys.stderr)
         sys.exit(2)
 
 
@@ -126,7 +79,8 @@ def predict_video(
     require_audio: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
-    keep_note: bool = False,
+    rendering: Progress | None = None,
+    keep_records: bool = False,
 ) -> Path:
     """Predict a video into a folder, in constant memory: `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
 
@@ -135,8 +89,10 @@ def predict_video(
     `masks/{video}_{1, 2, ...}.png` of 0 and 255; of several classes `masks/labels_semantic/{0, 1, ...}.png` of class
     indices and their colours in `masks/labels_rgb/`. See `avsmamba.apis.records.ABOUT` for `masks.json`.
 
-    An interrupt (Ctrl-C, SIGTERM) leaves all of them, of what was done, and a folder `.progress` from which `resume`
-    goes on. A process that was killed leaves that folder, not more than a minute of the video behind.
+    The first pass predicts and appends a line a frame to `out/records.jsonl`, the second renders the files from these
+    records and the video. An interrupt (Ctrl-C, SIGTERM) of the first pass renders what was done; a second one, and one
+    of the second pass, stop at once. These and a process that was killed leave the records, from which `resume` goes on
+    to the same bytes; when all is rendered they are removed.
 
     Args:
         predictor: from `load_model`.
@@ -151,7 +107,8 @@ def predict_video(
         require_audio: a video without sound is an error; without it there is a warning.
         resume: go on with what an interrupted run left in `out`; where there is nothing, start.
         progress: see `Predictor.stream`.
-        keep_note: leave a note in `out/.progress` that this video is finished, which `resume` heeds.
+        rendering: called with the number of predicted frames drawn and of all in the second pass.
+        keep_records: leave `records.jsonl`, by which `resume` knows that this video is finished.
 
     Returns:
         The folder.
@@ -159,10 +116,11 @@ def predict_video(
     Raises:
         UserError: if the video cannot be read, a file cannot be written, or an interrupted run had other settings.
         ValueError: if an argument does not fit.
-        KeyboardInterrupt: after an interrupt, when all is in order.
+        KeyboardInterrupt: after an interrupt, when the records are complete.
     """
     video, out = Path(video), Path(out)
     overlap = check_stream(fps, overlap, size, predictor.num_frames)
+    check_formats(formats)
     check_threshold(threshold)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder to write to, found a file")
@@ -181,32 +139,26 @@ def predict_video(
             "audio": str(audio),
             "format": sorted(set(formats)),
         }
-        name, sound = stem_of(video), heard_file(source, audio)
-        outputs = Outputs(out, name, source, sound, predictor.classes, fps, threshold, formats, settings)
-        first = outputs.begin(resume)
-        if outputs.finished:
-            return out
-        with StopSignals() as signals:
+        sound = heard_file(source, audio)
+        outputs = Outputs(out, stem_of(video), source, sound, predictor.classes, fps, formats)
+        with output_folder(out), terminable():
+            records = Records(out / RECORDS, settings, resume)
             try:
-                stream = predictor.stream(source, fps, size, overlap, audio, first, progress)
-                with closing(stream):  # type: ignore[type-var]
-                    for frame in stream:
-                        with signals.held():
-                            outputs.add(frame)
-                if not outputs.done:
-                    raise UserError(f"{video}: has no picture that can be decoded")
-                outputs.finish(True, keep_note)
+                if not records.done:
+                    for frame in predictor.stream(source, fps, size, overlap, audio, records.count, progress):
+                        records.append(frame, threshold)
+                    if not records.count:
+                        raise UserError(f"{video}: has no picture that can be decoded")
+                    records.mark("predicted")
+                if records.done == "predicted":
+                    outputs.render(records, rendering)
+                    records.mark("rendered")
             except KeyboardInterrupt:
-                if outputs.done:
-                    outputs.finish(False)
-                outputs.abandon()
+                if records.count and not records.done:
+                    outputs.render(records, rendering)
                 raise
-            except OSError as error:
-                outputs.abandon()
-                raise UserError(f"{error.filename or out}: cannot be read or written: {error.strerror}") from None
-            except BaseException:
-                outputs.abandon()
-                raise
+            if not keep_records:
+                records.path.unlink()
     return out
 
 
@@ -242,63 +194,42 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM."""
 
 
-class StopSignals:
-    """While it is entered, Ctrl-C and SIGTERM raise KeyboardInterrupt and Terminated, but wait while they are held.
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated at SIGTERM, unless it is ignored or this is not the main thread, where it cannot be caught."""
 
-    In a thread other than the main one signals cannot be caught, and nothing is changed.
-    """
+    def stop(_: int, __: FrameType | None) -> None:
+        raise Terminated
 
-    def __init__(self) -> None:
-        self.holding = False
-        self.pending: type[KeyboardInterrupt] | None = None
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self.before[number] = signal.signal(number, self.handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def handle(self, number: int, _: FrameType | None) -> None:
-        """What a signal does."""
-        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        if not self.holding:
-            raise kind
-        self.pending = kind
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Signals wait until the block has ended."""
-        self.holding = True
-        try:
-            yield
-        finally:
-            self.holding = False
-        if self.pending is not None:
-            kind, self.pending = self.pending, None
-            raise kind
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Progress]:
-    """A bar on stderr, with the time that is left; it appears when the first picture has been read."""
-    bars: list[Any] = []
+def progress_bars(name: str) -> Iterator[tuple[Progress, Progress]]:
+    """Show bars of the two passes on stderr, with the time that is left; the second ends the first."""
+    with ExitStack() as stack:
 
-    def progress(done: int, total: int | None) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, initial=done, desc=name, unit="frame", file=sys.stderr, dynamic_ncols=True))
-        bars[0].update(done - bars[0].n)
+        def bar_of(text: str) -> Progress:
+            bars: list[Any] = []
 
-    try:
-        yield progress
-    finally:
-        for bar in bars:
-            bar.close()
+            def progress(done: int, total: int | None) -> None:
+                if not bars:
+                    stack.close()
+                    bar = tqdm(total=total, initial=done, desc=text, unit="frame", file=sys.stderr, dynamic_ncols=True)
+                    bars.append(stack.enter_context(bar))
+                bars[0].update(done - bars[0].n)
+
+            return progress
+
+        yield bar_of(name), bar_of(f"{name}, rendering")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from avsmamba.apis.result import SILENCE_DB, FramePrediction, Prediction, check_threshold
+from avsmamba.apis.result import SILENCE_DB, FramePrediction, Prediction, Progress, check_threshold
 from avsmamba.apis.sources import Listener, name_of, open_source
 from avsmamba.apis.windows import blended, first_window
 from avsmamba.datasets.files import SHORTEST, fit_patches
@@ -28,7 +28,6 @@ from avsmamba.utils import UserError
 
 _CLASSES_AT_ONCE = 8  # that are brought to the video's size together: 71 classes of a large picture fill the memory
 _SMALL_HEIGHT = 180  # of the pictures that a Prediction keeps, pixels
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(slots=True)

@@ -1,9 +1,11 @@
-"""What is noted of each predicted frame, line by line, and `masks.json` made of it: COCO's format for videos."""
+"""`records.jsonl`, one line for each predicted frame, and `masks.json` made of it: COCO's format for videos."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.overlay import class_name
 
 Record = dict[str, Any]
+RECORDS = "records.jsonl"
 ABOUT = (
     "COCO's format for videos, as YouTube-VIS has it: an annotation is a class over the whole video. segmentations "
     "(run lengths for pycocotools.mask), areas (pixels), bboxes (x, y, width, height) and scores have an entry a "
@@ -23,8 +26,107 @@ ABOUT = (
 )
 
 
+class Records:
+    """The predicted frames of a video, in a file of JSON lines; iterating reads them one by one.
+
+    The first line has the settings of the run, then each frame has one (`record_of`). `{"done": "predicted"}` follows
+    when the video has ended, `{"done": "rendered"}` when its files are written.
+
+    Args:
+        path: of the file, which appears with the first frame.
+        settings: what must be the same for an earlier run to be continued, by name.
+        resume: continue with the file of an earlier run, if there is one. A last line that is not whole is cut off.
+
+    Attributes:
+        path: of the file.
+        count: number of frames.
+        done: '', 'predicted' or 'rendered'.
+
+    Raises:
+        UserError: if the earlier run had other settings, or the file is something else.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None, resume: bool = False):
+        self.path, self.settings = path, json.loads(_line(settings or {}))
+        self.count, self.done = 0, ""
+        if resume and path.is_file():
+            with path.open("r+b") as file:
+                self._recover(file)
+
+    def _recover(self, file: BinaryIO) -> None:
+        head = file.readline()
+        before = _parse(head).get("settings")
+        if isinstance(before, dict):
+            check_settings(self.path.parent, before, self.settings)
+        elif head.endswith(b"\n"):
+            raise UserError(f"{self.path}: cannot be read; leave --resume out to start over")
+        end = len(head)
+        for line in file:
+            entry = _parse(line)
+            if entry.get("done"):
+                self.done = entry["done"]
+            elif entry.get("index") == self.count:
+                self.count += 1
+            else:
+                break
+            end += len(line)
+        file.truncate(end)
+
+    def append(self, frame: FramePrediction, threshold: float) -> None:
+        """Write the next frame's line."""
+        self._write(record_of(frame, threshold))
+        self.count = frame.index + 1
+
+    def mark(self, done: str) -> None:
+        """Write that all is 'predicted' or 'rendered'."""
+        self._write({"done": done})
+        self.done = done
+
+    def __iter__(self) -> Iterator[Record]:
+        with self.path.open(encoding="utf-8") as lines:
+            for line in islice(lines, 1, 1 + self.count):
+                yield json.loads(line)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        lines = _line(entry) if self.count else _line({"settings": self.settings}) + _line(entry)
+        size = self.path.stat().st_size if self.count else 0
+        try:
+            with self.path.open("a" if self.count else "w", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError:
+            if size:
+                os.truncate(self.path, size)
+            else:
+                self.path.unlink(missing_ok=True)
+            raise
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, default=str) + "\n"
+
+
+def _parse(line: bytes) -> Record:
+    """Return the entry of a line, an empty one if the line is not whole."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        entry = None
+    return entry if isinstance(entry, dict) else {}
+
+
+def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a UserError that names the first setting in which a run differs from the one that it continues."""
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            old, new = (str(values.get(key))[:60] for values in (before, now))
+            raise UserError(
+                f"{folder}: was begun with {key} {old}, now it is {new}: --resume needs the same, without it all is "
+                "predicted anew"
+            )
+
+
 def record_of(frame: FramePrediction, threshold: float) -> Record:
-    """What is noted of a frame: index, time (s), level (dB), and of each class that sounds its mask and figures."""
+    """Return a frame's index, time (s), level (dB), and of each class that sounds its mask and figures."""
     classes: dict[str, Any] = {}
     for index, mask in frame.by_class(threshold).items():
         encoded = coco.encode(np.asfortranarray(mask, np.uint8))
@@ -37,18 +139,16 @@ def record_of(frame: FramePrediction, threshold: float) -> Record:
     return {"index": frame.index, "time": frame.time, "level": round(frame.level, 2), "classes": classes}
 
 
-def read_records(files: Iterable[Path]) -> Iterator[Record]:
-    """The records of these files, one after another."""
-    for file in files:
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+def masks_of(record: Record, size: tuple[int, int]) -> dict[int, NDArray[np.bool_]]:
+    """Return the `(h, w)` masks of a record by class index, disjoint."""
+    coded = {int(i): {"size": list(size), "counts": noted["counts"]} for i, noted in record["classes"].items()}
+    return {index: np.ascontiguousarray(coco.decode(code), bool) for index, code in coded.items()}
 
 
-def shares_of(files: Sequence[Path], pixels: int) -> tuple[list[float], list[float], dict[int, NDArray[np.float64]]]:
-    """For the timeline: times (s), levels (dB), and the share of the picture by class index, `(T,)` each."""
+def shares_of(records: Iterable[Record], pixels: int) -> tuple[list[float], list[float], dict[int, NDArray[Any]]]:
+    """Return times (s), levels (dB), and the share of the picture that sounds by class index, `(T,)` each."""
     times, levels, areas = [], [], []
-    for record in read_records(files):
+    for record in records:
         times.append(record["time"])
         levels.append(record["level"])
         areas.append({int(index): noted["area"] for index, noted in record["classes"].items()})
@@ -57,13 +157,13 @@ def shares_of(files: Sequence[Path], pixels: int) -> tuple[list[float], list[flo
 
 
 def write_masks_json(
-    path: Path, files: Sequence[Path], name: str, size: tuple[int, int], fps: float, classes: Sequence[str]
+    path: Path, records: Iterable[Record], name: str, size: tuple[int, int], fps: float, classes: list[str]
 ) -> None:
-    """Write `masks.json` from records, class by class, so that no more than one record's mask is held at a time.
+    """Write `masks.json`, class by class, so that no more than one record's mask is held at a time.
 
     Args:
         path: the file.
-        files: of records, in order.
+        records: can be iterated several times.
         name: of the video.
         size: h and w of the masks, pixels.
         fps: predicted frames a second.
@@ -73,7 +173,7 @@ def write_masks_json(
         UserError: if the file cannot be written.
     """
     height, width = size
-    times, levels, shares = shares_of(files, height * width)
+    times, levels, shares = shares_of(records, height * width)
     video = {
         "id": 1,
         "name": name,
@@ -95,19 +195,19 @@ def write_masks_json(
             out.write(json.dumps(head)[:-1] + ', "annotations": [')
             for number, index in enumerate(shares, 1):
                 out.write(", " if number > 1 else "")
-                _write_annotation(out, number, index, files, size)
+                _write_annotation(out, number, index, records, size)
             out.write("]}\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _write_annotation(out: TextIO, number: int, index: int, files: Sequence[Path], size: tuple[int, int]) -> None:
-    """One class over the whole video."""
+def _write_annotation(out: TextIO, number: int, index: int, records: Iterable[Record], size: tuple[int, int]) -> None:
+    """Write one class over the whole video."""
     head = {"id": number, "video_id": 1, "image_id": 1, "category_id": index, "iscrowd": 0}
     head |= {"height": size[0], "width": size[1]}
     out.write(json.dumps(head)[:-1] + ', "segmentations": [')
     figures: dict[str, list[Any]] = {"areas": [], "bboxes": [], "scores": []}
-    for place, record in enumerate(read_records(files)):
+    for place, record in enumerate(records):
         noted = record["classes"].get(str(index))
         mask = None if noted is None else {"size": list(size), "counts": noted["counts"]}
         out.write((", " if place else "") + json.dumps(mask))

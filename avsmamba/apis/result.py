@@ -1,6 +1,6 @@
 """What a model says of a video: frame by frame, and as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from avsmamba.choices import PREDICTION_FORMATS as FORMATS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Progress = Callable[[int, int | None], None]  # number of frames done and of all; None: not known
 SILENCE_DB = -90.0  # what the level of digital silence is given as
 
 

@@ -68,7 +68,7 @@ def make_sample(folder: str | Path, seed: int = 0) -> Path:
         with wave.open(str(work / "sound.wav"), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes(waveform.astype("<i2").tobytes())
-        join([work / "pictures.mp4"], work / f"{NAME}.mp4", sound=work / "sound.wav")
+        join(work / "pictures.mp4", work / f"{NAME}.mp4", sound=work / "sound.wav")
         shutil.rmtree(masks, ignore_errors=True)
         (work / MASKS).rename(masks)
         return (work / f"{NAME}.mp4").replace(folder / f"{NAME}.mp4")

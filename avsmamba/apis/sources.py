@@ -35,7 +35,7 @@ class Source(Protocol):
 
     def sampled(self, fps: float = 1.0, start: float = 0.0) -> Iterator[tuple[float, Picture]]: ...
 
-    def frames(self, start: float = 0.0) -> Iterator[tuple[float, Picture]]: ...
+    def frames(self) -> Iterator[tuple[float, Picture]]: ...
 
     def sound(self, start: float, stop: float) -> Wave: ...
 
@@ -69,9 +69,9 @@ class ArraySource:
         for k in range(round(start * self.fps), len(self.pictures)):
             yield k / self.fps, np.asarray(self.pictures[k])
 
-    def frames(self, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
-        """As `sampled`: there are no others."""
-        return self.sampled(self.fps, start)
+    def frames(self) -> Iterator[tuple[float, Picture]]:
+        """Return the frames, each with its time."""
+        return self.sampled(self.fps)
 
     def sound(self, start: float, stop: float) -> Wave:
         """`(samples,)` at 16 kHz between those seconds, zeros where there are none."""

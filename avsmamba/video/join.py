@@ -1,14 +1,14 @@
-"""Joining the parts of a video and laying the source's sound beside them."""
+"""Putting a sound beside the pictures of a video."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError, atomic_write
@@ -22,114 +22,48 @@ BIT_RATE = 80_000  # a second for each channel
 Timed = tuple[Fraction, int, av.Packet]
 
 
-def join(
-    parts: Sequence[str | Path], out: str | Path, sound: str | Path | None = None, until: float | None = None
-) -> None:
-    """Write the pictures of parts, one after another, and a sound to one mp4 without encoding pictures again.
+def join(pictures: str | Path, out: str | Path, sound: str | Path | None = None) -> None:
+    """Write pictures and a sound to one mp4, without encoding the pictures again.
 
     Args:
-        parts: files of `VideoWriter`, all of the same size. Their time stamps are kept; a part that begins before the
-            last one ends is moved to begin where that ends.
+        pictures: a file of `VideoWriter`.
         out: the file to write; it appears whole, or not at all.
-        sound: the video, sound file or folder whose sound is heard beside; time 0 of a video is its first picture. AAC
-            and MP3 are copied if they can be decoded without a fault and begin with the pictures, all else becomes
-            AAC (mono or stereo, 48 kHz at most). One without sound gives none.
-        until: where to cut pictures and sound, s; None is the end of the pictures, where the sound is cut in any case.
+        sound: the video, sound file or folder whose sound is added, until the pictures end; time 0 of a video is its
+            first picture. AAC and MP3 are copied if they can be decoded without a fault and begin with the pictures,
+            all else becomes AAC (mono or stereo, 48 kHz at most). A file without sound adds none.
 
     Raises:
-        UserError: if a part cannot be read or is of another kind than the first, the sound is missing or no media
-            file, or `out` cannot be written.
-        ValueError: if there are no parts, or no picture is before `until`.
+        UserError: if the pictures cannot be read, the sound is missing or no media file, or `out` cannot be written.
     """
-    if not parts:
-        raise ValueError("parts: expected at least one")
-    target, files = Path(out), [Path(part) for part in parts]
-    end = min(_end(files), Fraction(until) if until is not None else Fraction(1 << 40))
-    if end <= 0:
-        raise ValueError(f"until: expected a time after the first picture, got {until}")
+    target, path = Path(out), Path(pictures)
     source = None if sound is None else _open_sound(Path(sound))
-    try:
-        with (
-            atomic_write(target) as temporary,
-            av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-        ):
-            with open_container(files[0], "a part of a video") as first:
-                picture_stream = container.add_stream_from_template(_video(first, files[0]))
-            streams = [_pictures(files, picture_stream, end)]
-            if source is not None:
-                streams.append(_sound(source, container, end))
-            for _, _, packet in heapq.merge(*streams, key=lambda item: item[:2]):
-                container.mux(packet)
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    with open_container(path) as given:
+        found = find_stream(given, "video")
+        if not isinstance(found, VideoStream) or found.codec_context.name != "h264" or not found.time_base:
+            raise UserError(f"{path}: expected a video in H.264")
+        end = ((found.start_time or 0) + (found.duration or 0)) * found.time_base
+        try:
+            with (
+                atomic_write(target) as temporary,
+                av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+            ):
+                streams = [_pictures(given, found, container.add_stream_from_template(found), path)]
+                if source is not None:
+                    streams.append(_sound(source, container, end))
+                for _, _, packet in heapq.merge(*streams, key=lambda item: item[:2]):
+                    container.mux(packet)
+        except (av.FFmpegError, OSError) as error:
+            raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _video(container: av.container.InputContainer, path: Path) -> VideoStream:
-    stream = find_stream(container, "video")
-    if not isinstance(stream, VideoStream) or stream.codec_context.name != "h264":
-        raise UserError(f"{path}: expected a part of a video in H.264")
-    return stream
-
-
-def _packets(files: list[Path]) -> Iterator[tuple[av.Packet, int]]:
-    """The packets of all parts and how far each is moved, in its ticks.
-
-    None lasts into the next one: the last of a part claims the average length of a picture, which at a variable rate
-    may reach into the next part. Moving that part for it would add up over many.
-    """
-    held: tuple[av.Packet, int] | None = None
-    for packet, first in _all_packets(files):
-        at, shift = packet.pts or 0, 0 if held is None else held[1]
-        if held is not None:
-            before = (held[0].pts or 0) + held[1]
-            if first:
-                shift = 0 if at > before else before + (held[0].duration or 0) - at
-            if at + shift > before:
-                held[0].duration = min(held[0].duration or 0, at + shift - before)
-            yield held
-        held = packet, shift
-    if held is not None:
-        yield held
-
-
-def _all_packets(files: list[Path]) -> Iterator[tuple[av.Packet, bool]]:
-    """The packets of all parts as they are, and whether one is the first of its part."""
-    kind = None
-    for file in files:
-        with open_container(file, "a part of a video") as container:
-            stream = _video(container, file)
-            found = (stream.codec_context.extradata, stream.width, stream.height, stream.time_base)
-            kind = kind or found
-            if found != kind:
-                raise UserError(f"{file}: expected the encoding of {files[0].name}, size and settings alike")
-            first, faults = True, Faults()
-            for packet in demux(container, stream, faults):
-                if packet.dts is None or packet.pts is None:
-                    continue
-                yield packet, first
-                first = False
-            if faults.cut:
-                raise UserError(f"{file}: is damaged; expected a part of a video")
-
-
-def _end(files: list[Path]) -> Fraction:
-    end = Fraction(0)
-    for packet, shift in _packets(files):
-        assert packet.pts is not None and packet.time_base
-        end = max(end, (packet.pts + shift + (packet.duration or 0)) * packet.time_base)
-    return end
-
-
-def _pictures(files: list[Path], stream: VideoStream, end: Fraction) -> Iterator[Timed]:
-    for packet, shift in _packets(files):
-        assert packet.pts is not None and packet.dts is not None and packet.time_base
-        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-        time = packet.pts * packet.time_base
-        if time < end:
-            left = int((end - time) / packet.time_base)
-            packet.duration = min(packet.duration or 0, max(left, 1))
+def _pictures(given: InputContainer, found: VideoStream, stream: VideoStream, path: Path) -> Iterator[Timed]:
+    faults = Faults()
+    for packet in demux(given, found, faults):
+        if packet.dts is not None and packet.pts is not None and packet.time_base:
             packet.stream = stream
-            yield time, 0, packet
+            yield packet.pts * packet.time_base, 0, packet
+    if faults.cut:
+        raise UserError(f"{path}: is damaged")
 
 
 def _open_sound(path: Path) -> Sound | None:

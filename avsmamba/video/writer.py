@@ -18,8 +18,8 @@ BT709, LIMITED = 1, 1  # the numbers that H.264 writes for the colours and the r
 class VideoWriter:
     """Writes an mp4 of pictures, without sound; a context manager that leaves a whole, playable file or none.
 
-    The file appears under its name when the block ends. A `KeyboardInterrupt` in the block keeps what was written, any
-    other error removes it; without a picture there is no file.
+    The file appears under its name when the block ends. An error in the block removes it; without a picture there is no
+    file.
 
     Args:
         path: of the file, ending in .mp4.
@@ -45,7 +45,7 @@ class VideoWriter:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
         self._container = av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
-        # No B-frames: pictures are stored in the order of their times, which makes joining parts a matter of copying.
+        # No B-frames: pictures are stored in the order of their times, between which `join` puts the sound.
         options = {"preset": "veryfast", "crf": "20"}
         stream = self._container.add_stream("libx264", rate=self.rate, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
@@ -93,7 +93,7 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        keep = self.count > 0 and (kind is None or issubclass(kind, KeyboardInterrupt))
+        keep = self.count > 0 and kind is None
         try:
             if keep:
                 self._mux(None)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import avsmamba
-from avsmamba.apis import outputs
 from avsmamba.apis.predict import predict_video
 from tests.apis.tiny import CONFIG, SMALL
 from tests.video.clips import tone, write_clip
@@ -22,8 +21,7 @@ def peak_of(function):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_does_not_grow_with_the_video(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "PART", 8.0)
+def test_peak_memory_does_not_grow_with_the_video(checkpoint, tmp_path):
     model = avsmamba.load_model(CONFIG, checkpoint, device="cpu", options=SMALL)
     picture = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import warnings
 from pathlib import Path
 
@@ -16,58 +15,16 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-import avsmamba
 from avsmamba.apis import outputs
 from avsmamba.apis import predict as tool
-from avsmamba.apis.predict import Terminated, folders_of, predict_video
+from avsmamba.apis.predict import folders_of, predict_video
 from avsmamba.cli import parse_args
 from avsmamba.datasets.palette import to_colours
 from avsmamba.utils import UserError
-from avsmamba.video import open_video
+from tests.apis.files import FILES, Interrupt, pictures, same_result
 from tests.apis.tiny import CONFIG, SMALL
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
-
-FILES = ["masks", "masks.json", "overlay.mp4", "timeline.png"]
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory):
-    """11.4 s of odd size at 5 pictures a second, one of them missing, with sound at 44.1 kHz."""
-    rng = np.random.default_rng(0)
-    times = [k / 5 for k in range(57) if k != 20]
-    images = [cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (67, 45)) for _ in times]
-    sound = sum(tone(44_100, 11.4, k, k + 1.5, 300 + 170 * k) for k in range(0, 11, 2))
-    path = tmp_path_factory.mktemp("video") / "clip one.mp4"
-    return write_clip(path, size=(45, 67), times=times, sound=sound, rate=44_100, images=images)
-
-
-@pytest.fixture(scope="module")
-def cutoff(model, video):
-    """A threshold at which masks of random weights are neither empty nor full."""
-    return float(np.median(model.predict(video).probabilities)) / 255
-
-
-def pictures(path):
-    with open_video(path) as opened:
-        return [(time, picture) for time, picture in opened.frames()]
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def same_result(first, second):
-    """Masks, masks.json and timeline to the byte; as many overlay pictures at the same times, which look alike."""
-    first_files, second_files = tree(first), tree(second)
-    videos = first_files.pop("overlay.mp4"), second_files.pop("overlay.mp4")
-    assert first_files == second_files and all(videos)
-    for (time, one), (other_time, other) in zip(
-        pictures(first / "overlay.mp4"), pictures(second / "overlay.mp4"), strict=True
-    ):
-        assert abs(time - other_time) < 1e-4
-        # Parts begin with a picture of their own, and may differ by what the encoding loses.
-        assert np.abs(one.astype(int) - other).mean() < 4
 
 
 def test_every_file(model, video, cutoff, tmp_path):
@@ -165,83 +122,6 @@ def test_arrays_are_saved_with_their_sound(model, tmp_path):
     assert not (tmp_path / "wrong").exists()
     figure = found.plot(most=3)
     assert [axes.get_title() for axes in figure.axes[:3]] == ["0 s", "1 s", "2 s"]
-
-
-class Interrupt:
-    """A progress that sends this process a signal when so many frames are done."""
-
-    def __init__(self, frames, number=signal.SIGINT):
-        self.frames, self.number = frames, number
-
-    def __call__(self, done, _):
-        if done == self.frames:
-            self.frames = None
-            signal.raise_signal(self.number)
-
-
-@pytest.mark.parametrize("name", ["model", "semantic"])
-def test_resume_gives_what_an_uninterrupted_run_does(name, request, video, cutoff, tmp_path, monkeypatch):
-    predictor, threshold = request.getfixturevalue(name), cutoff if name == "model" else 0.5
-    monkeypatch.setattr(outputs, "PART", 3.0)
-    predict_video(predictor, video, tmp_path / "whole", threshold=threshold)
-    out = tmp_path / "parts"
-    for done, number, kind in ((2, signal.SIGINT, KeyboardInterrupt), (7, signal.SIGTERM, Terminated)):
-        before = signal.getsignal(number)
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            predict_video(predictor, video, out, threshold=threshold, resume=True, progress=Interrupt(done, number))
-        assert stopped.type is kind and signal.getsignal(number) is before
-        # What was done is there and whole: masks, the overlay with its sound, masks.json, the timeline.
-        assert sorted(os.listdir(out)) == [".progress", *FILES]
-        assert len(json.loads((out / "masks.json").read_text())["videos"][0]["times"]) == done
-        shown = pictures(out / "overlay.mp4")
-        assert shown[-1][0] < done <= shown[-1][0] + 0.21
-        with av.open(str(out / "overlay.mp4")) as container:
-            assert len(container.streams.audio) == 1 and abs(container.duration / av.time_base - done) < 0.1
-    predict_video(predictor, video, out, threshold=threshold, resume=True)
-    assert sorted(os.listdir(out)) == FILES
-    same_result(tmp_path / "whole", out)
-
-
-def test_resume_with_another_setting(model, video, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        predict_video(model, video, tmp_path / "o", progress=Interrupt(3))
-    before = tree(tmp_path / "o")
-    for more, words in (
-        ({"threshold": 0.7}, "threshold 0.5, now it is 0.7"),
-        ({"overlap": 0}, "overlap 1, now it is 0"),
-        ({"audio": "silence"}, "audio real, now it is silence"),
-        ({"size": 64}, "size None, now it is"),
-        ({"formats": ["masks"]}, "format .*, now it is"),
-    ):
-        with pytest.raises(UserError, match=f"o: was begun with {words}"):
-            predict_video(model, video, tmp_path / "o", resume=True, **more)
-    assert tree(tmp_path / "o") == before
-    predict_video(model, video, tmp_path / "o", threshold=0.7)
-    assert sorted(os.listdir(tmp_path / "o")) == FILES
-
-
-def test_an_interrupt_while_the_files_are_put_together(model, video, cutoff, tmp_path, monkeypatch):
-    predict_video(model, video, tmp_path / "whole", threshold=cutoff)
-    join, calls = avsmamba.video.join, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            signal.raise_signal(signal.SIGINT)
-        join(*arguments)
-
-    monkeypatch.setattr("avsmamba.video.join", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        predict_video(model, video, tmp_path / "o", threshold=cutoff)
-    predict_video(model, video, tmp_path / "o", threshold=cutoff, resume=True)
-    assert len(calls) == 3
-    same_result(tmp_path / "whole", tmp_path / "o")
-
-
-def test_before_the_first_frame_is_done_nothing_is_left(model, video, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        predict_video(model, video, tmp_path / "new" / "o", progress=Interrupt(0))
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_shorter_run_leaves_no_old_masks(model, video, tmp_path):

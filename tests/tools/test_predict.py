@@ -1,6 +1,5 @@
 """`avsmamba predict` as a user runs it: signals, `kill -9`, broken files, what is printed and how it ends."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,24 +12,22 @@ import pytest
 import torch
 
 import avsmamba
-from avsmamba.apis import outputs
 from avsmamba.apis.predict import predict_video
-from tests.apis.test_predict import FILES, same_result
+from tests.apis.files import FILES, same_result
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 from tests.engine.standins import ROOT
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "AVSBENCH_ROOT"} | {"OMP_NUM_THREADS": "1"}
-# Parts of three seconds, so that a short video has some, and 50 ms a frame, so that a signal meets it under way.
-SHORT_PARTS = """
+# 50 ms a frame, so that a signal meets it under way.
+SLOW = """
 import sys, time
 import avsmamba.cli
-from avsmamba.apis import outputs
+from avsmamba.apis.records import Records
 
-outputs.PART = 3.0
-add = outputs.Outputs.add
-outputs.Outputs.add = lambda self, frame: (time.sleep(0.05), add(self, frame))[1]
+append = Records.append
+Records.append = lambda *arguments: (time.sleep(0.05), append(*arguments))[1]
 avsmamba.cli.main(sys.argv[1:])
 """
 
@@ -69,7 +66,7 @@ def one_thread():
     torch.set_num_threads(count)
 
 
-def test_killed_interrupted_and_resumed(checkpoint, tmp_path, monkeypatch, one_thread):
+def test_killed_interrupted_and_resumed(checkpoint, tmp_path, one_thread):
     rng = np.random.default_rng(0)
     images = [cv2.resize(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), (64, 48)) for _ in range(70)]
     sound = sum(tone(22_050, 35.0, k, k + 2.5, 200 + 60 * k) for k in range(0, 33, 3))
@@ -77,21 +74,21 @@ def test_killed_interrupted_and_resumed(checkpoint, tmp_path, monkeypatch, one_t
     video = write_clip(tmp_path / "long.mkv", times=times, images=images, sound=sound, rate=22_050)
     model = avsmamba.load_model(CONFIG, checkpoint, device="cpu", options=SMALL)
     cutoff = float(np.median(model.predict(video).probabilities)) / 255
-    out, masks = tmp_path / "parts", tmp_path / "parts" / "masks"
-    monkeypatch.setattr(outputs, "PART", 3.0)
+    out = tmp_path / "resumed"
+    records = out / "records.jsonl"
     predict_video(model, video, tmp_path / "whole", threshold=cutoff)
 
     def run(*more):
-        return start([video], out, checkpoint, "--threshold", str(cutoff), *more, program=("-c", SHORT_PARTS))
+        return start([video], out, checkpoint, "--threshold", str(cutoff), *more, program=("-c", SLOW))
 
     def done(count):
-        return masks.is_dir() and len([name for name in os.listdir(masks) if name[0] != "."]) >= count
+        return records.is_file() and records.read_bytes().count(b'\n{"index"') >= count
 
     killed = run()
     wait_for(killed, lambda: done(8))
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert json.loads((out / ".progress" / "progress.json").read_text())["done"] >= 6
+    assert os.listdir(out) == ["records.jsonl"]
 
     interrupted = run("--resume")
     wait_for(interrupted, lambda: done(20))
@@ -100,7 +97,7 @@ def test_killed_interrupted_and_resumed(checkpoint, tmp_path, monkeypatch, one_t
     assert (status, printed) == (130, "")
     assert "long.mkv: " in err and "/35 [" in err
     assert err.splitlines()[-1] == f"interrupted: what was done is in {out}, --resume goes on"
-    assert sorted(os.listdir(out)) == [".progress", *FILES]
+    assert sorted(os.listdir(out)) == sorted([*FILES, "records.jsonl"])
 
     predict_video(model, video, out, threshold=cutoff, resume=True)
     assert sorted(os.listdir(out)) == FILES

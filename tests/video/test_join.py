@@ -1,4 +1,4 @@
-"""Parts and the source's sound become one file."""
+"""Pictures and a sound become one file."""
 
 import os
 
@@ -14,8 +14,8 @@ from tests.video.test_sound import pitch, span
 from tests.video.test_writer import write
 
 
-def parts_of(folder, *all_times, size=(16, 16)):
-    return [write(folder / f"part{k}.mp4", times, size) for k, times in enumerate(all_times)]
+def pictures_of(folder, count):
+    return write(folder / "pictures.mp4", [k / 10 for k in range(count)], (16, 16))
 
 
 def packets(path, kind):
@@ -23,26 +23,20 @@ def packets(path, kind):
         return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
 
 
-def test_times_of_parts_are_kept_and_pictures_are_not_encoded_again(tmp_path):
-    parts = parts_of(tmp_path, [0.0, 0.1, 0.35], [0.4, 0.5], [2.0, 2.25])
-    join(parts, tmp_path / "out.mp4")
-    with open_video(tmp_path / "out.mp4") as video:
-        times = [t for t, _ in video.frames()]
-        assert not video.has_audio and video.info.duration == pytest.approx(2.35, abs=1e-3)
-    # the first part's last picture claims to last until 0.45 s, which is no reason to move the second
-    assert times == pytest.approx([0.0, 0.1, 0.35, 0.4, 0.5, 2.0, 2.25], abs=1e-4)
-    assert packets(tmp_path / "out.mp4", "video") == [packet for part in parts for packet in packets(part, "video")]
-    join(parts, tmp_path / "cut.mp4", until=0.5)
-    with open_video(tmp_path / "cut.mp4") as video:
-        assert [t for t, _ in video.frames()] == pytest.approx([0.0, 0.1, 0.35, 0.4], abs=1e-4)
-        assert video.info.duration == pytest.approx(0.5, abs=1e-3)
-
-
-def test_a_part_that_begins_too_early_follows_on_the_one_before(tmp_path):
-    join(parts_of(tmp_path, [0.0, 0.1], [0.0, 0.1, 0.2], [0.4, 0.5]), tmp_path / "out.mp4")
-    with open_video(tmp_path / "out.mp4") as video:
-        times = [t for t, _ in video.frames()]
-    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], abs=1e-4)
+@pytest.mark.parametrize("times", [[0.0, 0.1, 0.35, 0.4, 2.0, 2.25], [60.0, 60.1, 60.5]])
+def test_times_are_kept_and_pictures_are_not_encoded_again(tmp_path, times):
+    pictures = write(tmp_path / "pictures.mp4", times, (16, 16))
+    sound = tmp_path / "a.wav"
+    soundfile.write(sound, tone(16_000, 70.0, 0.0, 70.0), 16_000)
+    for more in ((), (sound,)):
+        join(pictures, tmp_path / "out.mp4", *more)
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            found = [frame.time for frame in container.decode(video=0)]
+            assert found == pytest.approx(times, abs=1e-4)
+            assert len(container.streams.audio) == len(more)
+            end = (container.start_time + container.duration) / av.time_base
+            assert end == pytest.approx(times[-1] + 0.1, abs=0.03)
+        assert packets(tmp_path / "out.mp4", "video") == packets(pictures, "video")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +60,7 @@ def test_sound_is_copied_where_it_can_be(tmp_path, suffix, codec, rate, layout, 
         codecs=("mpeg4" if suffix == "avi" else "libx264", codec),
         size=(16, 16),
     )
-    join(parts_of(tmp_path, [k / 10 for k in range(16)]), tmp_path / "out.mp4", source)
+    join(pictures_of(tmp_path, 16), tmp_path / "out.mp4", source)
     channels = av.AudioLayout(layout).nb_channels
     with open_video(source) as video:
         expected = video.sound(0.0, 1.6)
@@ -92,7 +86,7 @@ def test_sound_that_begins_elsewhere_keeps_its_place(tmp_path, pictures_start, s
         sound_start=sound_start,
         size=(16, 16),
     )
-    join(parts_of(tmp_path, [k / 10 for k in range(25)]), tmp_path / "out.mp4", source)
+    join(pictures_of(tmp_path, 25), tmp_path / "out.mp4", source)
     begin = 0.5 + sound_start - pictures_start
     with open_video(tmp_path / "out.mp4") as video:
         assert span(video.sound(0.0, 2.5), 0.1) == pytest.approx((begin, begin + 0.5), abs=5e-3)
@@ -104,14 +98,14 @@ def test_sound_that_begins_elsewhere_keeps_its_place(tmp_path, pictures_start, s
 def test_a_wav_and_a_folder_give_their_sound(tmp_path):
     (tmp_path / "folder").mkdir()
     soundfile.write(tmp_path / "folder" / "a.wav", tone(16_000, 1.0, 0.3, 0.6), 16_000)
-    parts = parts_of(tmp_path, [k / 10 for k in range(20)])
+    pictures = pictures_of(tmp_path, 20)
     for sound in (tmp_path / "folder", tmp_path / "folder" / "a.wav"):
-        join(parts, tmp_path / "out.mp4", sound)
+        join(pictures, tmp_path / "out.mp4", sound)
         with open_video(tmp_path / "out.mp4") as video:
             assert span(video.sound(0.0, 2.0), 0.1) == pytest.approx((0.3, 0.6), abs=4e-3)
     os.remove(tmp_path / "folder" / "a.wav")
-    join(parts, tmp_path / "out.mp4", tmp_path / "folder")
-    join(parts, tmp_path / "out2.mp4", parts[0])
+    join(pictures, tmp_path / "out.mp4", tmp_path / "folder")
+    join(pictures, tmp_path / "out2.mp4", pictures)
     for name in ("out.mp4", "out2.mp4"):
         with open_video(tmp_path / name) as video:
             assert not video.has_audio
@@ -126,27 +120,23 @@ def test_damaged_sound_is_encoded_anew(tmp_path):
         data[at : at + len(piece)] = rng.bytes(len(piece))
     source.write_bytes(data)
     with pytest.warns(VideoWarning, match=r"source\.mkv: damaged sound"):
-        join(parts_of(tmp_path, [k / 10 for k in range(16)]), tmp_path / "out.mp4", source)
+        join(pictures_of(tmp_path, 16), tmp_path / "out.mp4", source)
     with av.open(str(tmp_path / "out.mp4")) as container:
         frames = list(container.decode(audio=0))  # without an error
     assert 65 < len(frames) < 85
 
 
 def test_what_cannot_be_joined_leaves_nothing(tmp_path):
-    parts = parts_of(tmp_path, [0.0, 0.1], [0.2])
-    other = write(tmp_path / "other.mp4", [0.3], (32, 16))
+    pictures = pictures_of(tmp_path, 3)
+    (tmp_path / "bad.mp4").write_bytes(pictures.read_bytes()[:200])
+    write_clip(tmp_path / "other.avi")
     before = sorted(os.listdir(tmp_path))
-    (tmp_path / "bad.mp4").write_bytes(parts[1].read_bytes()[:200])
-    with pytest.raises(UserError, match=r"other\.mp4: expected the encoding of part0\.mp4"):
-        join([*parts, other], tmp_path / "out.mp4")
+    with pytest.raises(UserError, match=r"other\.avi: expected a video in H\.264"):
+        join(tmp_path / "other.avi", tmp_path / "out.mp4")
     with pytest.raises(UserError, match=r"bad\.mp4"):
-        join([*parts, tmp_path / "bad.mp4"], tmp_path / "out.mp4")
+        join(tmp_path / "bad.mp4", tmp_path / "out.mp4")
     with pytest.raises(UserError, match=r"none\.mp4: no such file"):
-        join(parts, tmp_path / "out.mp4", tmp_path / "none.mp4")
+        join(pictures, tmp_path / "out.mp4", tmp_path / "none.mp4")
     with pytest.raises(UserError, match=r"out\.mp4: cannot be written"):
-        join(parts, parts[0] / "out.mp4")
-    with pytest.raises(ValueError, match="parts"):
-        join([], tmp_path / "out.mp4")
-    with pytest.raises(ValueError, match="until"):
-        join(parts, tmp_path / "out.mp4", until=0.0)
-    assert sorted(set(os.listdir(tmp_path)) - {"bad.mp4"}) == before
+        join(pictures, pictures / "out.mp4")
+    assert sorted(os.listdir(tmp_path)) == before

@@ -52,24 +52,12 @@ def test_odd_sizes_are_padded(tmp_path, size, stored):
         assert np.abs(images[0][:, -1].astype(int) - images[0][:, size[1] - 1]).max() < 12
 
 
-def test_an_interrupt_leaves_what_was_written(tmp_path):
-    path = tmp_path / "out.mp4"
-    with pytest.raises(KeyboardInterrupt), VideoWriter(path, 64, 48, 10) as writer:
-        for k in range(7):
-            writer.write(picture(48, 64, k), 60 + k / 10)
-        raise KeyboardInterrupt
-    with av.open(str(path)) as container:
-        times = [frame.time for frame in container.decode(video=0)]
-    assert times == pytest.approx([60 + k / 10 for k in range(7)]) and os.listdir(tmp_path) == ["out.mp4"]
-
-
 def test_an_error_or_no_picture_leaves_nothing_new(tmp_path):
     path = tmp_path / "out.mp4"
-    with pytest.raises(RuntimeError, match="mine"), VideoWriter(path, 64, 48, 10) as writer:
-        writer.write(picture(48, 64), 0.0)
-        raise RuntimeError("mine")
-    with pytest.raises(KeyboardInterrupt), VideoWriter(path, 64, 48, 10):
-        raise KeyboardInterrupt
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error, match="mine"), VideoWriter(path, 64, 48, 10) as writer:
+            writer.write(picture(48, 64), 0.0)
+            raise error("mine")
     with VideoWriter(path, 64, 48, 10):
         pass
     assert os.listdir(tmp_path) == []
