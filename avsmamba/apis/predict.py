@@ -17,7 +17,7 @@ from avsmamba.apis.inference import load_model
 from avsmamba.apis.outputs import Outputs, check_formats, output_folder
 from avsmamba.apis.predictor import Predictor, check_stream
 from avsmamba.apis.records import RECORDS, Records
-from avsmamba.apis.result import Progress, check_threshold
+from avsmamba.apis.result import FORMATS, Progress, check_threshold
 from avsmamba.apis.sources import heard_file, open_source, stem_of
 from avsmamba.utils import UserError
 
