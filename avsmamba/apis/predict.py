@@ -92,7 +92,8 @@ def predict_video(
     The first pass predicts and appends a line a frame to `out/records.jsonl`, the second renders the files from these
     records and the video. An interrupt (Ctrl-C, SIGTERM) of the first pass renders what was done; a second one, and one
     of the second pass, stop at once. These and a process that was killed leave the records, from which `resume` goes on
-    to the same bytes; when all is rendered they are removed.
+    to the same masks, masks.json and timeline to the byte, and the same pictures. When all is rendered, the records are
+    removed; until then the files of an earlier run stay.
 
     Args:
         predictor: from `load_model`.

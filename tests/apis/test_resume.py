@@ -133,6 +133,11 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(model, video, cutoff, t
         assert content.count(b'\n{"index"') in frames and content.endswith(b"}\n")
     predict_video(model, video, out, threshold=cutoff, resume=True)
     same_result(tmp_path / "whole", out)
+    before = tree(out)
+    with largest_file(9000), pytest.raises(UserError, match="cannot be written"):
+        predict_video(model, video, out, fps=0.5)
+    after = tree(out)
+    assert after.pop("records.jsonl") and after == before, "an earlier result stays"
     prediction = model.predict(video, threshold=cutoff)
     with largest_file(9000), pytest.raises(UserError, match=r"cannot be written"):
         prediction.save(tmp_path / "saved" / "o")

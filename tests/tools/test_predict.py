@@ -95,7 +95,7 @@ def test_killed_interrupted_and_resumed(checkpoint, tmp_path, one_thread):
     interrupted.send_signal(signal.SIGINT)
     status, printed, err = finish(interrupted)
     assert (status, printed) == (130, "")
-    assert "long.mkv: " in err and "/35 [" in err
+    assert "long.mkv: " in err and "/35 [" in err and "long.mkv, rendering: " in err
     assert err.splitlines()[-1] == f"interrupted: what was done is in {out}, --resume goes on"
     assert sorted(os.listdir(out)) == sorted([*FILES, "records.jsonl"])
 
