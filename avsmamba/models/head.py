@@ -57,7 +57,7 @@ class AudioQueryHead(nn.Module):
         ValueError: if a width is not positive, `mlp_dims` is empty, or `hidden_dims` has neither two numbers nor none.
     """
 
-    @limits(**counts("embed_dims", "num_classes"))
+    @limits(**counts("embed_dims", "num_classes", "mlp_dims", "hidden_dims"))
     def __init__(
         self,
         embed_dims: int = 256,
@@ -71,10 +71,6 @@ class AudioQueryHead(nn.Module):
         add_query: bool = False,
     ):
         super().__init__()
-        sizes = {"embed_dims": [embed_dims], "num_classes": [num_classes], "mlp_dims": mlp_dims}
-        for name, values in (sizes | {"hidden_dims": hidden_dims}).items():
-            if any(v < 1 for v in values):
-                raise ValueError(f"{name}: expected positive numbers, got {list(values)}")
         if not mlp_dims:
             raise ValueError("mlp_dims: expected one width or more, got []")
         if len(hidden_dims) not in (0, 2):

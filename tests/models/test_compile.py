@@ -15,13 +15,14 @@ from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBloc
 from avsmamba.ops import available_backends
 from tests.models.test_segmentor import build, sample
 
-OPTIONS = SSMOptions(d_state=2)
+OPTIONS = SSMOptions(d_state=2, drop_path=0.0)
 SWITCHES = {f"model.{part}.grad_checkpointing": True for part in ("encoder", "decoder", "pyramid")}
 # Few layers and orders: a graph of the whole model is made in seconds.
 SMALL = {f"model.{part}.num_layers": 1 for part in ("encoder", "decoder")} | {
     f"model.{part}.orders": 2 for part in ("encoder", "pyramid")
 }
 # What each part is made of, and which of (maps, audio) it takes.
+PART = {"d_state": 2, "drop_path": 0.0}
 PARTS = {
     "vss": (lambda: VSSBlock(8, OPTIONS), lambda maps, audio: [maps[1:]]),
     "temporal": (lambda: TemporalMambaBlock(8, 8, options=OPTIONS), lambda maps, audio: [maps[1:]]),
@@ -32,9 +33,9 @@ PARTS = {
         lambda: ContextFusionBlock(TemporalMambaBlock(8, 12, "2d", OPTIONS), A2VFusionBlock(8, "3d", options=OPTIONS)),
         lambda maps, audio: [maps[2], audio],
     ),
-    "encoder": (lambda: MultiScaleTemporalEncoder(8, 1, orders=2, d_state=2), lambda maps, audio: [maps]),
-    "decoder": (lambda: ModalityAggregationDecoder(8, 1, d_state=2), lambda maps, audio: [maps, audio]),
-    "pyramid": (lambda: ContextualIntegrationPyramid(8, orders=2, d_state=2), lambda maps, audio: [maps, audio]),
+    "encoder": (lambda: MultiScaleTemporalEncoder(8, 1, orders=2, **PART), lambda maps, audio: [maps]),
+    "decoder": (lambda: ModalityAggregationDecoder(8, 1, **PART), lambda maps, audio: [maps, audio]),
+    "pyramid": (lambda: ContextualIntegrationPyramid(8, orders=2, **PART), lambda maps, audio: [maps, audio]),
     "head": (
         lambda: AudioQueryHead(8, mlp_dims=(6, 5), hidden_dims=(6, 4)),
         lambda maps, audio: [audio.unsqueeze(2), maps[0]],

@@ -133,11 +133,11 @@ def test_with_the_query_added_it_hears_where_nothing_is_seen(add_query):
     ("options", "words"),
     [
         ({"mlp_dims": []}, "mlp_dims: expected one width or more"),
-        ({"mlp_dims": [8, 0]}, r"mlp_dims: expected positive numbers, got \[8, 0\]"),
+        ({"mlp_dims": [8, 0]}, r"mlp_dims: expected at least 1, got \[8, 0\]"),
         ({"hidden_dims": [8]}, "hidden_dims: expected two numbers of channels or none"),
-        ({"hidden_dims": [8, -1]}, "hidden_dims: expected positive"),
-        ({"num_classes": 0}, "num_classes: expected positive"),
-        ({"embed_dims": 0}, "embed_dims: expected positive"),
+        ({"hidden_dims": [8, -1]}, "hidden_dims: expected at least 1"),
+        ({"num_classes": 0}, "num_classes: expected at least 1"),
+        ({"embed_dims": 0}, "embed_dims: expected at least 1"),
     ],
 )
 def test_widths_that_do_not_fit_are_named(options, words):

@@ -18,6 +18,17 @@ class Mirror(nn.Module):
         return tokens[:, out[0] : sum(out)]
 
 
+class Fixed(nn.Module):
+    """Returns the same tokens whatever it is given."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, x):
+        return self.tokens
+
+
 @pytest.fixture
 def tokens():
     return torch.randn(2, T, H, W, 8), torch.randn(2, T, 8)
@@ -34,7 +45,7 @@ def test_vision_to_audio_takes_the_audio_tokens(tokens, level, order):
 def test_audio_to_vision_takes_the_visual_tokens(tokens):
     block = A2VFusionBlock(8, options=SSMOptions(d_state=2))
     block.ssm = Mirror()
-    block.local = lambda visual, audio: tokens
+    block.visual_conv, block.audio_conv = Fixed(tokens[0]), Fixed(tokens[1])
     block.output = lambda y, gate, residual: y
     assert torch.equal(block(torch.randn(2, T, H, W, 8), torch.randn(2, T, 8)), tokens[0])
     assert torch.equal(block.ssm.order, a2v(T, H, W))

@@ -146,6 +146,8 @@ class Bends:
         self.start = torch.stack([a * active, b * active])
         self.steps = torch.stack([a, b])[:, self.order] * a[self.order].sign()
         self.edges = torch.cat([t.new_tensor([low]), self.places, t.new_tensor([high])])
+        count = F.pad(a[self.order].sign().cumsum(0), (1, 0)) + active.sum()
+        self.idle = (count == 0).nonzero().squeeze(1)  # segments in which no unit of layer 0 is active
 
     def lines(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """For some units of layer 1 at a time: which, alpha and beta `(n, F + 1)` in each segment, float64."""
@@ -157,6 +159,9 @@ class Bends:
             start = some @ self.start.t()
             alpha = torch.cat([start[:, :1], steps * self.steps[0]], 1).cumsum(1)
             beta = torch.cat([start[:, 1:] + c[rows, None], steps * self.steps[1]], 1).cumsum(1)
+            # What is left of a sum that cancels would decide on which side of zero a unit without a bias lies.
+            alpha.index_fill_(1, self.idle, 0.0)
+            beta[:, self.idle] = c[rows, None]
             yield rows, alpha, beta
 
     def knots(self) -> Tensor:
