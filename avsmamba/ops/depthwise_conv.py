@@ -47,6 +47,7 @@ def depthwise_conv(
 
     x may be strided, as a slice of a projection is. Sums are float32, or float64 with float64 inputs; parameters are
     cast to that. Under autocast, x is cast to autocast's dtype, but for float64.
+    The CPU kernel takes subnormal numbers for zeros, and so gradients below 2^-100 but in float64.
 
     Args:
         x: `(B, L, C)`, `(B, H, W, C)` or `(B, T, H, W, C)`: float32, float64, bfloat16 or float16.

@@ -79,7 +79,8 @@ def multi_directional_scan(
     x, dt, B and C share one dtype (float32, float64, bfloat16 or float16) and may be strided, as slices of one
     projection are. The state and all sums are float32, or float64 with float64 inputs; 16-bit inputs are widened a few
     tokens at a time. Parameters are cast to the state's dtype. Under autocast, x, dt, B and C are cast to autocast's
-    dtype, but for float64.
+    dtype, but for float64. The CPU kernels take subnormal numbers for zeros, and so gradients below 2^-100 but in
+    float64 (docs/cpu_kernels.md).
 
     Args:
         x: `(b, L, E)` tokens in natural order.
