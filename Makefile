@@ -3,6 +3,7 @@
 # make wheel  build the wheels into dist/, each for every Python from 3.10 and every torch from 2.10: one with the CPU
 #             kernels, and, where nvcc is, one with the CUDA kernels as well (make wheel-cpu, make wheel-cuda: one of them)
 # make test-wheel   install them beside another torch in a second environment and run the operator's tests there
+# make test-full-size   every full-size config takes a training step on an imagined GPU; the authors' four kinds of file
 # make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
 # make docs   build the documentation site into site/, without a network
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
@@ -31,7 +32,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint clean
+.PHONY: setup demo test test-full-size outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint clean
 
 setup: $(SETUP)
 
@@ -96,6 +97,9 @@ wheel-cuda: $(VENV)/.torch
 
 test-wheel: $(SETUP) $(WHEELS)
 	$(PY) -m pytest -m slow -rs tests/test_wheel.py
+
+test-full-size: $(SETUP)
+	$(PY) -m pytest -m slow tests/apis/test_dry_run.py tests/models/test_released.py
 
 test-gpu: $(SETUP)
 	$(PY) -m pytest -m gpu -rs tests/ops
