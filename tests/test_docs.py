@@ -28,7 +28,7 @@ def test_the_readme_s_config_builds_and_runs(tmp_path):
     model = MODELS.build(cfg.model).eval()
     assert model.encoder is None and len(model.pyramid.fusion[0].temporal_mamba.ssm.D) == 12
     with torch.no_grad():
-        assert model(torch.zeros(1, 2, 3, 32, 64), torch.zeros(1, 2, 1, 96, 64)).shape == (1, 2, 1, 8, 16)
+        assert model(torch.zeros(1, 2, 3, 32, 64), torch.zeros(1, 2, 1, 96, 64)).shape == (1, 2, 1, 32, 64)
 
 
 def test_the_documents_configs_and_options_are_sound(tmp_path):
