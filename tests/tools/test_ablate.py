@@ -240,8 +240,8 @@ def test_the_committed_page_is_made_from_its_figures():
 def test_every_row_of_the_paper_is_a_config_of_a_few_lines():
     for prefix, base in (
         ("tiny", "tiny_full"),
-        ("ms3", "../avs_mamba/avs_mamba_pvtv2b5_ms3_224"),
-        ("s4", "../avs_mamba/avs_mamba_pvtv2b5_s4_224"),
+        ("ms3", "../avs_mamba/avs_mamba_pvtv2b5_ms3_512"),
+        ("s4", "../avs_mamba/avs_mamba_pvtv2b5_s4_512"),
     ):
         found = {p.stem.removeprefix(f"{prefix}_") for p in ABLATION_CONFIGS.glob(f"{prefix}_*.yaml")}
         assert found - {FULL} == VARIANTS

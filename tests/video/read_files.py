@@ -26,7 +26,7 @@ def read(path, out):
             for at, picture in islice(video.frames(), 3000):
                 writer.write(picture, at)
                 times.append(at)
-        join([part], out / "joined.mp4", path)
+        join(part, out / "joined.mp4", path)
         part.unlink()
     with open_video(out / "joined.mp4") as video:
         joined = sum(1 for _ in video.frames())

@@ -269,12 +269,11 @@ with open_video(sys.argv[1]) as video:
 
 def test_memory_does_not_grow_with_length(tmp_path):
     size = (96, 128)
-    with VideoWriter(tmp_path / "part.mp4", size[1], size[0], 10) as writer:
-        for k in range(200):
+    with VideoWriter(tmp_path / "pictures.mp4", size[1], size[0], 10) as writer:
+        for k in range(1600):
             writer.write(picture(*size, k), k / 10)
-    parts = [tmp_path / "part.mp4"] * 8
     soundfile.write(tmp_path / "sound.wav", tone(8_000, 160, 1.0, 150.0), 8_000)
-    join(parts, tmp_path / "long.mp4", tmp_path / "sound.wav")
+    join(tmp_path / "pictures.mp4", tmp_path / "long.mp4", tmp_path / "sound.wav")
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "long.mp4")], capture_output=True, text=True, check=True
     )
