@@ -97,8 +97,9 @@ def autocast(enabled: bool) -> Iterator[None]:
         torch.set_autocast_dtype("cuda", before[1])
 
 
+@torch.no_grad()
 def run_backward(root: list[Any]) -> None:
-    """Run the backward pass of a scalar node by node, as autograd does.
+    """Run the backward pass of a scalar node by node, the one that was made last first, as autograd does.
 
     torch's own engine asks the GPU's driver for streams before it starts, and so fails where there is no GPU. Each node
     is forgotten once it ran, which frees what it saved.
@@ -118,10 +119,11 @@ def run_backward(root: list[Any]) -> None:
                     stack.append(following)
     del seen
     arrived: dict[Any, list[Tensor | None]] = {node: [torch.ones((), device=CUDA)]}
-    ready = [node]
+    ready = {node: 0}
     following = None
     while ready:
-        node = ready.pop()
+        node = max(ready, key=lambda n: ready[n])
+        del ready[node]
         grads = arrived.pop(node)
         if hasattr(node, "variable"):
             leaf = node.variable
@@ -141,7 +143,7 @@ def run_backward(root: list[Any]) -> None:
             waiting[following] -= 1
             if not waiting[following]:
                 del waiting[following]
-                ready.append(following)
+                ready[following] = following._sequence_nr()
         del node, grads, results, run
         following = grad = wanted = None
         slots = []

@@ -88,6 +88,20 @@ def test_the_backward_pass_node_by_node_gives_autograd_s_gradients(monkeypatch):
         torch.testing.assert_close(parameter.grad, wanted)
 
 
+def test_the_backward_pass_frees_what_was_kept_for_it():
+    """Ten layers keep ten maps; each is freed when its layer is done, and one gradient is on the way at a time."""
+    with torch._subclasses.FakeTensorMode(), PeakMemory() as memory:
+        weights = [torch.empty(100, 100, device=CUDA, requires_grad=True) for _ in range(10)]
+        x = torch.empty(10_000, 100, device=CUDA)
+        for weight in weights:
+            x = torch.relu(x @ weight)
+        nodes, size = [x.sum().grad_fn], x.untyped_storage().nbytes()
+        del x
+        before = memory.now
+        run_backward(nodes)
+    assert before > 10 * size and memory.now < size and memory.peak < before + 2.5 * size
+
+
 def test_the_peak_counts_what_lives_at_once():
     with torch._subclasses.FakeTensorMode(), PeakMemory() as memory:
         x = torch.empty(1000, device=CUDA)
