@@ -149,7 +149,7 @@ class AVSSegmentor(BaseModel):
     ) -> list[HeadOutput]:
         """Run the model on the frames that exist: the neck takes the clips of one length at a time."""
         batch, num_frames = frames.shape[:2]
-        place = torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
+        place = existing_places(counts, num_frames)
         maps, audio = self.features(*(at(place, x.flatten(0, 1)).unsqueeze(0) for x in (frames, log_mel)))
         start = [sum(counts[:b]) for b in range(batch)]
         parts, order = [], []
@@ -172,7 +172,7 @@ class AVSSegmentor(BaseModel):
     ) -> list[HeadOutput]:
         """Run the model on all frames; the backbone's maps, the log-mel and the logits of padded ones are zero."""
         batch, num_frames = frames.shape[:2]
-        place = torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
+        place = existing_places(counts, num_frames)
         exists = torch.tensor([[t < count for t in range(num_frames)] for count in counts]).to(frames.device)
 
         def spread(x: Tensor) -> Tensor:
@@ -250,13 +250,13 @@ class AVSSegmentor(BaseModel):
                 for module in modules:
                     name = layer + prefix + loss_name(module)
                     losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
-        num_frames = outputs[-1].logits.shape[1]
-        flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
         for module in self.matching_losses:
             if not outputs[-1].pairs:
                 raise ValueError(
                     f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them"
                 )
+            num_frames = outputs[-1].logits.shape[1]
+            flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
             losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs, flags)
         return losses
 
@@ -273,12 +273,16 @@ class AVSSegmentor(BaseModel):
         samples = data_samples or [AVSDataSample() for _ in logits]
         for clip, sample in zip(logits, samples, strict=True):
             if clip.shape[1] == 1:
-                sample.pred_logits = self.at_labels_size(clip, size, sample).float()
-                sample.frame_logits = self.at_frames_size(clip, size, sample).float()
+                frames = self.at_frames_size(clip, size, sample)
+                sample.pred_logits, sample.frame_logits = at_labels_size(frames, sample).float(), frames.float()
             else:
-                for name, resized in (("pred_labels", self.at_labels_size), ("frame_labels", self.at_frames_size)):
-                    labels = [resized(frame, size, sample).argmax(1) for frame in clip.split(1)]
-                    setattr(sample, name, torch.cat(labels).to(torch.uint8))
+                labels: dict[str, list[Tensor]] = {"pred_labels": [], "frame_labels": []}
+                for frame in clip.split(1):
+                    frame = self.at_frames_size(frame, size, sample)
+                    labels["pred_labels"].append(at_labels_size(frame, sample).argmax(1))
+                    labels["frame_labels"].append(frame.argmax(1))
+                for name, found in labels.items():
+                    setattr(sample, name, torch.cat(found).to(torch.uint8))
         return samples
 
     def at_frames_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
@@ -288,8 +292,12 @@ class AVSSegmentor(BaseModel):
 
     def at_labels_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
         """`(T, N, h, w)`: logits of one clip brought to the frames' size, cut and brought to the labels' size."""
-        frames = self.at_frames_size(logits, size, sample)
-        return resize(frames, sample.get("ori_shape", frames.shape[-2:]))
+        return at_labels_size(self.at_frames_size(logits, size, sample), sample)
+
+
+def at_labels_size(frames: Tensor, sample: AVSDataSample) -> Tensor:
+    """Bring logits `(T, N, H, W)` from the frames' size to that of a clip's labels."""
+    return resize(frames, sample.get("ori_shape", frames.shape[-2:]))
 
 
 def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:
@@ -304,6 +312,11 @@ def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) 
 def at(index: Tensor, x: Tensor) -> Tensor:
     """Select along the first axis by an index on the CPU, without waiting for another device."""
     return x.index_select(0, index.to(x.device, non_blocking=True))
+
+
+def existing_places(counts: Sequence[int], num_frames: int) -> Tensor:
+    """List the frames that exist among all `B * T` of a batch of clips."""
+    return torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
 
 
 def loss_name(module: nn.Module) -> str:
