@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from avsmamba.config.load import parse_options
 from avsmamba.engine import load_config
-from avsmamba.engine.config import parse_options
 from avsmamba.registry import MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import torch
 
 from avsmamba import shipped
 from avsmamba.apis.ship import MOST_BYTES, read_scores, ship_model
-from avsmamba.engine.config import load_config, parse_options
-from avsmamba.engine.yaml_io import dump
+from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.yaml_io import dump
 from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.shipped import find_model, sha256, shipped_models

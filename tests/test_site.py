@@ -11,7 +11,7 @@ import pytest
 
 from avsmamba.apis.components import SECTIONS, page, registered
 from avsmamba.cli import COMMANDS
-from avsmamba.engine import check
+from avsmamba.config import check
 from avsmamba.models.segmentor import AVSSegmentor
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.config import Config
 
 from avsmamba.choices import SOUNDS
-from avsmamba.engine.config import data_sets
+from avsmamba.config.load import data_sets
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.complexity import draw_complexity

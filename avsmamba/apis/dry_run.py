@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.engine.config import data_sets
+from avsmamba.config.load import data_sets
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from avsmamba.apis.clips import arrays, build_test_set, chosen
 from avsmamba.apis.test import drop_pretrained
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.checkpoint import load_weights
-from avsmamba.engine.config import load_config, parse_options
 from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from avsmamba.apis.clips import arrays, build_test_set, chosen
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.files import read_class_indices, read_mask
-from avsmamba.engine.config import load_config, parse_options
 from avsmamba.evaluation import frame_scores, semantic_clip_scores
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError

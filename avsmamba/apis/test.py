@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 
 from avsmamba.apis.train import default_work_dir
 from avsmamba.choices import SOUNDS
-from avsmamba.engine.config import data_sets, load_config, parse_options
+from avsmamba.config.load import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype
 from avsmamba.engine.runner import AVSRunner

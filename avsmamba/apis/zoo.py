@@ -17,7 +17,7 @@ from avsmamba.apis.ablate import read_json
 from avsmamba.apis.dry_run import batch_shape, dry_run
 from avsmamba.apis.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC, Score
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError, atomic_write
 

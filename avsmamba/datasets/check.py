@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
 from avsmamba.datasets.avsbench import attempt
-from avsmamba.engine.config import LOADERS, data_sets, load_config, parse_options
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 

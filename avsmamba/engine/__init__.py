@@ -1,8 +1,8 @@
 """Configs, training and testing; importing this registers the hooks and what else configs name."""
 
-from avsmamba.engine import config
-from avsmamba.engine.check import check_config
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.config import load as config
+from avsmamba.config.check import check_config
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
 from avsmamba.engine.log import ShortLog

@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from avsmamba import __version__
-from avsmamba.engine import yaml_io
-from avsmamba.engine.check import check_config
+from avsmamba.config import yaml_io
+from avsmamba.config.check import check_config
 from avsmamba.engine.checkpoint import find_latest, load_weights
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions

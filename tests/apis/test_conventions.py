@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avsmamba import apis
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.engine.runner import fill_from_train_loop
 from avsmamba.utils import UserError
 from tests.apis.tiny import AVSS, CONFIG, SMALL

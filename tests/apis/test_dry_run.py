@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avsmamba.apis.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.models import AudioQueryHead
 from avsmamba.utils import UserError
 

@@ -13,9 +13,9 @@ from PIL import Image
 from avsmamba.apis.complexity import complexity, measure, memory, short_names
 from avsmamba.apis.features import run, visualize_features, without_padding
 from avsmamba.apis.qualitative import parse_predictions, qualitative
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets import AVSBenchAVSS, AVSBenchMS3
 from avsmamba.datasets.palette import PALETTE
-from avsmamba.engine.config import load_config, parse_options
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from avsmamba.visualization.pictures import _PREDICTION, _TRUTH

@@ -2,7 +2,7 @@
 
 import torch
 
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.registry import MODELS
 from tests.engine.standins import ROOT
 

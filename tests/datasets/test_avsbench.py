@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from avsmamba.config.load import load_config
 from avsmamba.datasets import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.avsbench import derangement
 from avsmamba.datasets.files import read_frame, read_wav
 from avsmamba.datasets.log_mel import log_mel_patches
-from avsmamba.engine.config import load_config
 from avsmamba.engine.seeding import SeededDataset, seed_everything
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from avsmamba.config.load import flat_values
 from avsmamba.datasets.transforms import (
     CenterCrop,
     PhotometricDistortion,
@@ -12,7 +13,6 @@ from avsmamba.datasets.transforms import (
     RandomSizeCrop,
     Resize,
 )
-from avsmamba.engine.config import flat_values
 from avsmamba.registry import TRANSFORMS
 
 DATASETS = Path(__file__).parents[2] / "configs" / "_base_" / "datasets"

@@ -109,7 +109,7 @@ class StandInMetric(BaseMetric):
 
 def config(tmp_path, loop="epoch", workers=0, persistent=False, size=12, **top):
     """A config as YAML on disk; the file is made in `tmp_path`."""
-    from avsmamba.engine import yaml_io
+    from avsmamba.config import yaml_io
 
     by_epoch = loop == "epoch"
     loader = {"batch_size": 3, "num_workers": workers, "persistent_workers": persistent and workers > 0}

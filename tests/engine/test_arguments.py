@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from avsmamba.engine.arguments import Argument, arguments, fits, mismatch, shown
-from avsmamba.engine.check import check_config
-from avsmamba.engine.config import flat_values, load_config
+from avsmamba.config.arguments import Argument, arguments, fits, mismatch, shown
+from avsmamba.config.check import check_config
+from avsmamba.config.load import flat_values, load_config
 from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 

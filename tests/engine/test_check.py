@@ -2,8 +2,8 @@
 
 import pytest
 
-from avsmamba.engine.check import arguments, check_config, find
-from avsmamba.engine.config import load_config
+from avsmamba.config.check import arguments, check_config, find
+from avsmamba.config.load import load_config
 from avsmamba.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 
 from .standins import ROOT, config

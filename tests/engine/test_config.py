@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from avsmamba.engine import yaml_io
-from avsmamba.engine.config import load_config, merge, parse_options
+from avsmamba.config import yaml_io
+from avsmamba.config.load import load_config, merge, parse_options
 from avsmamba.utils import UserError
 
 from .standins import ROOT, config

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from avsmamba import apis
+from avsmamba.config.load import load_config
 from avsmamba.engine import distributed
-from avsmamba.engine.config import load_config
 from avsmamba.engine.distributed import process_group
 
 from .standins import ROOT, config

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from avsmamba import apis
+from avsmamba.config.load import load_config
 from avsmamba.engine import FreezeBackbone
-from avsmamba.engine.config import load_config
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError

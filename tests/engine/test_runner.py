@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from avsmamba import apis
-from avsmamba.engine import yaml_io
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.config import yaml_io
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.optim import AutocastOptimWrapper, use_amp
 from avsmamba.engine.runner import AVSRunner, _command
 from avsmamba.utils import UserError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmengine.evaluator import Evaluator
 
 from avsmamba.apis.test import report, table
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.evaluation import CONVENTIONS, AVSMetric, AVSSMetric, clip_counts, convention_scores
 from avsmamba.evaluation.conventions import SIZES, convention_key, nearest, soft
 from tests.engine.standins import ROOT

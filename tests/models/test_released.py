@@ -6,8 +6,8 @@ import gc
 import pytest
 import torch
 
+from avsmamba.config.load import load_config
 from avsmamba.engine.checkpoint import load_weights
-from avsmamba.engine.config import load_config
 from avsmamba.models.known_files import recognise
 from avsmamba.models.released import is_released, translate
 from avsmamba.registry import MODELS

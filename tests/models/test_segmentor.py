@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.models import AVSDataPreprocessor
 from avsmamba.models.segmentor import resize
 from avsmamba.registry import MODELS

@@ -22,9 +22,9 @@ from avsmamba.apis.ablation_page import (
     write_tables,
 )
 from avsmamba.apis.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
+from avsmamba.config.load import merge
 from avsmamba.datasets.sounding_shapes import make_sounding_shapes
 from avsmamba.engine import load_config
-from avsmamba.engine.config import merge
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 

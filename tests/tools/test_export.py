@@ -14,8 +14,8 @@ from PIL import Image
 from avsmamba.apis import export as module
 from avsmamba.apis.exported import ExportedModel
 from avsmamba.apis.inference import load_model
+from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.log_mel import log_mel_patches
-from avsmamba.engine.config import load_config, parse_options
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.apis.tiny import CONFIG, SMALL

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from avsmamba.apis.inference import load_model
-from avsmamba.engine.config import load_config, parse_options
+from avsmamba.config.load import load_config, parse_options
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 from tests.engine.standins import ROOT
 from tests.video.clips import tone, write_clip

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsmamba.engine.config import load_config
+from avsmamba.config.load import load_config
 from avsmamba.models.baselines.deformable import DeformableAttention
 from avsmamba.models.baselines.tpavi import TPAVIBlock
 from avsmamba.registry import MODELS

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from avsmamba.engine import yaml_io
+from avsmamba.config import yaml_io
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError
 
@@ -37,7 +37,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
         _set(values, key, value)
     values = _without_marker(values)
     values.setdefault("default_scope", SCOPE)
-    from avsmamba.engine.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
+    from avsmamba.config.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
 
     try:
         check_config(values)

@@ -11,8 +11,8 @@ from mmengine import registry as root
 from mmengine.registry import Registry
 
 from avsmamba import registry as own
-from avsmamba.engine import mmengine_arguments as known
-from avsmamba.engine.arguments import Argument, arguments, faults_of_keys, shown
+from avsmamba.config import mmengine_arguments as known
+from avsmamba.config.arguments import Argument, arguments, faults_of_keys, shown
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
-from avsmamba.engine.arguments import Argument, arguments
+from avsmamba.config.arguments import Argument, arguments
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, Limit
 
 _SWITCH, _MAPPING, _ANY = Argument(bool), Argument(dict), Argument()
