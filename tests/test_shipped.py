@@ -10,9 +10,9 @@ import torch
 
 from avsmamba import shipped
 from avsmamba.apis.ship import MOST_BYTES, read_scores, ship_model
+from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
-from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.shipped import find_model, sha256, shipped_models
 from avsmamba.utils import UserError

@@ -17,12 +17,12 @@ import torch
 
 from avsmamba.apis.test import drop_pretrained, test
 from avsmamba.apis.train import train
+from avsmamba.checkpoint.load import find_latest
+from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
-from avsmamba.engine.checkpoint import find_latest
 from avsmamba.exit_status import run_tool
-from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.curves import read_curves

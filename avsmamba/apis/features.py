@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from avsmamba.apis.clips import arrays, build_test_set, chosen
 from avsmamba.apis.test import drop_pretrained
+from avsmamba.checkpoint.load import load_weights
+from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.engine.checkpoint import load_weights
-from avsmamba.models.checkpoint import read_file
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from avsmamba.visualization.features import overlay, principal_colours

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.reading import Fit, compare, find_state_dict, name_some, read_file, take_prefix, unwrap
+from avsmamba.checkpoint.released import is_released, translate
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.models.checkpoint import Fit, compare, find_state_dict, name_some, read_file, take_prefix, unwrap
 from avsmamba.models.known_files import is_whole, recognise
-from avsmamba.models.released import is_released, translate
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 

@@ -12,11 +12,11 @@ import torch
 
 from avsmamba.apis.ablate import read_json
 from avsmamba.apis.test import drop_pretrained
+from avsmamba.checkpoint.load import load_weights
+from avsmamba.checkpoint.reading import find_state_dict, read_file
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
 from avsmamba.config.load import flat_values, load_config
-from avsmamba.engine.checkpoint import load_weights
-from avsmamba.models.checkpoint import find_state_dict, read_file
 from avsmamba.registry import MODELS
 from avsmamba.shipped import CARD, models_folder, sha256
 from avsmamba.utils import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.engine.checkpoint import find_latest
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import use_amp
 from avsmamba.engine.runner import AVSRunner

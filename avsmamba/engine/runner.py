@@ -23,13 +23,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from avsmamba import __version__
+from avsmamba.checkpoint.load import find_latest, load_weights
+from avsmamba.checkpoint.reading import read_file
+from avsmamba.checkpoint.released import READING
 from avsmamba.config import yaml_io
 from avsmamba.config.check import check_config
-from avsmamba.engine.checkpoint import find_latest, load_weights
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
-from avsmamba.models.checkpoint import read_file
-from avsmamba.models.released import READING
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.reading import compare, take_prefix
+from avsmamba.checkpoint.released import is_released, outline
 from avsmamba.models.audio import VGGish
 from avsmamba.models.backbones import TimmBackbone, Vim, VMamba
 from avsmamba.models.backbones.vim import ARCHS as VIM_ARCHS
 from avsmamba.models.backbones.vmamba import ARCHS as VMAMBA_ARCHS
-from avsmamba.models.checkpoint import compare, take_prefix
-from avsmamba.models.released import is_released, outline
 from avsmamba.utils import UserError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from avsmamba import apis
+from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config
-from avsmamba.engine.checkpoint import find_latest
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.utils import UserError
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from avsmamba.models.checkpoint import load_checkpoint_file, load_into
+from avsmamba.checkpoint.reading import load_checkpoint_file, load_into
 from avsmamba.utils import UserError
 
 pytest_plugins = ["tests.models.log_lines"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from avsmamba.checkpoint.reading import load_into
 from avsmamba.models.backbones import Vim, VMamba
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
-from avsmamba.models.checkpoint import load_into
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models.conftest import assert_every_parameter_learns

@@ -6,10 +6,10 @@ import gc
 import pytest
 import torch
 
+from avsmamba.checkpoint.load import load_weights
+from avsmamba.checkpoint.released import is_released, translate
 from avsmamba.config.load import load_config
-from avsmamba.engine.checkpoint import load_weights
 from avsmamba.models.known_files import recognise
-from avsmamba.models.released import is_released, translate
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models import released_reference as reference

@@ -9,11 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
+from avsmamba.checkpoint.pretrained import translate_part
+from avsmamba.checkpoint.reading import compare
 from avsmamba.models.audio import VGGish
 from avsmamba.models.backbones import TimmBackbone, VMamba
-from avsmamba.models.checkpoint import compare
 from avsmamba.models.known_files import recognise
-from avsmamba.models.pretrained import translate_part
 from tests.models.public_models import FOLDER, shapes
 from tests.models.test_backbones import (
     assert_same_maps,

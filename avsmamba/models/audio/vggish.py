@@ -6,8 +6,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.models.audio.patches import per_second
-from avsmamba.models.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from avsmamba.checkpoint.pretrained import Layout, load_pretrained
+from avsmamba.checkpoint.reading import raise_unless_fits
 from avsmamba.limits import RATE, limits
-from avsmamba.models.checkpoint import raise_unless_fits
-from avsmamba.models.pretrained import Layout, load_pretrained
 from avsmamba.registry import MODELS
 
 STRIDES = [4, 8, 16, 32]

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.limits import RATE, counts, limits
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.models.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.ops import one_way
 from avsmamba.registry import MODELS
 

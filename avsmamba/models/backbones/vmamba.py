@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.models.pretrained import Layout, by_leading_part, load_pretrained
 from avsmamba.ops import cross_scan_2d
 from avsmamba.registry import MODELS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from avsmamba.models.checkpoint import find_state_dict, name_some, raise_unless_fits
-from avsmamba.models.released import READING, idle_parts, is_released, translate, use_authors_reading
+from avsmamba.checkpoint.reading import find_state_dict, name_some, raise_unless_fits
+from avsmamba.checkpoint.released import READING, idle_parts, is_released, translate, use_authors_reading
 from avsmamba.utils import UserError
 
 
@@ -17,7 +17,7 @@ def load_weights(
     """Load a checkpoint's weights into a model and report every key that did not match.
 
     A checkpoint that the paper's authors wrote is recognised and translated; it switches on what their code does
-    otherwise (`avsmamba.models.released`), which is reported too.
+    otherwise (`avsmamba.checkpoint.released`), which is reported too.
 
     Args:
         model: the model, not wrapped.

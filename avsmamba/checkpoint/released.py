@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from avsmamba.models.pretrained import translate_part
+from avsmamba.checkpoint.pretrained import translate_part
 from avsmamba.utils import UserError
 
 SIGN = ("mamba_encoder.0.mamba_block.A_logs", "cmfpn.mask_features.weight")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from avsmamba.models.checkpoint import load_checkpoint_file, load_into, name_some
+from avsmamba.checkpoint.reading import load_checkpoint_file, load_into, name_some
 
 Translation = Callable[[dict[str, Tensor], str | Path], tuple[dict[str, Tensor], list[str]]]
 
