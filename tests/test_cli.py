@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from avsmamba.cli import COMMANDS, main, parse_args
-from avsmamba.shipped import shipped_models
+from avsmamba.model_zoo.bundled import shipped_models
 from tests.engine.standins import ROOT
 
 TOOLS = {path.name: path for path in sorted((ROOT / "tools").glob("*.py"))}

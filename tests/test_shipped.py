@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsmamba import shipped
-from avsmamba.apis.ship import MOST_BYTES, read_scores, ship_model
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
+from avsmamba.model_zoo import bundled as shipped
+from avsmamba.model_zoo.bundled import find_model, sha256, shipped_models
+from avsmamba.model_zoo.publish import MOST_BYTES, read_scores, ship_model
 from avsmamba.registry import MODELS
-from avsmamba.shipped import find_model, sha256, shipped_models
 from avsmamba.utils import UserError
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 
@@ -158,7 +158,7 @@ def test_weights_that_are_too_large_or_not_numbers_are_refused(trained, tmp_path
     torch.save(content, tmp_path / "nan.pth")
     with pytest.raises(UserError, match="not finite"):
         ship(trained, tmp_path / "out", checkpoint=tmp_path / "nan.pth")
-    monkeypatch.setattr("avsmamba.apis.ship.MOST_BYTES", 1000)
+    monkeypatch.setattr("avsmamba.model_zoo.publish.MOST_BYTES", 1000)
     with pytest.raises(UserError, match="under 10 MB"):
         ship(trained, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

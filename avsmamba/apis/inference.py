@@ -43,7 +43,7 @@ def load_model(
     if checkpoint is None:
         if Path(config).suffix in (".yaml", ".yml"):
             raise UserError(f"{config}: expected a checkpoint with it (--checkpoint FILE)")
-        from avsmamba.shipped import find_model
+        from avsmamba.model_zoo.bundled import find_model
 
         config, checkpoint = find_model(str(config))
     place = find_device(device)

@@ -21,6 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Return 0 if the checkpoint matches, else 1."""
-    from avsmamba.apis.inspect_checkpoint import inspect_checkpoint
+    from avsmamba.model_zoo.inspect import inspect_checkpoint
 
     return int(not inspect_checkpoint(args.file, args.config, args.cfg_options, args.all))

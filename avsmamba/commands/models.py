@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the list."""
-    from avsmamba.shipped import shipped_models
+    from avsmamba.model_zoo.bundled import shipped_models
 
     for model in shipped_models():
         print(f"{model.name}: {model.card.get('about', '')}\n  {model.config.parent}")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder and list its files."""
-    from avsmamba.apis.ship import ship_model
+    from avsmamba.model_zoo.publish import ship_model
 
     folder = ship_model(
         args.config,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from avsmamba.apis.inference import load_model
 from avsmamba.apis.predictor import Predictor
 from avsmamba.apis.result import Prediction
-from avsmamba.shipped import DEMO, find_model, shipped_models
+from avsmamba.model_zoo.bundled import DEMO, find_model, shipped_models
 from avsmamba.utils import UserError
 from avsmamba.video import open_sound, open_video
 from avsmamba.web.results import Comparison, Result, Run, Stills, count_pixels

@@ -13,7 +13,7 @@ from avsmamba.apis.sample import make_sample, plan_sample, score_masks
 from avsmamba.cli import main
 from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.datasets.shape_pictures import Scene, draw_frames
-from avsmamba.shipped import find_model, shipped_models
+from avsmamba.model_zoo.bundled import find_model, shipped_models
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
 

@@ -9,7 +9,7 @@ import torch
 from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.released import is_released, translate
 from avsmamba.config.load import load_config
-from avsmamba.models.known_files import recognise
+from avsmamba.model_zoo.public_models import recognise
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.models import released_reference as reference
@@ -237,8 +237,8 @@ def test_tensors_that_the_authors_code_does_not_know_are_named():
 def test_every_door_takes_such_a_file(tmp_path, capsys):
     """`avsmamba inspect`, `load_model` and the runner's `load_from`, with a file of the authors' form on the disk."""
     from avsmamba.apis.inference import load_model
-    from avsmamba.apis.inspect_checkpoint import inspect_checkpoint
     from avsmamba.engine.runner import AVSRunner
+    from avsmamba.model_zoo.inspect import inspect_checkpoint
 
     config = ROOT / f"configs/avs_mamba/{CONFIGS['pvt_object']}.yaml"
     state = {k: v.float() if v.is_floating_point() else v for k, v in released_state("pvt_object").items()}

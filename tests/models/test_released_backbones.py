@@ -11,9 +11,9 @@ from torch import nn
 
 from avsmamba.checkpoint.pretrained import translate_part
 from avsmamba.checkpoint.reading import compare
+from avsmamba.model_zoo.public_models import recognise
 from avsmamba.models.audio import VGGish
 from avsmamba.models.backbones import TimmBackbone, VMamba
-from avsmamba.models.known_files import recognise
 from tests.models.public_models import FOLDER, shapes
 from tests.models.test_backbones import (
     assert_same_maps,

@@ -11,9 +11,9 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from avsmamba.apis.inspect_checkpoint import inspect_checkpoint
+from avsmamba.model_zoo.inspect import inspect_checkpoint
+from avsmamba.model_zoo.public_models import recognise
 from avsmamba.models.audio import VGGish
-from avsmamba.models.known_files import recognise
 from avsmamba.registry import MODELS
 from tests.models.public_models import LISTS, shapes
 from tests.models.test_backbones import original_pvt_name

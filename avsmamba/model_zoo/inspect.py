@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from avsmamba.checkpoint.reading import Fit, compare, find_state_dict, name_some, read_file, take_prefix, unwrap
 from avsmamba.checkpoint.released import is_released, translate
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.models.known_files import is_whole, recognise
+from avsmamba.model_zoo.public_models import is_whole, recognise
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 

@@ -17,8 +17,8 @@ from avsmamba.checkpoint.reading import find_state_dict, read_file
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
 from avsmamba.config.load import flat_values, load_config
+from avsmamba.model_zoo.bundled import CARD, models_folder, sha256
 from avsmamba.registry import MODELS
-from avsmamba.shipped import CARD, models_folder, sha256
 from avsmamba.utils import UserError
 
 MOST_BYTES = 10_000_000
