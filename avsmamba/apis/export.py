@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import avsmamba
 from avsmamba.apis.exported import METADATA, TEXTS, run_exported
-from avsmamba.apis.inference import load_model
 from avsmamba.choices import EXPORT_FORMATS
+from avsmamba.inference.load import load_model
 from avsmamba.models.segmentor import resize
 from avsmamba.utils import UserError, atomic_write
 

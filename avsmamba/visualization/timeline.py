@@ -15,7 +15,7 @@ from avsmamba.visualization.overlay import Overlay, class_colour, class_name
 from avsmamba.visualization.pictures import _resize
 
 if TYPE_CHECKING:
-    from avsmamba.apis.result import Prediction
+    from avsmamba.inference.prediction import Prediction
 
 Values = Sequence[float] | NDArray[np.float64]
 _DARK, _GREY, _SOUND = "#22262e", "#5b6270", "#2f6fb7"

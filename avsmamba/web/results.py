@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avsmamba.apis.result import Prediction
+from avsmamba.inference.prediction import Prediction
 from avsmamba.utils import atomic_write
 from avsmamba.visualization.overlay import Overlay
 

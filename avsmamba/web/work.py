@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avsmamba.apis.inference import load_model
-from avsmamba.apis.predictor import Predictor
-from avsmamba.apis.result import Prediction
+from avsmamba.inference.load import load_model
+from avsmamba.inference.prediction import Prediction
+from avsmamba.inference.predictor import Predictor
 from avsmamba.model_zoo.bundled import DEMO, find_model, shipped_models
 from avsmamba.utils import UserError
 from avsmamba.video import open_sound, open_video

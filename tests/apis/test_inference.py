@@ -14,10 +14,10 @@ from mmengine.dataset import pseudo_collate
 
 import avsmamba
 from avsmamba.apis.clips import build_test_set
-from avsmamba.apis.inference import class_names, trained_frames
-from avsmamba.apis.predictor import quantised
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.files import read_frame, read_wav
+from avsmamba.inference.load import class_names, trained_frames
+from avsmamba.inference.predictor import quantised
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
 from tests.apis.tiny import AVSS, CONFIG, SMALL

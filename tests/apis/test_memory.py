@@ -1,4 +1,4 @@
-"""A video eight times as long takes no more memory; `avsmamba.apis.predict` says how."""
+"""A video eight times as long takes no more memory; `avsmamba.inference.predict_video` says how."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import avsmamba
-from avsmamba.apis.predict import predict_video
+from avsmamba.inference.predict_video import predict_video
 from tests.apis.tiny import CONFIG, SMALL
 from tests.video.clips import tone, write_clip
 

@@ -15,11 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from avsmamba.apis import outputs
-from avsmamba.apis import predict as tool
-from avsmamba.apis.predict import folders_of, predict_video
 from avsmamba.cli import parse_args
 from avsmamba.datasets.palette import to_colours
+from avsmamba.inference import outputs
+from avsmamba.inference import predict_video as tool
+from avsmamba.inference.predict_video import folders_of, predict_video
 from avsmamba.utils import UserError
 from tests.apis.files import FILES, Interrupt, pictures, same_result
 from tests.apis.tiny import CONFIG, SMALL

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import avsmamba
-from avsmamba.apis.predict import Terminated, predict_video
+from avsmamba.inference.predict_video import Terminated, predict_video
 from avsmamba.utils import UserError
 from tests.apis.files import FILES, Interrupt, pictures, same_result, tree
 

@@ -172,7 +172,7 @@ def known_models():
 
 @pytest.mark.parametrize("name", known_models())
 def test_a_model_of_the_package_finds_what_sounds(tmp_path, name):
-    load_model = pytest.importorskip("avsmamba.apis.inference").load_model
+    load_model = pytest.importorskip("avsmamba.inference.load").load_model
     torch.manual_seed(0)
     make_sample(tmp_path)
     prediction = load_model(name).predict(tmp_path / "sample.mp4")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from avsmamba.apis.windows import blended, first_window, window_weights
+from avsmamba.inference.windows import blended, first_window, window_weights
 
 
 def value(frame, begin, count):

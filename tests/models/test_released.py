@@ -236,8 +236,8 @@ def test_tensors_that_the_authors_code_does_not_know_are_named():
 @pytest.mark.slow
 def test_every_door_takes_such_a_file(tmp_path, capsys):
     """`avsmamba inspect`, `load_model` and the runner's `load_from`, with a file of the authors' form on the disk."""
-    from avsmamba.apis.inference import load_model
     from avsmamba.engine.runner import AVSRunner
+    from avsmamba.inference.load import load_model
     from avsmamba.model_zoo.inspect import inspect_checkpoint
 
     config = ROOT / f"configs/avs_mamba/{CONFIGS['pvt_object']}.yaml"

@@ -13,9 +13,9 @@ from PIL import Image
 
 from avsmamba.apis import export as module
 from avsmamba.apis.exported import ExportedModel
-from avsmamba.apis.inference import load_model
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.log_mel import log_mel_patches
+from avsmamba.inference.load import load_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests.apis.tiny import CONFIG, SMALL

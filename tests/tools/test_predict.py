@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import avsmamba
-from avsmamba.apis.predict import predict_video
+from avsmamba.inference.predict_video import predict_video
 from tests.apis.files import FILES, same_result
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 from tests.engine.standins import ROOT
@@ -24,7 +24,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "AVSBENCH_ROOT"} | {"
 SLOW = """
 import sys, time
 import avsmamba.cli
-from avsmamba.apis.records import Records
+from avsmamba.inference.records import Records
 
 append = Records.append
 Records.append = lambda *arguments: (time.sleep(0.05), append(*arguments))[1]

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from avsmamba.apis.inference import load_model
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.inference.load import load_model
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 from tests.engine.standins import ROOT
 from tests.video.clips import tone, write_clip

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from avsmamba.apis.predictor import Predictor
 from avsmamba.commands.web import add_arguments, run
+from avsmamba.inference.predictor import Predictor
 from avsmamba.utils import UserError
 from avsmamba.web.results import above, count_pixels
 from avsmamba.web.sessions import Gone, Sessions, public

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from avsmamba.apis.records import RECORDS, Record, Records, masks_of, shares_of, write_masks_json
-from avsmamba.apis.result import FORMATS, Prediction, Progress
-from avsmamba.apis.sources import ArraySource, Source, heard_file, open_source, stem_of
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 from avsmamba.datasets.palette import to_colours
+from avsmamba.inference.prediction import FORMATS, Prediction, Progress
+from avsmamba.inference.records import RECORDS, Record, Records, masks_of, shares_of, write_masks_json
+from avsmamba.inference.sources import ArraySource, Source, heard_file, open_source, stem_of
 from avsmamba.utils import UserError
 from avsmamba.visualization.hook import write_png
 from avsmamba.visualization.overlay import Overlay

@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from avsmamba.apis.inference import load_model
-from avsmamba.apis.outputs import Outputs, check_formats, output_folder
-from avsmamba.apis.predictor import Predictor, check_stream
-from avsmamba.apis.records import RECORDS, Records
-from avsmamba.apis.result import FORMATS, Progress, check_threshold
-from avsmamba.apis.sources import heard_file, open_source, stem_of
+from avsmamba.inference.load import load_model
+from avsmamba.inference.outputs import Outputs, check_formats, output_folder
+from avsmamba.inference.prediction import FORMATS, Progress, check_threshold
+from avsmamba.inference.predictor import Predictor, check_stream
+from avsmamba.inference.records import RECORDS, Records
+from avsmamba.inference.sources import heard_file, open_source, stem_of
 from avsmamba.utils import UserError
 
 
@@ -87,7 +87,7 @@ def predict_video(
     The overlay has the video's pictures at their times and the sound that the model heard; masks are carried from a
     predicted frame to the next. Masks are 8-bit PNG files of the video's size in AVSBench's layout:
     `masks/{video}_{1, 2, ...}.png` of 0 and 255; of several classes `masks/labels_semantic/{0, 1, ...}.png` of class
-    indices and their colours in `masks/labels_rgb/`. See `avsmamba.apis.records.ABOUT` for `masks.json`.
+    indices and their colours in `masks/labels_rgb/`. See `avsmamba.inference.records.ABOUT` for `masks.json`.
 
     The first pass predicts and appends a line a frame to `out/records.jsonl`, the second renders the files from these
     records and the video. An interrupt (Ctrl-C, SIGTERM) of the first pass renders what was done; a second one, and one

@@ -138,7 +138,7 @@ class Prediction:
         Raises:
             UserError: if a format is unknown, or a file cannot be written.
         """
-        from avsmamba.apis.outputs import save_prediction
+        from avsmamba.inference.outputs import save_prediction
 
         return save_prediction(self, Path(folder), formats)
 
