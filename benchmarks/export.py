@@ -22,10 +22,10 @@ from unittest.mock import patch
 import torch
 from common import Stages, machine, spread, take_turns, timed, title, write_json
 
-from avsmamba.apis.export import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
-from avsmamba.apis.exported import METADATA, ExportedModel
 from avsmamba.apis.test import drop_pretrained
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.export.run import METADATA, ExportedModel
+from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
 from avsmamba.models.layers import ssm
 from avsmamba.ops import multi_directional_scan
 from avsmamba.registry import MODELS

@@ -33,6 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export."""
-    from avsmamba.apis.export import export
+    from avsmamba.export.write import export
 
     export(args.config, args.checkpoint, args.out, args.format, args.num_frames, args.check, args.cfg_options)

@@ -11,10 +11,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from avsmamba.apis import export as module
-from avsmamba.apis.exported import ExportedModel
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.log_mel import log_mel_patches
+from avsmamba.export import write as module
+from avsmamba.export.run import ExportedModel
 from avsmamba.inference.load import load_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
@@ -146,7 +146,7 @@ def wrong(path, clips, threads):
 
 
 def test_what_cannot_be_exported_is_named(program, monkeypatch, tmp_path, checkpoint):
-    from avsmamba.ops import onnx_translations
+    from avsmamba.export import onnx_operators as onnx_translations
 
     table = onnx_translations.translations()
     table.pop(torch.ops.avsmamba.depthwise_conv.default)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import avsmamba
-from avsmamba.apis.exported import METADATA, TEXTS, run_exported
 from avsmamba.choices import EXPORT_FORMATS
+from avsmamba.export.run import METADATA, TEXTS, run_exported
 from avsmamba.inference.load import load_model
 from avsmamba.models.segmentor import resize
 from avsmamba.utils import UserError, atomic_write
@@ -194,7 +194,7 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
     """
     import onnx_ir as ir
 
-    from avsmamba.ops.onnx_translations import translations
+    from avsmamba.export.onnx_operators import translations
 
     try:
         result: Any = torch.onnx.export(
