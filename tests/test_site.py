@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from avsmamba.apis.components import SECTIONS, page, registered
 from avsmamba.cli import COMMANDS
 from avsmamba.config import check
 from avsmamba.models.segmentor import AVSSegmentor
+from avsmamba.reports.components import SECTIONS, page, registered
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run what is missing, and write the tables."""
-    from avsmamba.apis.ablate import ablate, finished, plan
-    from avsmamba.apis.ablation_page import write_page, write_tables
+    from avsmamba.reports.ablate import ablate, finished, plan
+    from avsmamba.reports.ablation_page import write_page, write_tables
 
     configs = args.configs or sorted((source_tree() / "configs" / "ablations").glob("tiny_*.yaml"))
     runs = plan(configs, args.seeds, args.sounds, args.cfg_options, args.data_root)

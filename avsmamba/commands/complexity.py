@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure."""
-    from avsmamba.apis.complexity import complexity
+    from avsmamba.reports.complexity import complexity
 
     complexity(
         args.configs,

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the page, or write it."""
-    from avsmamba.apis.components import page, write
+    from avsmamba.reports.components import page, write
 
     if args.write:
         write(source_tree() / "docs" / "components.md")

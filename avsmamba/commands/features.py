@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the pictures."""
-    from avsmamba.apis.features import visualize_features
+    from avsmamba.reports.features import visualize_features
 
     files = visualize_features(
         args.config,

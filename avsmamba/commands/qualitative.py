@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the grid."""
-    from avsmamba.apis.qualitative import parse_predictions, qualitative
+    from avsmamba.reports.qualitative import parse_predictions, qualitative
 
     path = qualitative(
         args.config,

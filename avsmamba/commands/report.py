@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page and print its path."""
-    from avsmamba.visualization.report import write_report
+    from avsmamba.reports.demo_page import write_report
 
     print(write_report(args.demo_dir, args.clips, args.readme_picture, args.readme_clip))

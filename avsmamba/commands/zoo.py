@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Add a score, write the page, or print it."""
     root = source_tree()
-    from avsmamba.apis.ablate import read_json
-    from avsmamba.apis.zoo import add_score, collect, estimate_memory, page, write
+    from avsmamba.reports.ablate import read_json
+    from avsmamba.reports.zoo import add_score, collect, estimate_memory, page, write
     from avsmamba.utils import atomic_write
 
     configs, scores, target = root / "configs", root / "docs" / "zoo_scores.json", root / "docs" / "zoo.md"

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from avsmamba.apis.complexity import complexity, measure, memory, short_names
-from avsmamba.apis.features import run, visualize_features, without_padding
-from avsmamba.apis.qualitative import parse_predictions, qualitative
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets import AVSBenchAVSS, AVSBenchMS3
 from avsmamba.datasets.palette import PALETTE
 from avsmamba.registry import MODELS
+from avsmamba.reports.complexity import complexity, measure, memory, short_names
+from avsmamba.reports.features import run, visualize_features, without_padding
+from avsmamba.reports.qualitative import parse_predictions, qualitative
 from avsmamba.utils import UserError
 from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint

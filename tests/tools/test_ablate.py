@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsmamba.apis import ablate as runs_of
-from avsmamba.apis.ablate import ablate, carry_out, finished, plan, run_in_a_process
-from avsmamba.apis.ablation_page import (
+from avsmamba.config.load import merge
+from avsmamba.datasets.sounding_shapes import make_sounding_shapes
+from avsmamba.engine import load_config
+from avsmamba.registry import MODELS
+from avsmamba.reports import ablate as runs_of
+from avsmamba.reports.ablate import ablate, carry_out, finished, plan, run_in_a_process
+from avsmamba.reports.ablation_page import (
     BEGIN,
     END,
     against,
@@ -21,11 +25,7 @@ from avsmamba.apis.ablation_page import (
     write_page,
     write_tables,
 )
-from avsmamba.apis.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
-from avsmamba.config.load import merge
-from avsmamba.datasets.sounding_shapes import make_sounding_shapes
-from avsmamba.engine import load_config
-from avsmamba.registry import MODELS
+from avsmamba.reports.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
 from avsmamba.utils import UserError
 
 ROOT = Path(__file__).parents[2]

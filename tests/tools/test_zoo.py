@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsmamba.apis.test import drop_pretrained
-from avsmamba.apis.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published
 from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
+from avsmamba.reports.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published
 from avsmamba.utils import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avsmamba.visualization.features import overlay, principal_colours
+from avsmamba.reports.features_plot import overlay, principal_colours
 from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths
 
 rng = np.random.default_rng(0)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from avsmamba.reports.curves import read_curves
+from avsmamba.reports.demo_page import SOUNDS, verdict, write_report
 from avsmamba.utils import UserError
 from avsmamba.visualization import VisualizationHook
-from avsmamba.visualization.curves import read_curves
-from avsmamba.visualization.report import SOUNDS, verdict, write_report
 
 from .samples import batch
 

@@ -9,14 +9,14 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from avsmamba.apis.clips import arrays, build_test_set, chosen
 from avsmamba.apis.test import drop_pretrained
 from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.registry import MODELS
+from avsmamba.reports.clips import arrays, build_test_set, chosen
+from avsmamba.reports.features_plot import overlay, principal_colours
 from avsmamba.utils import UserError
-from avsmamba.visualization.features import overlay, principal_colours
 from avsmamba.visualization.grid import grid, masked, panes_of, truths
 from avsmamba.visualization.hook import foreground, is_semantic, picture_path, picture_title, write_png
 

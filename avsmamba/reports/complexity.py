@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from avsmamba.apis.test import drop_pretrained
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.registry import MODELS
+from avsmamba.reports.complexity_plot import draw_complexity
 from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.complexity import draw_complexity
 
 ROOT = Path(__file__).parents[2]
 FIG_10 = tuple(f"avs_mamba_{backbone}_ms3_512.yaml" for backbone in ("vim_b", "vmamba_b", "pvtv2b5"))

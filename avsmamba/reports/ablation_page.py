@@ -10,9 +10,9 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from avsmamba.apis.paper_tables import ABLATIONS, FULL, Row
+from avsmamba.reports.ablation_plot import Line, draw_lines
+from avsmamba.reports.paper_tables import ABLATIONS, FULL, Row
 from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.ablation import Line, draw_lines
 
 Result = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from avsmamba.reports.curves import Curves, draw_curve, read_curves
 from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.curves import Curves, draw_curve, read_curves
 from avsmamba.visualization.hook import write_png
 from avsmamba.visualization.pictures import comparison
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from avsmamba.apis.clips import arrays, build_test_set, chosen
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.files import read_class_indices, read_mask
 from avsmamba.evaluation import frame_scores, semantic_clip_scores
+from avsmamba.reports.clips import arrays, build_test_set, chosen
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths, with_legend

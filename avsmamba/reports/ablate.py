@@ -24,8 +24,8 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
 from avsmamba.exit_status import run_tool
 from avsmamba.registry import MODELS
+from avsmamba.reports.curves import read_curves
 from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.curves import read_curves
 
 Result = dict[str, Any]
 
@@ -153,7 +153,7 @@ def run_in_a_process(folder: Path) -> str | None:
     """Run what `folder / 'run.json'` says; None, or why it failed: the last line that the process wrote."""
     log = folder / "log.txt"
     with log.open("a", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "avsmamba.apis.ablate", str(folder)]
+        command = [sys.executable, "-m", "avsmamba.reports.ablate", str(folder)]
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if status == 130:
         raise KeyboardInterrupt
