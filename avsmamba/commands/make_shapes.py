@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Generate the clips."""
-    from avsmamba.datasets.sounding_shapes import divide, make_sounding_shapes, parse_splits
+    from avsmamba.sounding_shapes.generate import divide, make_sounding_shapes, parse_splits
 
     splits = parse_splits(args.splits) if args.splits else divide(args.clips)
     folder = make_sounding_shapes(

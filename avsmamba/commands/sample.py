@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the clip and print the next command."""
-    from avsmamba.apis.sample import MASKS, SECONDS, make_sample
+    from avsmamba.sounding_shapes.sample import MASKS, SECONDS, make_sample
 
     video = make_sample(args.out, args.seed)
     masks = video.with_name(MASKS)

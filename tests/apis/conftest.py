@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import avsmamba
-from avsmamba.datasets.sounding_shapes import make_sounding_shapes
+from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from tests.apis.tiny import AVSS, CONFIG, SMALL, write_checkpoint
 from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
 from tests.video.clips import tone, write_clip

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from avsmamba.apis.sample import make_sample
+from avsmamba.sounding_shapes.sample import make_sample
 from avsmamba.video import open_video
 from tests.video.clips import write_clip
 

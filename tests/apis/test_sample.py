@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from avsmamba.apis import sample
-from avsmamba.apis.sample import make_sample, plan_sample, score_masks
 from avsmamba.cli import main
 from avsmamba.datasets.log_mel import log_mel_patches
-from avsmamba.datasets.shape_pictures import Scene, draw_frames
 from avsmamba.model_zoo.bundled import find_model, shipped_models
+from avsmamba.sounding_shapes import sample
+from avsmamba.sounding_shapes.pictures import Scene, draw_frames
+from avsmamba.sounding_shapes.sample import make_sample, plan_sample, score_masks
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from avsmamba.datasets.log_mel import log_mel_patches
-from avsmamba.datasets.shape_hard import RADII, ROOM, hard_mix, hard_scene
-from avsmamba.datasets.shape_pictures import CLUTTER_OUTLINES, OUTLINES, draw_clip, random_scene
-from avsmamba.datasets.shape_sounds import KINDS, TIMBRES, Clip, plan_sounds, synthesize
-from avsmamba.datasets.sounding_shapes import make_sounding_shapes
+from avsmamba.sounding_shapes.generate import make_sounding_shapes
+from avsmamba.sounding_shapes.hard import RADII, ROOM, hard_mix, hard_scene
+from avsmamba.sounding_shapes.pictures import CLUTTER_OUTLINES, OUTLINES, draw_clip, random_scene
+from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, Clip, plan_sounds, synthesize
 from avsmamba.utils import UserError
 
 # Of what the generator wrote before it knew difficulties (commit 6ee4cc1).

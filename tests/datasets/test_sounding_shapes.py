@@ -16,8 +16,9 @@ import torch
 from avsmamba.datasets import AVSBenchAVSS
 from avsmamba.datasets.files import read_class_colours, read_class_indices
 from avsmamba.datasets.log_mel import log_mel_patches
-from avsmamba.datasets.shape_pictures import OUTLINES, Scene, Shape, draw_clip, random_scene
-from avsmamba.datasets.shape_sounds import (
+from avsmamba.sounding_shapes.generate import divide, make_sounding_shapes, parse_splits
+from avsmamba.sounding_shapes.pictures import OUTLINES, Scene, Shape, draw_clip, random_scene
+from avsmamba.sounding_shapes.sounds import (
     CLASSES,
     KINDS,
     TIMBRES,
@@ -28,7 +29,6 @@ from avsmamba.datasets.shape_sounds import (
     synthesize,
     voices_of,
 )
-from avsmamba.datasets.sounding_shapes import divide, make_sounding_shapes, parse_splits
 from avsmamba.utils import UserError
 
 SPLITS = {"train": 3, "val": 2, "test": 2}
@@ -246,7 +246,7 @@ def test_what_is_there_is_kept_and_nothing_half_made_is_left(tmp_path, monkeypat
     (tmp_path / "Multi-sources").mkdir()
     with pytest.raises(UserError, match="exists already"):
         make_sounding_shapes(tmp_path, "ms3", SPLITS, size=48)
-    monkeypatch.setattr("avsmamba.datasets.sounding_shapes.mix_sounds", lambda *a: 1 / 0)
+    monkeypatch.setattr("avsmamba.sounding_shapes.generate.mix_sounds", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_sounding_shapes(tmp_path / "new", "s4", SPLITS, size=48)
     assert list((tmp_path / "new").iterdir()) == []

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from avsmamba.config.load import merge
-from avsmamba.datasets.sounding_shapes import make_sounding_shapes
 from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
 from avsmamba.reports import ablate as runs_of
@@ -26,6 +25,7 @@ from avsmamba.reports.ablation_page import (
     write_tables,
 )
 from avsmamba.reports.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
+from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from PIL import Image
 from avsmamba import apis
 from avsmamba.datasets import AVSBenchAVSS
 from avsmamba.datasets.files import read_class_colours, read_class_indices
-from avsmamba.datasets.sounding_shapes import make_sounding_shapes
+from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
 from tests.engine.standins import ROOT

@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from avsmamba.apis.sample import score_masks
+from avsmamba.sounding_shapes.sample import score_masks
 from tests.web.browser import PLAY
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from avsmamba.datasets.log_mel import SAMPLE_RATE
-from avsmamba.datasets.shape_pictures import (
+from avsmamba.sounding_shapes.pictures import (
     ANY_HUE,
     CLUTTER_OUTLINES,
     TILE,
@@ -26,7 +26,7 @@ from avsmamba.datasets.shape_pictures import (
     random_path,
     random_texture,
 )
-from avsmamba.datasets.shape_sounds import KINDS, TIMBRES, Clip, gate, synthesize, walk
+from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, Clip, gate, synthesize, walk
 
 RADII = (0.1, 0.26)
 ROOM = 0.6  # for the sum of the radii: beyond it shapes would hide each other

@@ -12,9 +12,9 @@ import torch
 
 from avsmamba.datasets.files import read_mask
 from avsmamba.datasets.log_mel import SAMPLE_RATE
-from avsmamba.datasets.shape_pictures import Scene, draw_frames, random_scene
-from avsmamba.datasets.shape_sounds import KINDS, mix, walk
 from avsmamba.evaluation.scores import clip_scores, frame_protocol
+from avsmamba.sounding_shapes.pictures import Scene, draw_frames, random_scene
+from avsmamba.sounding_shapes.sounds import KINDS, mix, walk
 from avsmamba.utils import UserError
 from avsmamba.video import VideoWriter, join
 

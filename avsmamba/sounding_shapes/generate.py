@@ -8,7 +8,7 @@ cannot tell.
 
 `s4`: one shape sounds all the time, and training clips have the first mask only. `ms3`: one or two shapes sound, on
 and off from second to second, with seconds in which nothing does. `avss`: a class is a kind of shape with one of the
-two timbres that it may have (`avsmamba.datasets.shape_sounds`); a third of the pairs each are like s4 (v1s), like ms3
+two timbres that it may have (`avsmamba.sounding_shapes.sounds`); a third of the pairs each are like s4 (v1s), like ms3
 (v1m), and like ms3 of ten seconds (v2).
 """
 
@@ -36,9 +36,9 @@ from avsmamba.choices import COLOURS, DIFFICULTIES, SUBSETS
 from avsmamba.datasets.files import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.palette import to_colours
-from avsmamba.datasets.shape_hard import hard_mix, hard_scene
-from avsmamba.datasets.shape_pictures import draw_clip, random_scene
-from avsmamba.datasets.shape_sounds import (
+from avsmamba.sounding_shapes.hard import hard_mix, hard_scene
+from avsmamba.sounding_shapes.pictures import draw_clip, random_scene
+from avsmamba.sounding_shapes.sounds import (
     CLASSES,
     KINDS,
     Clip,
@@ -80,7 +80,7 @@ def make_sounding_shapes(
         colours: 'kind' (each kind of shape has its range of hues) or 'any' (only the outline tells a kind).
         workers: processes.
         progress: show a progress bar.
-        difficulty: 'plain' or 'hard' (`avsmamba.datasets.shape_hard` says what is harder).
+        difficulty: 'plain' or 'hard' (`avsmamba.sounding_shapes.hard` says what is harder).
 
     Returns:
         The folder that was written; it appears when it is complete.
