@@ -1,7 +1,7 @@
 """What the commands call."""
 
-from avsmamba.apis.robustness import robustness
-from avsmamba.apis.test import test
-from avsmamba.apis.train import train
+from avsmamba.engine.evaluate import test
+from avsmamba.engine.robustness import robustness
+from avsmamba.engine.train import train
 
 __all__ = ["robustness", "test", "train"]

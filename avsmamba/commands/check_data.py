@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Return 1 if there is a fault, else 0."""
-    from avsmamba.datasets.check import check_data
+    from avsmamba.engine.check_data import check_data
 
     return int(check_data(args.config, args.data_root, args.cfg_options) > 0)

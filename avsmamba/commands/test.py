@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
     if args.robustness and args.audio != "real":
         raise UserError("--robustness: takes the sounds in turn; leave --audio out")
     set_local_rank(args.local_rank)
-    from avsmamba.apis import robustness, test
+    from avsmamba.engine import evaluate as test
+    from avsmamba.engine import robustness
 
     function = robustness if args.robustness else partial(test, audio=args.audio)
     function(

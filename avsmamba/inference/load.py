@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import DEFAULT_MODEL
 from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
 from avsmamba.datasets.avsbench import find_folder
 from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.inference.predictor import Predictor
 from avsmamba.registry import DATASETS, MODELS
 from avsmamba.utils import UserError

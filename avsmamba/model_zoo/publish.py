@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.reading import find_state_dict, read_file
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
 from avsmamba.config.load import flat_values, load_config
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.model_zoo.bundled import CARD, models_folder, sha256
 from avsmamba.registry import MODELS
 from avsmamba.reports.ablate import read_json

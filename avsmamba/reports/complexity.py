@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.complexity_plot import draw_complexity
 from avsmamba.utils import UserError, atomic_write

@@ -9,10 +9,10 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.clips import arrays, build_test_set, chosen
 from avsmamba.reports.features_plot import overlay, principal_colours

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import avsmamba.ops.flops  # noqa: F401  (the counter learns of our operators)
-from avsmamba.apis.dry_run import batch_shape, dry_run
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.config.load import load_config
+from avsmamba.engine.dry_run import batch_shape, dry_run
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.ablate import read_json
 from avsmamba.reports.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC, Score

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from avsmamba.apis.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
 from avsmamba.config.load import load_config
+from avsmamba.engine.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
 from avsmamba.models import AudioQueryHead
 from avsmamba.utils import UserError
 
@@ -77,7 +77,7 @@ def test_a_config_without_training_is_refused():
 
 def test_the_backward_pass_node_by_node_gives_autograd_s_gradients(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr("avsmamba.apis.dry_run.CUDA", torch.device("cpu"))
+    monkeypatch.setattr("avsmamba.engine.dry_run.CUDA", torch.device("cpu"))
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4))
     x = torch.randn(5, 3)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avsmamba import apis
-from avsmamba.apis.robustness import SOUNDS, add_metric, summary, table
+from avsmamba.engine.robustness import SOUNDS, add_metric, summary, table
 from avsmamba.utils import UserError
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avsmamba.datasets.check import check_data
+from avsmamba.engine.check_data import check_data
 from avsmamba.utils import UserError
 from tests.datasets.trees import write_pickle, write_png
 

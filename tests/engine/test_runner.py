@@ -246,7 +246,7 @@ def test_metrics_json(tmp_path, capfd):
 
 
 def test_files_of_pretrained_parts_are_not_asked_for(tmp_path):
-    from avsmamba.apis.test import prepare_test
+    from avsmamba.engine.evaluate import prepare_test
 
     cfg = load_config(config(tmp_path))
     cfg.model.backbone = {"type": "X", "checkpoint": "gone.pth", "parts": [{"checkpoint": "gone.pth"}]}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.evaluator import Evaluator
 
-from avsmamba.apis.test import report, table
 from avsmamba.config.load import load_config
+from avsmamba.engine.evaluate import report, table
 from avsmamba.evaluation import CONVENTIONS, AVSMetric, AVSSMetric, clip_counts, convention_scores
 from avsmamba.evaluation.conventions import SIZES, convention_key, nearest, soft
 from tests.engine.standins import ROOT

@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from mmengine.evaluator import Evaluator
 
-from avsmamba.apis.test import report, table
+from avsmamba.engine.evaluate import report, table
 from avsmamba.evaluation import AVSMetric
 from avsmamba.registry import METRICS
 from tests.evaluation import reference

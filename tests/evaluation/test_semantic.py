@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.evaluator import Evaluator
 
-from avsmamba.apis.test import report, table
+from avsmamba.engine.evaluate import report, table
 from avsmamba.evaluation import AVSSMetric, semantic_clip_scores, semantic_scores
 from avsmamba.registry import METRICS
 from avsmamba.structures import AVSDataSample

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from avsmamba.apis.test import drop_pretrained
 from avsmamba.config.load import data_sets
+from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError

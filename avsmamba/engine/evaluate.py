@@ -10,12 +10,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
-from avsmamba.apis.train import default_work_dir
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.train import default_work_dir
 from avsmamba.evaluation.conventions import convention_key
 from avsmamba.utils import UserError, atomic_write
 

@@ -11,9 +11,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from avsmamba.apis.test import config_for_test, report, use_mixed_precision
 from avsmamba.datasets.foreign import how_foreign
 from avsmamba.engine.distributed import process_group
+from avsmamba.engine.evaluate import config_for_test, report, use_mixed_precision
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.utils import atomic_write
 
