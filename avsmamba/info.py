@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 import avsmamba
-from avsmamba.ops import available_backends, mamba_ssm_scan, multi_directional_scan, selective_scan
+from avsmamba.ops import available_backends, multi_directional_scan, selective_scan
+from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
 OPTIONAL = ("causal_conv1d", "mamba_ssm")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avsmamba.ops.mamba_ssm_scan import materialised_scan
+from avsmamba.ops.scan_mamba_ssm import materialised_scan
 
 Scan = Callable[..., Tensor]
 

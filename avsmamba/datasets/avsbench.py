@@ -25,8 +25,8 @@ from avsmamba.datasets.files import (
     read_mask,
     read_wav,
 )
-from avsmamba.datasets.foreign import pick_foreign, what_is_known
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches, silent_patches
+from avsmamba.datasets.replaced_sound import pick_foreign, what_is_known
 from avsmamba.registry import DATASETS, TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
@@ -49,7 +49,7 @@ class AVSBench(Dataset, ABC):
         pipeline: transforms of `{"frames": Video, "gt_masks": Mask}`, in testing of `{"frames": Video}`.
         audio: 'real', or what replaces the sound: 'silence', 'noise' (white, RMS 0.1, the same each time), 'shuffle'
             (another clip's of this split, by one fixed permutation), 'swap' (another clip's of this split that is
-            foreign to the pictures, see `avsmamba.datasets.foreign`, the same each time).
+            foreign to the pictures, see `avsmamba.datasets.replaced_sound`, the same each time).
         num_frames: T, frames and seconds of a clip.
         test_mode: whether masks keep their size; by default all splits but 'train'.
         negative_audio_prob: in training, the probability that a clip is given a wrong sound and empty masks. The frames

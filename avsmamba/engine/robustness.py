@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from avsmamba.datasets.foreign import how_foreign
+from avsmamba.datasets.replaced_sound import how_foreign
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import config_for_test, report, use_mixed_precision
 from avsmamba.engine.runner import AVSRunner

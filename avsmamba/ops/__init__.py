@@ -2,8 +2,8 @@
 
 from avsmamba.ops import flops
 from avsmamba.ops.depthwise_conv import depthwise_conv
-from avsmamba.ops.reference import reference_scan
 from avsmamba.ops.scan_order import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a_frame, v2a_temporal
+from avsmamba.ops.scan_reference import reference_scan
 from avsmamba.ops.selective_scan import (
     available_backends,
     multi_directional_scan,

@@ -14,9 +14,11 @@ import warnings
 import torch
 from torch import Tensor
 
-from avsmamba.ops import cuda_scan, mamba_ssm_scan, scan_order
+from avsmamba.ops import scan_cuda as cuda_scan
+from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
+from avsmamba.ops import scan_order
 from avsmamba.ops.forward_ad import refuse_tangents
-from avsmamba.ops.reference import reference_scan, reference_scan_backward
+from avsmamba.ops.scan_reference import reference_scan, reference_scan_backward
 
 try:
     import avsmamba._cpu

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from avsmamba.utils import UserError
+from avsmamba.video.container import warn
 from avsmamba.video.reader import CLOSE, Timed, VideoInfo
 from avsmamba.video.sound import Sound
-from avsmamba.video.source import warn
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of a file that Pillow cannot read

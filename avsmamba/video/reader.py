@@ -16,8 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError
-from avsmamba.video.sound import SAMPLE_RATE, Sound
-from avsmamba.video.source import (
+from avsmamba.video.container import (
     LONGEST_GAP,
     MOST_PIXELS,
     Faults,
@@ -29,6 +28,7 @@ from avsmamba.video.source import (
     stamp,
     warn,
 )
+from avsmamba.video.sound import SAMPLE_RATE, Sound
 
 CLOSE = 1e-6  # s; times that are the same but for rounding
 CLOSEST = 1e-4  # s between pictures; what follows sooner (or not at all: a stamp twice) is never seen

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from avsmamba.utils import UserError
-from avsmamba.video.source import LONGEST_GAP, Faults, decode, find_stream, open_container, seek, stamp
+from avsmamba.video.container import LONGEST_GAP, Faults, decode, find_stream, open_container, seek, stamp
 
 SAMPLE_RATE = 16_000  # Hz, of what the model hears
 KEPT = 10.0  # s of sound kept behind the last request

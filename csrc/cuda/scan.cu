@@ -1,5 +1,5 @@
 // The CUDA operators: checks, launches on torch's current stream, and their registration over torch's stable ABI. Their
-// outputs are added to: avsmamba/ops/cuda_scan.py zeroes them and says why their copies are as they are.
+// outputs are added to: avsmamba/ops/scan_cuda.py zeroes them and says why their copies are as they are.
 //
 // The order table lies on the GPU, and reading it here would stop the stream: that it holds permutations is checked
 // by multi_directional_scan in Python.

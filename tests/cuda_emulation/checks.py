@@ -2,8 +2,8 @@
 
 import torch
 
-from avsmamba.ops import cuda_scan
-from avsmamba.ops.reference import reference_scan, reference_scan_backward
+from avsmamba.ops import scan_cuda as cuda_scan
+from avsmamba.ops.scan_reference import reference_scan, reference_scan_backward
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
 CASES = {  # (b, L, E, K, N, R), (out_start, out_length)

@@ -8,8 +8,8 @@ import torch
 
 from avsmamba.datasets import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.files import Clip, read_clips
-from avsmamba.datasets.foreign import foreign_clips, how_foreign, pick_foreign, what_is_known
 from avsmamba.datasets.log_mel import silent_patches
+from avsmamba.datasets.replaced_sound import foreign_clips, how_foreign, pick_foreign, what_is_known
 from avsmamba.engine.seeding import SeededDataset, seed_everything
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError

@@ -9,11 +9,11 @@ from avsmamba.ops import (
     cross_scan_2d,
     cross_scan_3d,
     depthwise_conv,
-    mamba_ssm_scan,
     multi_directional_scan,
     v2a_frame,
     v2a_temporal,
 )
+from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 from tests.ops.outside import reference
 

@@ -22,7 +22,7 @@ from avsmamba.ops import (
     v2a_frame,
     v2a_temporal,
 )
-from avsmamba.ops.reference import reference_scan_backward
+from avsmamba.ops.scan_reference import reference_scan_backward
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
 needs_kernel = pytest.mark.skipif("cpu" not in available_backends(), reason="the C++ kernel was not built")

@@ -13,7 +13,8 @@ import soundfile
 from av.stream import Disposition
 
 from avsmamba.utils import UserError
-from avsmamba.video import VideoWarning, VideoWriter, join, open_video
+from avsmamba.video import VideoWarning, VideoWriter, open_video
+from avsmamba.video import mux as join
 from tests.video.clips import BOTTOM, CODECS, MARK, TOP, picture, sound_frames, tone, write_clip
 
 TENTHS = [k / 10 for k in range(16)]

@@ -12,8 +12,8 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError, atomic_write
+from avsmamba.video.container import Faults, decode, demux, find_stream, open_container, warn
 from avsmamba.video.sound import Sound, open_sound, sound_blocks
-from avsmamba.video.source import Faults, decode, demux, find_stream, open_container, warn
 
 COPIED = ("aac", "mp3")  # what mp4 holds and browsers play in it
 NEAR = 0.1  # s; a sound that starts further from the first picture is encoded with silence or a cut before it
