@@ -6,7 +6,7 @@ CUDA kernels are built, for sm_80, sm_90 and sm_100, where there are nvcc and a 
 only; CUDA_HOME says where). AVSMAMBA_NO_CUDA=1 leaves them out. A build with them has torch's CUDA in its version
 (0.1.0+cu130), so that the two wheels have different names.
 
-A wheel holds models/ as avsmamba/shipped_models/; an editable install finds it where it is (avsmamba/model_zoo/bundled.py).
+A wheel holds models/ as avsmamba/shipped_models/; an editable install finds it where it is (model_zoo/bundled.py).
 """
 
 import os

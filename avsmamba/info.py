@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 import avsmamba
-from avsmamba.ops import available_backends, multi_directional_scan, selective_scan
-from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
+from avsmamba.ops import available_backends, multi_directional_scan, scan_mamba_ssm, selective_scan
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
 OPTIONAL = ("causal_conv1d", "mamba_ssm")
@@ -113,7 +112,7 @@ def report() -> str:
             lines.append(f"  {name:10}{state}")
     if "cpu" in available_backends():
         lines.append(f"            the CPU kernel runs its {_isa_or_error()} build")
-    lines.append(f"  mamba_ssm for comparison: {mamba_ssm_scan.what_is_missing() or 'loaded'}")
+    lines.append(f"  mamba_ssm for comparison: {scan_mamba_ssm.what_is_missing() or 'loaded'}")
     lines.append("  torch     always there: the plain reference, many times slower")
     lines += [f"to do: {what}" for what in todo] or ["nothing is missing"]
     return "\n".join(lines)

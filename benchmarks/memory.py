@@ -17,7 +17,7 @@ from typing import Any
 from common import fresh, machine, title, write_json
 from model import CHECKPOINTING, DEFAULT, measure
 
-from avsmamba.engine import load_config
+from avsmamba.config import load_config
 from avsmamba.registry import MODELS
 
 

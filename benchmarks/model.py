@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from part_clock import PartClock
 
-from avsmamba.engine import load_config
+from avsmamba.config import load_config
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import atomic_write

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from avsmamba.config import load_config
 from avsmamba.config.load import parse_options
-from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import torch
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
-from avsmamba.model_zoo import bundled as shipped
+from avsmamba.model_zoo import bundled
 from avsmamba.model_zoo.bundled import find_model, sha256, shipped_models
 from avsmamba.model_zoo.publish import MOST_BYTES, read_scores, ship_model
 from avsmamba.registry import MODELS
@@ -94,7 +94,7 @@ def test_half_precision_is_half_as_large_and_near(trained, tmp_path):
 
 
 def test_a_changed_or_missing_file_and_an_unknown_name_are_refused(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "SOURCE", tmp_path)
+    monkeypatch.setattr(bundled, "SOURCE", tmp_path)
     monkeypatch.chdir(tmp_path)
     folder = ship(trained, tmp_path / "models")
     with pytest.raises(UserError, match=r"'nope': there is no such model; there are: toy$"):
@@ -120,18 +120,18 @@ def test_a_changed_or_missing_file_and_an_unknown_name_are_refused(trained, tmp_
 
 def test_the_demo_is_found_where_make_demo_leaves_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shipped, "SOURCE", tmp_path / "elsewhere")
+    monkeypatch.setattr(bundled, "SOURCE", tmp_path / "elsewhere")
     folder = tmp_path / "work_dirs" / "demo"
     folder.mkdir(parents=True)
     for number in (200, 1000, 800):
         (folder / f"best_M_J_iter_{number}.pth").touch()
     with pytest.raises(UserError, match="no such model"):  # a checkpoint without its config is of no use
         find_model("demo", tmp_path)
-    config = tmp_path / shipped.DEMO_CONFIG
+    config = tmp_path / bundled.DEMO_CONFIG
     config.parent.mkdir(parents=True)
     config.touch()
     assert find_model("demo", tmp_path) == (config, folder / "best_M_J_iter_1000.pth")
-    assert CONFIG == ROOT / shipped.DEMO_CONFIG and "DEMO := work_dirs/demo\n" in (ROOT / "Makefile").read_text()
+    assert CONFIG == ROOT / bundled.DEMO_CONFIG and "DEMO := work_dirs/demo\n" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict each video; an error in one does not stop the others, and makes the status 2."""
-    from avsmamba.inference import predict_video as predict
+    from avsmamba.inference import predict_video
 
-    predict.run(args)
+    predict_video.run(args)

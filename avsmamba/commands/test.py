@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> None:
     if args.robustness and args.audio != "real":
         raise UserError("--robustness: takes the sounds in turn; leave --audio out")
     set_local_rank(args.local_rank)
-    from avsmamba.engine import evaluate as test
-    from avsmamba.engine import robustness
+    from avsmamba.engine.evaluate import evaluate
+    from avsmamba.engine.robustness import robustness
 
-    function = robustness if args.robustness else partial(test, audio=args.audio)
+    function = robustness if args.robustness else partial(evaluate, audio=args.audio)
     function(
         args.config,
         args.checkpoint,

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train."""
     set_local_rank(args.local_rank)
-    from avsmamba.engine import train
+    from avsmamba.engine.train import train
 
     train(
         args.config,

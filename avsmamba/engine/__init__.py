@@ -1,8 +1,5 @@
-"""Configs, training and testing; importing this registers the hooks and what else configs name."""
+"""Training, testing and checks of data; importing this registers the runner, the hooks and the optimizer wrapper."""
 
-from avsmamba.config import load as config
-from avsmamba.config.check import check_config
-from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
 from avsmamba.engine.log import ShortLog
@@ -18,8 +15,4 @@ __all__ = [
     "PlainCheckpoint",
     "ShortHistory",
     "ShortLog",
-    "check_config",
-    "config",
-    "load_config",
-    "parse_options",
 ]

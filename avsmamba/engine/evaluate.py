@@ -1,4 +1,4 @@
-"""Testing a checkpoint: what tools/test.py calls."""
+"""Score a checkpoint on a config's test set: `avsmamba test`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _GROUPS = (
 )
 
 
-def test(
+def evaluate(
     config: str | Path,
     checkpoint: str | Path,
     work_dir: str | None = None,
@@ -94,7 +94,7 @@ def config_for_test(
     options: Sequence[str],
     data_root: str | None,
 ) -> Config:
-    """Load a config and prepare it for a test of a checkpoint; arguments as in `test`.
+    """Load a config and prepare it for a test of a checkpoint; arguments as in `evaluate`.
 
     Raises:
         UserError: if the config or the checkpoint is not there, the config has nothing to test, or `audio` is unknown.

@@ -1,4 +1,4 @@
-"""Training from a config file: what tools/train.py calls."""
+"""Train what a config file describes: `avsmamba train`."""
 
 from collections.abc import Sequence
 from pathlib import Path

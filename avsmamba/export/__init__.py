@@ -1,0 +1,1 @@
+"""ONNX and torch.export programs: write them, run them."""

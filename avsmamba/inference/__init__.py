@@ -1,0 +1,1 @@
+"""From a video to its masks: windows, frames, records, output files."""

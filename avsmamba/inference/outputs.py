@@ -104,8 +104,7 @@ class Outputs:
 
     def write_overlay(self, folder: Path, records: Records, progress: Progress | None) -> None:
         """Write the video's pictures, each with the masks of the last predicted frame, and the sound."""
-        from avsmamba.video import VideoWriter
-        from avsmamba.video import mux as join
+        from avsmamba.video import VideoWriter, join
 
         pictures, (height, width) = folder / "pictures.mp4", self.size
         frames, done, drawn = iter(records), 0, None

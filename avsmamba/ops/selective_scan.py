@@ -14,9 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from avsmamba.ops import scan_cuda as cuda_scan
-from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
-from avsmamba.ops import scan_order
+from avsmamba.ops import scan_cuda, scan_mamba_ssm, scan_order
 from avsmamba.ops.forward_ad import refuse_tangents
 from avsmamba.ops.scan_reference import reference_scan, reference_scan_backward
 
@@ -56,7 +54,7 @@ def available_backends() -> list[str]:
     """Names that `backend` takes here, the fastest first."""
     runs = {
         "cuda": HAS_CUDA_KERNEL and torch.cuda.is_available(),
-        "mamba_ssm": mamba_ssm_scan.what_is_missing() is None,
+        "mamba_ssm": scan_mamba_ssm.what_is_missing() is None,
         "cpu": HAS_CPU_KERNEL,
         "torch": True,
     }
@@ -126,7 +124,7 @@ def multi_directional_scan(
     refuse_tangents("multi_directional_scan", x, dt, B, C, *parameters)
     if backend == "mamba_ssm":
         everything = [x, dt, B, C, *parameters, order, (start, length)]
-        return mamba_ssm_scan.scan(*everything)
+        return scan_mamba_ssm.scan(*everything)
     inputs = (x, dt, B, C, *parameters)
     train = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not torch.compiler.is_exporting()
     return torch.ops.avsmamba.multi_directional_scan(*inputs, order, start, length, train)[0]
@@ -339,14 +337,14 @@ def _cpu_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_
 def _cuda_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    y = cuda_scan.forward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
+    y = scan_cuda.forward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
     return y, A.new_empty(0)
 
 
 def _cuda_backward(dy, states, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length):
     inputs = (dy, x, dt, B, C, A, D, dt_weight, dt_bias)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return cuda_scan.backward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
+    return scan_cuda.backward(torch.ops.avsmamba_cuda, *inputs, order, out_start, out_length, deterministic)
 
 
 def _setup_context(ctx, inputs, output) -> None:

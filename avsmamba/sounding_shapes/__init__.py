@@ -1,0 +1,1 @@
+"""SoundingShapes: generated clips in AVSBench's layout, in which drawn shapes sound."""

@@ -16,8 +16,7 @@ from avsmamba.evaluation.scores import clip_scores, frame_protocol
 from avsmamba.sounding_shapes.pictures import Scene, draw_frames, random_scene
 from avsmamba.sounding_shapes.sounds import KINDS, mix, walk
 from avsmamba.utils import UserError
-from avsmamba.video import VideoWriter
-from avsmamba.video import mux as join
+from avsmamba.video import VideoWriter, join
 
 NAME = "sample"
 MASKS = f"{NAME}_masks"

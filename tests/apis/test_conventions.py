@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from avsmamba import apis
 from avsmamba.config.load import load_config
+from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.runner import fill_from_train_loop
 from avsmamba.utils import UserError
 from tests.apis.tiny import AVSS, CONFIG, SMALL
 
 
 def run(shapes, checkpoint, folder, *options):
-    return apis.test(CONFIG, checkpoint, str(folder), options=[*SMALL, *options], data_root=str(shapes))
+    return evaluate(CONFIG, checkpoint, str(folder), options=[*SMALL, *options], data_root=str(shapes))
 
 
 def test_the_method_s_own_convention_comes_first(shapes, checkpoint, tmp_path, capsys):

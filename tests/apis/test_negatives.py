@@ -2,7 +2,7 @@
 
 import torch
 
-from avsmamba import apis
+from avsmamba.engine.train import train as run_training
 from tests.apis.tiny import NEGATIVES, SMALL
 
 OPTIONS = [*SMALL, "val_dataloader=null", "val_cfg=null"]
@@ -13,7 +13,7 @@ OPTIONS += ["default_hooks.checkpoint={type: CheckpointHook, interval: 2, max_ke
 def train(work_dir, shapes, prob=0.5, **more):
     prob = f"train_dataloader.dataset.negative_audio_prob={prob}"
     options = [*OPTIONS, "train_cfg={by_epoch: false, max_iters: 4}", prob]
-    apis.train(NEGATIVES, str(work_dir), options=options, data_root=str(shapes), **more)
+    run_training(NEGATIVES, str(work_dir), options=options, data_root=str(shapes), **more)
     return torch.load(work_dir / "iter_4.pth", weights_only=True)["state_dict"]
 
 

@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from avsmamba import apis
-from avsmamba.engine.robustness import SOUNDS, add_metric, summary, table
+from avsmamba.engine.evaluate import evaluate
+from avsmamba.engine.robustness import SOUNDS, add_metric, robustness, summary, table
 from avsmamba.utils import UserError
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 
 
-def robustness(shapes, checkpoint, tmp_path, *options, **more):
-    return apis.robustness(
+def run(shapes, checkpoint, tmp_path, *options, **more):
+    return robustness(
         CONFIG, checkpoint, str(tmp_path / "w"), options=[*SMALL, *options], data_root=str(shapes), **more
     )
 
 
 def test_a_model_that_marks_everything_whatever_it_hears(shapes, tmp_path, capsys):
-    result = robustness(shapes, write_checkpoint(tmp_path / "all.pth", 5.0), tmp_path)
+    result = run(shapes, write_checkpoint(tmp_path / "all.pth", 5.0), tmp_path)
     assert list(result["sounds"]) == list(SOUNDS) and (result["clips"], result["frames"]) == (4, 20)
     real = result["sounds"]["real"]
     assert real["right"] == real["own"]["frame"] and "gap" not in real
@@ -42,7 +42,7 @@ def test_a_model_that_marks_everything_whatever_it_hears(shapes, tmp_path, capsy
 
 
 def test_a_model_that_marks_nothing(shapes, tmp_path):
-    result = robustness(shapes, write_checkpoint(tmp_path / "none.pth", -5.0), tmp_path)
+    result = run(shapes, write_checkpoint(tmp_path / "none.pth", -5.0), tmp_path)
     real, noise = result["sounds"]["real"], result["sounds"]["noise"]
     assert noise["right"]["M_J"] == 1.0 and noise["marked"] == {"pixels": 0.0, "frames": 0.0}
     assert noise["gap"]["marked_ratio"] is None
@@ -53,9 +53,9 @@ def test_a_model_that_marks_nothing(shapes, tmp_path):
 
 def test_each_row_is_what_a_test_with_that_sound_gives(shapes, checkpoint, tmp_path):
     folders = {"out": str(tmp_path / "masks"), "show_dir": str(tmp_path / "show")}
-    result = robustness(shapes, checkpoint, tmp_path, **folders)
+    result = run(shapes, checkpoint, tmp_path, **folders)
     for sound in ("real", "swap"):
-        alone = apis.test(CONFIG, checkpoint, str(tmp_path / sound), audio=sound, options=SMALL, data_root=str(shapes))
+        alone = evaluate(CONFIG, checkpoint, str(tmp_path / sound), audio=sound, options=SMALL, data_root=str(shapes))
         row = result["sounds"][sound]
         assert row["own"] == {key: alone[key] for key in ("frame", "avsbench")}
         assert row["marked"]["pixels"] == pytest.approx(alone["foreground"])
@@ -67,7 +67,7 @@ def test_each_row_is_what_a_test_with_that_sound_gives(shapes, checkpoint, tmp_p
 def test_avss(shapes, tmp_path):
     config = CONFIG.with_name("avs_mamba_tiny_avss_shapes.yaml")
     checkpoint = write_checkpoint(tmp_path / "avss.pth", config=config)
-    result = apis.robustness(config, checkpoint, str(tmp_path / "w"), options=SMALL, data_root=str(shapes))
+    result = robustness(config, checkpoint, str(tmp_path / "w"), options=SMALL, data_root=str(shapes))
     row = result["sounds"]["silence"]
     assert result["swap"] == {"known": "nothing", "clips_without": 3}
     assert row["right"] == {"M_J": 1 - row["marked"]["pixels"], "M_F": None}
@@ -102,6 +102,6 @@ def test_a_metric_beside_others():
 
 def test_faults(shapes, checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"none\.pth: no such checkpoint"):
-        robustness(shapes, tmp_path / "none.pth", tmp_path)
+        run(shapes, tmp_path / "none.pth", tmp_path)
     with pytest.raises(UserError, match="has no test_cfg"):
-        robustness(shapes, checkpoint, tmp_path, "test_cfg=null", "test_dataloader=null", "test_evaluator=null")
+        run(shapes, checkpoint, tmp_path, "test_cfg=null", "test_dataloader=null", "test_evaluator=null")

@@ -2,7 +2,7 @@
 
 import torch
 
-from avsmamba.ops import scan_cuda as cuda_scan
+from avsmamba.ops import scan_cuda
 from avsmamba.ops.scan_reference import reference_scan, reference_scan_backward
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
@@ -45,8 +45,8 @@ def problem(shape, dtype, out):
 def run(kernels, inputs, order, dy, out, deterministic, device="cpu"):
     """y and the eight gradients."""
     inputs, order, dy = [t.to(device) for t in inputs], order.to(device), dy.to(device)
-    y = cuda_scan.forward(kernels, *inputs, order, *out, deterministic)
-    return [t.cpu() for t in (y, *cuda_scan.backward(kernels, dy, *inputs, order, *out, deterministic))]
+    y = scan_cuda.forward(kernels, *inputs, order, *out, deterministic)
+    return [t.cpu() for t in (y, *scan_cuda.backward(kernels, dy, *inputs, order, *out, deterministic))]
 
 
 def deviations(got, inputs, order, dy, out):

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from avsmamba import apis
 from avsmamba.config.load import load_config
 from avsmamba.engine import distributed
 from avsmamba.engine.distributed import process_group
+from avsmamba.engine.evaluate import evaluate
 
 from .standins import ROOT, config
 from .test_config import fails
@@ -54,7 +54,7 @@ def test_two_processes_score_as_one(tmp_path):
     out = torchrun("train", path, "--work-dir", tmp_path / "w", "--cfg-options", "default_hooks.logger.interval=1")
     assert out.count("it 16/16 loss") == 1  # one process writes the log
     (best,) = (tmp_path / "w").glob("best_M_J_*.pth")
-    one = apis.test(path, best, work_dir=str(tmp_path / "one"))
+    one = evaluate(path, best, work_dir=str(tmp_path / "one"))
     out = torchrun("test", path, best, "--work-dir", tmp_path / "two")
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert two == one

@@ -6,10 +6,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from avsmamba import apis
 from avsmamba.config.load import load_config
 from avsmamba.engine import FreezeBackbone
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.train import train as run_training
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 
@@ -162,7 +162,7 @@ def test_one_number_is_needed(arguments):
 
 def test_what_does_not_go_with_the_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no part 'backbone'; it has data_preprocessor, norm, head"):
-        apis.train(config(tmp_path, **frozen(part="backbone")), work_dir=str(tmp_path / "a"))
+        run_training(config(tmp_path, **frozen(part="backbone")), work_dir=str(tmp_path / "a"))
     path = config(tmp_path, "iter", custom_hooks=[{"type": "FreezeBackbone", "epochs": 2, "part": PART}])
     with pytest.raises(UserError, match="epochs is of training by epoch; give iters"):
-        apis.train(path, work_dir=str(tmp_path / "b"))
+        run_training(path, work_dir=str(tmp_path / "b"))

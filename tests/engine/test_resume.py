@@ -5,17 +5,17 @@ import shutil
 import pytest
 import torch
 
-from avsmamba import apis
 from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.train import train as run_training
 from avsmamba.utils import UserError
 
 from .standins import config
 
 
 def train(path, work_dir, *options, **kwargs):
-    apis.train(path, work_dir=str(work_dir), options=options, **kwargs)
+    run_training(path, work_dir=str(work_dir), options=options, **kwargs)
     return load(find_latest(work_dir))
 
 

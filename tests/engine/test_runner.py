@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsmamba import apis
 from avsmamba.config import yaml_io
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.optim import AutocastOptimWrapper, use_amp
 from avsmamba.engine.runner import AVSRunner, _command
+from avsmamba.engine.train import train as run_training
 from avsmamba.utils import UserError
 
 from .standins import TEST_SIZE, config
@@ -89,7 +90,7 @@ def test_null_drops_any_hook(tmp_path):
     path = config(tmp_path)
     for name in [*load_config(path).default_hooks, "runtime_info"]:
         options = ["train_cfg.max_epochs=1", f"default_hooks.{name}=null"]
-        apis.train(path, work_dir=str(tmp_path / name), options=options)
+        run_training(path, work_dir=str(tmp_path / name), options=options)
         saved = list((tmp_path / name).glob("epoch_1.pth"))
         assert len(saved) == (name != "checkpoint")
 
@@ -130,7 +131,7 @@ def test_mixed_precision_trains_and_is_left_for_scores(tmp_path):
     plain = train(path, tmp_path / "plain")["state_dict"]
     assert not torch.equal(after["head.layers.0.weight"], plain["head.layers.0.weight"])
     torch.testing.assert_close(after, plain, rtol=0.2, atol=0.1)
-    tested = apis.test(path, tmp_path / "w" / "epoch_4.pth", work_dir=str(tmp_path / "t"))
+    tested = evaluate(path, tmp_path / "w" / "epoch_4.pth", work_dir=str(tmp_path / "t"))
     assert tested["frame"]["M_J"] == scalars(tmp_path / "w", "M_J")[-1]
 
 
@@ -199,7 +200,7 @@ def test_from_a_checkpoint_of_the_same_model(tmp_path, capfd):
     assert "WARNING" in missing[0]
     assert "1 tensors in it are not used: neck.weight" in out
 
-    fails(["part.pth", "1 missing (head.layers.2.bias)"], apis.test, path, tmp_path / "part.pth")
+    fails(["part.pth", "1 missing (head.layers.2.bias)"], evaluate, path, tmp_path / "part.pth")
     torch.save({"x": torch.ones(1)}, tmp_path / "other.pth")
     fails(["other.pth", "none of the model's", "'x'"], train, path, tmp_path / "o", f"load_from={tmp_path}/other.pth")
     fails(["epoch_4.pth", "norm.weight is (4,), the model's (6,)"], train, path, tmp_path / "q",
@@ -218,7 +219,7 @@ def test_metrics_json(tmp_path, capfd):
     train(path, tmp_path / "w")
     checkpoint = tmp_path / "w" / "epoch_4.pth"
     capfd.readouterr()
-    metrics = apis.test(path, checkpoint, work_dir=str(tmp_path / "t"))
+    metrics = evaluate(path, checkpoint, work_dir=str(tmp_path / "t"))
     out, err = capfd.readouterr()
     assert err == ""
     assert json.loads((tmp_path / "t" / "metrics.json").read_text()) == metrics
@@ -229,16 +230,16 @@ def test_metrics_json(tmp_path, capfd):
     assert f"{metrics['frame']['M_J']:.4f}" in out and f"{metrics['avsbench']['M_F']:.4f}" in out
     assert len(out.splitlines()) < 12
     assert not list((tmp_path / "t").glob("*.pth"))
-    silent = apis.test(path, checkpoint, work_dir=str(tmp_path / "s"), audio="silence")
+    silent = evaluate(path, checkpoint, work_dir=str(tmp_path / "s"), audio="silence")
     assert silent["audio"] == "silence"
     assert silent["frame"] != metrics["frame"]
     # What the config says of the sound gives way to the command, or metrics.json would not tell the truth.
     quiet = ["test_dataloader.dataset.audio=silence"]
-    assert apis.test(path, checkpoint, work_dir=str(tmp_path / "q"), options=quiet) == metrics
-    fails("--audio: expected one of real", apis.test, path, checkpoint, audio="loud")
+    assert evaluate(path, checkpoint, work_dir=str(tmp_path / "q"), options=quiet) == metrics
+    fails("--audio: expected one of real", evaluate, path, checkpoint, audio="loud")
     fails(
         "nothing to test",
-        apis.test,
+        evaluate,
         path,
         checkpoint,
         options=[f"test_{k}=null" for k in ("cfg", "dataloader", "evaluator")],
@@ -258,4 +259,4 @@ def test_files_of_pretrained_parts_are_not_asked_for(tmp_path):
 
 def test_the_evaluator_must_be_one_that_knows_both_protocols():
     with pytest.raises(UserError, match="gives no 'avsbench/M_J'"):
-        apis.test.__globals__["report"]({"clips": 1, "frames": 1, "M_J": 1, "M_F": 1}, "real")
+        evaluate.__globals__["report"]({"clips": 1, "frames": 1, "M_J": 1, "M_F": 1}, "real")

@@ -9,7 +9,7 @@ from avsmamba.ops import cross_scan_3d, depthwise_conv, multi_directional_scan
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
-from avsmamba.ops import onnx_translations  # noqa: E402
+from avsmamba.export import onnx_operators  # noqa: E402
 
 E, N, R = 6, 3, 2
 
@@ -42,7 +42,7 @@ def inputs(k, b, h, w):
 
 @pytest.mark.parametrize(("directions", "part", "few"), [(8, True, 0), (2, False, 1 << 14)])
 def test_operators_for_free_shapes(monkeypatch, tmp_path, directions, part, few):
-    monkeypatch.setattr(onnx_translations, "FEW_STATES", few)
+    monkeypatch.setattr(onnx_operators, "FEW_STATES", few)
     torch.manual_seed(0)
     block = Block(directions, part).eval()
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
@@ -52,7 +52,7 @@ def test_operators_for_free_shapes(monkeypatch, tmp_path, directions, part, few)
         dynamo=True,
         opset_version=18,
         dynamic_shapes={"x": free, "projected": free},
-        custom_translation_table=onnx_translations.translations(),
+        custom_translation_table=onnx_operators.translations(),
         verbose=False,
     )
     program.save(tmp_path / "block.onnx")

@@ -10,10 +10,10 @@ from avsmamba.ops import (
     cross_scan_3d,
     depthwise_conv,
     multi_directional_scan,
+    scan_mamba_ssm,
     v2a_frame,
     v2a_temporal,
 )
-from avsmamba.ops import scan_mamba_ssm as mamba_ssm_scan
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 from tests.ops.outside import reference
 
@@ -76,11 +76,11 @@ def test_the_scan_equals_mamba_ssm_s(kind, states, selective_scan_ref):
 def test_what_the_backend_materialises(kind, states, selective_scan_ref):
     """The backend with the outside reference in the place of the outside kernel, which takes the same arguments."""
     inputs, order, out = leaves(kind, states)
-    got = mamba_ssm_scan.materialised_scan(selective_scan_ref, *inputs, order, out)
+    got = scan_mamba_ssm.materialised_scan(selective_scan_ref, *inputs, order, out)
     assert got.is_contiguous()
     same_with_gradients(NAMES, got, multi_directional_scan(*inputs, order, out), inputs, 1e-5)
     low = [t.bfloat16() if i < 4 else t for i, t in enumerate(inputs)]
-    got = mamba_ssm_scan.materialised_scan(selective_scan_ref, *low, order, out)
+    got = scan_mamba_ssm.materialised_scan(selective_scan_ref, *low, order, out)
     assert got.dtype == torch.bfloat16
     assert relative_error(got, multi_directional_scan(*low, order, out)) < 0.02
 
@@ -106,17 +106,17 @@ def test_the_backend_says_why_it_cannot_run(monkeypatch):
             multi_directional_scan(*inputs, order, backend="mamba_ssm")
         return str(error.value)
 
-    monkeypatch.setattr(mamba_ssm_scan, "find_spec", lambda name: None)
+    monkeypatch.setattr(scan_mamba_ssm, "find_spec", lambda name: None)
     assert "cannot run: not installed (`pip install mamba-ssm`" in why()
-    monkeypatch.setattr(mamba_ssm_scan, "find_spec", lambda name: object())
+    monkeypatch.setattr(scan_mamba_ssm, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "there is none here" in why()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(mamba_ssm_scan, "INTERFACE", "tests.ops.no_such_interface")
-    mamba_ssm_scan._load.cache_clear()
+    monkeypatch.setattr(scan_mamba_ssm, "INTERFACE", "tests.ops.no_such_interface")
+    scan_mamba_ssm._load.cache_clear()
     assert "does not load: No module named 'tests.ops.no_such_interface'" in why()
-    mamba_ssm_scan._load.cache_clear()
-    monkeypatch.setattr(mamba_ssm_scan, "_load", lambda: (print, None))
+    scan_mamba_ssm._load.cache_clear()
+    monkeypatch.setattr(scan_mamba_ssm, "_load", lambda: (print, None))
     assert "mamba_ssm" in available_backends()
     with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: x is on cpu"):
         multi_directional_scan(*inputs, order, backend="mamba_ssm")

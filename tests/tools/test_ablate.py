@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from avsmamba.config import load_config
 from avsmamba.config.load import merge
-from avsmamba.engine import load_config
 from avsmamba.registry import MODELS
 from avsmamba.reports import ablate as runs_of
 from avsmamba.reports.ablate import ablate, carry_out, finished, plan, run_in_a_process

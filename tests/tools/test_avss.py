@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avsmamba import apis
 from avsmamba.datasets import AVSBenchAVSS
 from avsmamba.datasets.files import read_class_colours, read_class_indices
+from avsmamba.engine.evaluate import evaluate
+from avsmamba.engine.train import train
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
@@ -33,8 +34,8 @@ def options(**more):
 
 
 def test_from_clips_to_masks(shapes, tmp_path):
-    apis.train(CONFIG, str(tmp_path / "w"), options=options(), data_root=str(shapes))
-    metrics = apis.test(
+    train(CONFIG, str(tmp_path / "w"), options=options(), data_root=str(shapes))
+    metrics = evaluate(
         CONFIG,
         tmp_path / "w/iter_2.pth",
         work_dir=str(tmp_path / "w"),
@@ -59,4 +60,4 @@ def test_from_clips_to_masks(shapes, tmp_path):
 
 def test_a_model_of_too_few_classes(shapes, tmp_path):
     with pytest.raises((UserError, ValueError), match="gt_masks: class index .* but the model has 2 classes"):
-        apis.train(CONFIG, str(tmp_path), options=options(**{"model.head.num_classes": 2}), data_root=str(shapes))
+        train(CONFIG, str(tmp_path), options=options(**{"model.head.num_classes": 2}), data_root=str(shapes))

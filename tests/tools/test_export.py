@@ -146,11 +146,11 @@ def wrong(path, clips, threads):
 
 
 def test_what_cannot_be_exported_is_named(program, monkeypatch, tmp_path, checkpoint):
-    from avsmamba.export import onnx_operators as onnx_translations
+    from avsmamba.export import onnx_operators
 
-    table = onnx_translations.translations()
+    table = onnx_operators.translations()
     table.pop(torch.ops.avsmamba.depthwise_conv.default)
-    monkeypatch.setattr(onnx_translations, "translations", lambda: table)
+    monkeypatch.setattr(onnx_operators, "translations", lambda: table)
     named = r"config: model.encoder \(MultiScaleTemporalEncoder\) cannot be written as ONNX: .*depthwise_conv"
     with pytest.raises(UserError, match=named):
         module.write_onnx(program, tmp_path / "model.onnx", {"one_clip": False}, "config")

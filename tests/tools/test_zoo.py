@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from avsmamba.engine import load_config
+from avsmamba.config import load_config
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published

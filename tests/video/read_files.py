@@ -11,8 +11,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from avsmamba.utils import UserError
-from avsmamba.video import VideoWriter, open_video
-from avsmamba.video import mux as join
+from avsmamba.video import VideoWriter, join, open_video
 
 
 def read(path, out):

@@ -8,8 +8,7 @@ import pytest
 import soundfile
 
 from avsmamba.utils import UserError
-from avsmamba.video import VideoWarning, open_video
-from avsmamba.video import mux as join
+from avsmamba.video import VideoWarning, join, open_video
 from tests.video.clips import tone, write_clip
 from tests.video.test_sound import pitch, span
 from tests.video.test_writer import write

@@ -13,8 +13,7 @@ import soundfile
 from av.stream import Disposition
 
 from avsmamba.utils import UserError
-from avsmamba.video import VideoWarning, VideoWriter, open_video
-from avsmamba.video import mux as join
+from avsmamba.video import VideoWarning, VideoWriter, join, open_video
 from tests.video.clips import BOTTOM, CODECS, MARK, TOP, picture, sound_frames, tone, write_clip
 
 TENTHS = [k / 10 for k in range(16)]
