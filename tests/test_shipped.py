@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +15,9 @@ from avsmamba.model_zoo.bundled import find_model, sha256, shipped_models
 from avsmamba.model_zoo.publish import MOST_BYTES, read_scores, ship_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
+from tests import ROOT
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
 
-ROOT = Path(__file__).parents[1]
 ABOUT = "Knows nothing: random weights."
 
 

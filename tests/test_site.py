@@ -4,7 +4,6 @@ import argparse
 import inspect
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -13,8 +12,8 @@ from avsmamba.cli import COMMANDS
 from avsmamba.config import check
 from avsmamba.models.segmentor import AVSSegmentor
 from avsmamba.reports.components import SECTIONS, page, registered
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests import ROOT
+
 av = pytest.importorskip("av")
 
 # Seven commands, each of which loads torch; on a machine that does other things they may take long.
 pytestmark = pytest.mark.timeout(900)
-ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.M | re.S)
 VIDEOS = ("dog_01", "dog_02", "radio_07")
 SECONDS, RATE, SAMPLES, HEIGHT, WIDTH = 7, 4, 22_050, 54, 72

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 OTHER_TORCH = os.environ.get("AVSMAMBA_OTHER_TORCH", "2.13.0")
 # What the operator and its tests import; the wheel itself comes without its dependencies.
 PACKAGES = ("numpy", "pytest", "pytest-timeout", "hypothesis")

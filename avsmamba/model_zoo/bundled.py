@@ -16,7 +16,7 @@ from avsmamba.utils import UserError
 
 DEMO = "demo"
 CARD = "card.json"
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 SOURCE = PACKAGE.parent
 DEMO_CONFIG = Path("configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")
 DEMO_FOLDER = Path("work_dirs/demo")

@@ -20,7 +20,7 @@ from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
-from avsmamba.engine.evaluate import drop_pretrained, test
+from avsmamba.engine.evaluate import drop_pretrained, evaluate
 from avsmamba.engine.train import train
 from avsmamba.exit_status import run_tool
 from avsmamba.registry import MODELS
@@ -175,7 +175,7 @@ def carry_out(folder: Path) -> None:
         raise UserError(f"{folder / 'train'}: the training left no checkpoint; see default_hooks.checkpoint")
     curves = read_curves(folder / "train", scored=False)
     scores = {
-        sound: test(config, checkpoint, str(folder / f"test_{sound}"), audio=sound, **common)
+        sound: evaluate(config, checkpoint, str(folder / f"test_{sound}"), audio=sound, **common)
         for sound in record["sounds"]
     }
     model = load_config(config, parse_options(options)).model

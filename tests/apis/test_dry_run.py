@@ -1,7 +1,6 @@
 """Every full-size config takes a training step on an imagined GPU; what would stall a real one raises."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from avsmamba.config.load import load_config
 from avsmamba.engine.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
 from avsmamba.models import AudioQueryHead
 from avsmamba.utils import UserError
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 TINY = CONFIGS / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 

@@ -5,13 +5,12 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.apis.tiny import SMALL as LITTLE
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)  # each script is some ten seconds of work, on a machine that may be busy
 SMALL = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 

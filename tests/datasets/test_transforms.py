@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -14,8 +12,9 @@ from avsmamba.datasets.transforms import (
     Resize,
 )
 from avsmamba.registry import TRANSFORMS
+from tests import ROOT
 
-DATASETS = Path(__file__).parents[2] / "configs" / "_base_" / "datasets"
+DATASETS = ROOT / "configs" / "_base_" / "datasets"
 T, H, W = 6, 24, 40
 
 

@@ -6,9 +6,10 @@ WITHOUT_KERNEL=1 in the environment: as if the C++ scan had not been built.
 import os
 import runpy
 import sys
-from pathlib import Path
 
 import torch
+
+from tests import ROOT
 
 if os.environ.get("WITHOUT_KERNEL"):
     sys.modules["avsmamba._cpu"] = None  # type: ignore[assignment]
@@ -16,5 +17,5 @@ import tests.engine.standins  # noqa: F401
 
 torch.set_num_threads(1)
 tool = sys.argv.pop(1)
-sys.argv[0] = str(Path(__file__).parents[2] / "tools" / f"{tool}.py")
+sys.argv[0] = str(ROOT / "tools" / f"{tool}.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -11,8 +11,8 @@ from torch import nn
 from avsmamba.registry import DATASETS, METRICS, MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEST_SIZE = 7  # not a multiple of two processes or of the batch
 
 

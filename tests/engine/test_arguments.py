@@ -19,9 +19,9 @@ from avsmamba.config.check import check_config
 from avsmamba.config.load import flat_values, load_config
 from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
-
-from .standins import ROOT, config
-from .test_config import fails
+from tests import ROOT
+from tests.engine.standins import ROOT, config
+from tests.engine.test_config import fails
 
 SHAPES = ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 TPAVI = ROOT / "configs/baselines/tpavi_tiny_ms3_shapes.yaml"

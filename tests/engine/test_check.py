@@ -5,9 +5,9 @@ import pytest
 from avsmamba.config.check import arguments, check_config, find
 from avsmamba.config.load import load_config
 from avsmamba.registry import HOOKS, MODELS, OPTIM_WRAPPERS
-
-from .standins import ROOT, config
-from .test_config import fails
+from tests import ROOT
+from tests.engine.standins import ROOT, config
+from tests.engine.test_config import fails
 
 
 @pytest.mark.parametrize(

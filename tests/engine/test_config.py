@@ -10,8 +10,8 @@ from mmengine.config import Config
 from avsmamba.config import yaml_io
 from avsmamba.config.load import load_config, merge, parse_options
 from avsmamba.utils import UserError
-
-from .standins import ROOT, config
+from tests import ROOT
+from tests.engine.standins import ROOT, config
 
 
 def fails(match, function, *args, **kwargs):

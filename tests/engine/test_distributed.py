@@ -13,10 +13,10 @@ from avsmamba.config.load import load_config
 from avsmamba.engine import distributed
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import evaluate
-
-from .standins import ROOT, config
-from .test_config import fails
-from .test_resume import assert_equal, load, train
+from tests import ROOT
+from tests.engine.standins import ROOT, config
+from tests.engine.test_config import fails
+from tests.engine.test_resume import assert_equal, load, train
 
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

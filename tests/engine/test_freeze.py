@@ -12,10 +12,9 @@ from avsmamba.engine.runner import AVSRunner
 from avsmamba.engine.train import train as run_training
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
-
-from .standins import config
-from .test_distributed import torchrun
-from .test_resume import assert_equal, load, train
+from tests.engine.standins import config
+from tests.engine.test_distributed import torchrun
+from tests.engine.test_resume import assert_equal, load, train
 
 PART = "head.layers.0"  # the first linear layer of the stand-in's head
 KEYS = [f"{PART}.weight", f"{PART}.bias"]

@@ -10,8 +10,7 @@ from avsmamba.config.load import load_config
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.engine.train import train as run_training
 from avsmamba.utils import UserError
-
-from .standins import config
+from tests.engine.standins import config
 
 
 def train(path, work_dir, *options, **kwargs):

@@ -1,7 +1,6 @@
 """The parts of other authors' files that are a backbone or VGGish: names, what is idle, and the numbers they give."""
 
 import ast
-from pathlib import Path
 
 import pytest
 import timm
@@ -23,7 +22,7 @@ from tests.models.test_backbones import (
     torchvision_maps,
 )
 
-FOLDERS = (FOLDER, Path(__file__).parents[3] / "shared" / "checkpoints")
+FOLDERS = (FOLDER,)
 LISTS = [f"avs_mamba_released_{name}" for name in ("pvt_object", "pvt_semantic", "r50_object", "r50_semantic")]
 
 

@@ -1,7 +1,5 @@
 """The whole model from configs: modes, switches, supervision, sizes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,8 +8,8 @@ from avsmamba.models import AVSDataPreprocessor
 from avsmamba.models.segmentor import resize
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")
 CONFIGS = sorted((ROOT / "configs/avs_mamba").glob("*.yaml"))
 

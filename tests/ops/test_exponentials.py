@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 LIMITS = {"exp2": 2, "exp": 2, "log1p": 2.5, "reciprocal": 3}
 BUILDS = ["portable", *(["avx2", "avx512"] if platform.machine() == "x86_64" else [])]
 

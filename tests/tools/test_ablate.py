@@ -27,8 +27,8 @@ from avsmamba.reports.ablation_page import (
 from avsmamba.reports.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 ABLATION_CONFIGS = ROOT / "configs" / "ablations"
 VARIANTS = {row.variant for _, rows in ABLATIONS.values() for row in rows} - {FULL}
 

@@ -3,7 +3,6 @@
 import pickle
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -15,11 +14,10 @@ from avsmamba.model_zoo.inspect import inspect_checkpoint
 from avsmamba.model_zoo.public_models import recognise
 from avsmamba.models.audio import VGGish
 from avsmamba.registry import MODELS
+from tests import ROOT
 from tests.models.public_models import LISTS, shapes
 from tests.models.test_backbones import original_pvt_name
 from tests.models.test_segmentor import TINY, build
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

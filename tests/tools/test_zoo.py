@@ -1,7 +1,6 @@
 """The zoo: every config builds and runs, and docs/zoo.md says what is there."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published
 from avsmamba.utils import UserError
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 PATHS = sorted(p for p in CONFIGS.rglob("*.yaml") if "_base_" not in p.relative_to(CONFIGS).parts)
 BUILT: dict[str, str] = {}

@@ -4,11 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+from tests import ROOT
 from tests.video.broken import write_broken
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_fifty_broken_files(tmp_path):

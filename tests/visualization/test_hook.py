@@ -11,8 +11,7 @@ from avsmamba.datasets.files import read_class_colours, read_class_indices
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 from avsmamba.visualization import VisualizationHook
-
-from .samples import batch
+from tests.visualization.samples import batch
 
 S4, MS3 = "Single-source/s4_data/gt_masks", "Multi-sources/ms3_data/gt_masks"
 

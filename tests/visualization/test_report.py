@@ -16,8 +16,8 @@ from avsmamba.reports.curves import read_curves
 from avsmamba.reports.demo_page import SOUNDS, verdict, write_report
 from avsmamba.utils import UserError
 from avsmamba.visualization import VisualizationHook
-
-from .samples import batch
+from tests import ROOT
+from tests.visualization.samples import batch
 
 SCORES = {"real": (0.81237, 0.9, 0.11), "silence": (0.31, 0.02, 0.00034), "shuffle": (0.4321, 0.5, 0.1)}
 LOG = "20261125_1000{:02d}/vis_data/scalars.json"
@@ -227,7 +227,7 @@ def test_pictures_that_do_not_go_together(demo):
 def test_command_line(demo):
     def run(*words):
         command = [sys.executable, "tools/make_report.py", "--demo-dir", str(demo), *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     target = demo / "docs/demo.png"
     done = run("--readme-picture", str(target), "--readme-clip", "a-b_00002", "--clips", "2")

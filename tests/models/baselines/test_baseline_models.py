@@ -1,7 +1,5 @@
 """The baselines whole, from their configs: sizes, losses, gradients, parameter counts, data shared with AVS-Mamba."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,9 +8,10 @@ from avsmamba.models.baselines.deformable import DeformableAttention
 from avsmamba.models.baselines.tpavi import TPAVIBlock
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
+from tests import ROOT
 from tests.models.test_padding import clips, gradients, refilled
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = ROOT / "configs"
 TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer")]
 FULL = sorted((CONFIGS / "baselines").glob("*_224.yaml"))
 # Counted from the modules of the public code (docs/paper_notes.md), in millions, without what never learns there.
