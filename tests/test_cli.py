@@ -9,7 +9,7 @@ import pytest
 
 from avsmamba.cli import COMMANDS, main, parse_args
 from avsmamba.model_zoo.bundled import shipped_models
-from tests.engine.standins import ROOT
+from tests import ROOT
 
 TOOLS = {path.name: path for path in sorted((ROOT / "tools").glob("*.py"))}
 # Prints as JSON: what each call printed, and which modules outside the standard library are loaded at the end.

@@ -20,8 +20,8 @@ from avsmamba.inference.predictor import quantised
 from avsmamba.reports.clips import build_test_set
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
+from tests import ROOT
 from tests.apis.tiny import AVSS, CONFIG, SMALL
-from tests.engine.standins import ROOT
 from tests.video.clips import tone, write_clip
 
 

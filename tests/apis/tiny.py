@@ -4,7 +4,7 @@ import torch
 
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.registry import MODELS
-from tests.engine.standins import ROOT
+from tests import ROOT
 
 CONFIG = ROOT / "configs" / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 NEGATIVES = CONFIG.with_name("avs_mamba_tiny_ms3_shapes_negatives.yaml")

@@ -20,7 +20,7 @@ from avsmamba.config.load import flat_values, load_config
 from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 from tests.engine.test_config import fails
 
 SHAPES = ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"

@@ -6,7 +6,7 @@ from avsmamba.config.check import arguments, check_config, find
 from avsmamba.config.load import load_config
 from avsmamba.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 from tests import ROOT
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 from tests.engine.test_config import fails
 
 

@@ -11,7 +11,7 @@ from avsmamba.config import yaml_io
 from avsmamba.config.load import load_config, merge, parse_options
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 
 
 def fails(match, function, *args, **kwargs):

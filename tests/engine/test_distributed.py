@@ -14,7 +14,7 @@ from avsmamba.engine import distributed
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import evaluate
 from tests import ROOT
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 from tests.engine.test_config import fails
 from tests.engine.test_resume import assert_equal, load, train
 

@@ -13,7 +13,7 @@ from avsmamba.config.load import load_config
 from avsmamba.engine.evaluate import report, table
 from avsmamba.evaluation import CONVENTIONS, AVSMetric, AVSSMetric, clip_counts, convention_scores
 from avsmamba.evaluation.conventions import SIZES, convention_key, nearest, soft
-from tests.engine.standins import ROOT
+from tests import ROOT
 from tests.evaluation import reference, semantic_reference
 from tests.evaluation.clips import random_clip, random_clips, sample
 from tests.evaluation.test_semantic import CLASSES

@@ -22,15 +22,12 @@ from tests.models.test_backbones import (
     torchvision_maps,
 )
 
-FOLDERS = (FOLDER,)
 LISTS = [f"avs_mamba_released_{name}" for name in ("pvt_object", "pvt_semantic", "r50_object", "r50_semantic")]
 
 
 def listed(name):
-    """Random tensors by the names and shapes of a released file's list; skips where the list is missing."""
-    path = next((f / f"{name}.txt" for f in FOLDERS if (f / f"{name}.txt").is_file()), None)
-    if path is None:
-        pytest.skip(f"{name}.txt is in none of {', '.join(map(str, FOLDERS))}")
+    """Random tensors by the names and shapes of a released file's list."""
+    path = FOLDER / f"{name}.txt"
     lines = [line.partition(" ") for line in path.read_text().splitlines() if line and not line.startswith("#")]
     return {key: torch.randn(ast.literal_eval(shape)) for key, _, shape in lines}
 

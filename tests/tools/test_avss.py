@@ -12,8 +12,8 @@ from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.train import train
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
+from tests import ROOT
 from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
-from tests.engine.standins import ROOT
 
 CONFIG = ROOT / "configs/avs_mamba/avs_mamba_tiny_avss_shapes.yaml"
 SIZE = [{"type": "Resize", "size": 32}]

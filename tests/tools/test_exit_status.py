@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "AVSBENCH_ROOT"} | {"OMP_NUM_THREADS": "1"}
 SHAPES = ROOT / "configs" / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"

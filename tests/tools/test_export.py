@@ -18,8 +18,8 @@ from avsmamba.export.run import ExportedModel
 from avsmamba.inference.load import load_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
+from tests import ROOT
 from tests.apis.tiny import CONFIG, SMALL
-from tests.engine.standins import ROOT
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -13,9 +13,9 @@ import torch
 
 import avsmamba
 from avsmamba.inference.predict_video import predict_video
+from tests import ROOT
 from tests.apis.files import FILES, same_result
 from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
-from tests.engine.standins import ROOT
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 

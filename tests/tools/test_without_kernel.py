@@ -1,6 +1,6 @@
 """A training without the C++ scan: one warning, however long it runs."""
 
-from tests.engine.standins import ROOT, config
+from tests.engine.standins import config
 from tests.tools.test_exit_status import run
 
 

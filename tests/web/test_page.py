@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.engine.standins import ROOT
+from tests import ROOT
 
 pytest.importorskip("gradio")
 pytest.importorskip("selenium")
