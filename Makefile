@@ -99,7 +99,7 @@ test-wheel: $(SETUP) $(WHEELS)
 	$(PY) -m pytest -m slow -rs tests/test_wheel.py
 
 test-full-size: $(SETUP)
-	$(PY) -m pytest -m slow tests/apis/test_dry_run.py tests/models/test_released.py
+	$(PY) -m pytest -m slow tests/engine/test_dry_run.py tests/checkpoint/test_released.py
 
 test-gpu: $(SETUP)
 	$(PY) -m pytest -m gpu -rs tests/ops

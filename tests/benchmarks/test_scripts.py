@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests import ROOT
-from tests.apis.tiny import SMALL as LITTLE
+from tests.small_model import SMALL as LITTLE
 
 pytestmark = pytest.mark.timeout(900)  # each script is some ten seconds of work, on a machine that may be busy
 SMALL = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"

@@ -14,8 +14,8 @@ from avsmamba.engine import distributed
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import evaluate
 from tests import ROOT
+from tests.config.test_load import fails
 from tests.engine.standins import config
-from tests.engine.test_config import fails
 from tests.engine.test_resume import assert_equal, load, train
 
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

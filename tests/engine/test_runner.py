@@ -15,8 +15,8 @@ from avsmamba.engine.optim import AutocastOptimWrapper, use_amp
 from avsmamba.engine.runner import AVSRunner, _command
 from avsmamba.engine.train import train as run_training
 from avsmamba.utils import UserError
+from tests.config.test_load import fails
 from tests.engine.standins import TEST_SIZE, config
-from tests.engine.test_config import fails
 from tests.engine.test_resume import load, train
 
 

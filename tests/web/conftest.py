@@ -19,7 +19,7 @@ import yaml
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.inference.load import load_model
 from tests import ROOT
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.small_model import CONFIG, SMALL, write_checkpoint
 from tests.video.clips import tone, write_clip
 from tests.web.browser import CHROMIUM, DRIVER, Tab, chromium
 

@@ -4,8 +4,8 @@ import pytest
 
 import avsmamba
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
-from tests.apis.tiny import AVSS, CONFIG, SMALL, write_checkpoint
 from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
+from tests.small_model import AVSS, CONFIG, SMALL, write_checkpoint
 from tests.video.clips import tone, write_clip
 
 

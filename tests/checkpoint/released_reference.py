@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models.released_backbones import State, conv, layer_norm, linear, pvt, resnet, vggish
+from tests.checkpoint.released_backbones import State, conv, layer_norm, linear, pvt, resnet, vggish
 
 KEYS = Path(__file__).parent / "public_keys"
 BACKBONES = ("audio_backbone.", "vision_backbone.")

@@ -3,7 +3,7 @@
 import torch
 
 from avsmamba.engine.train import train as run_training
-from tests.apis.tiny import NEGATIVES, SMALL
+from tests.small_model import NEGATIVES, SMALL
 
 OPTIONS = [*SMALL, "val_dataloader=null", "val_cfg=null"]
 OPTIONS += ["val_evaluator=null", "train_dataloader.batch_size=2", "visualizer.vis_backends=[{type: LocalVisBackend}]"]

@@ -20,8 +20,8 @@ from avsmamba.config.load import flat_values, load_config
 from avsmamba.limits import AT_LEAST_1
 from avsmamba.utils import UserError
 from tests import ROOT
+from tests.config.test_load import fails
 from tests.engine.standins import config
-from tests.engine.test_config import fails
 
 SHAPES = ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 TPAVI = ROOT / "configs/baselines/tpavi_tiny_ms3_shapes.yaml"

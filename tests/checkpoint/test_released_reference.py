@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from tests.models import released_reference as reference
-from tests.models.released_backbones import pvt, resnet, resnet_lines, vggish
-from tests.models.released_reference import BACKBONES, key_lines, random_state
+from tests.checkpoint import released_reference as reference
+from tests.checkpoint.released_backbones import pvt, resnet, resnet_lines, vggish
+from tests.checkpoint.released_reference import BACKBONES, key_lines, random_state
 
 LISTS = [f"avs_mamba_released_{kind}" for kind in ("pvt_object", "pvt_semantic", "r50_object", "r50_semantic")]
 SIZES = [(6, 10), (3, 5), (2, 3), (1, 2)]

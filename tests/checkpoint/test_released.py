@@ -12,8 +12,8 @@ from avsmamba.config.load import load_config
 from avsmamba.model_zoo.public_models import recognise
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
-from tests.models import released_reference as reference
-from tests.models.released_backbones import resnet_lines
+from tests.checkpoint import released_reference as reference
+from tests.checkpoint.released_backbones import resnet_lines
 from tests.models.test_segmentor import ROOT, SEMANTIC, TINY
 
 CONFIGS = {

@@ -15,8 +15,8 @@ from avsmamba.model_zoo.public_models import recognise
 from avsmamba.models.audio import VGGish
 from avsmamba.registry import MODELS
 from tests import ROOT
+from tests.models.backbones.test_backbones import original_pvt_name
 from tests.models.public_models import LISTS, shapes
-from tests.models.test_backbones import original_pvt_name
 from tests.models.test_segmentor import TINY, build
 
 

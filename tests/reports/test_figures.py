@@ -19,7 +19,7 @@ from avsmamba.reports.features import run, visualize_features, without_padding
 from avsmamba.reports.qualitative import parse_predictions, qualitative
 from avsmamba.utils import UserError
 from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.small_model import CONFIG, SMALL, write_checkpoint
 
 
 def pixels(path, colour):

@@ -19,7 +19,7 @@ from avsmamba.inference.load import load_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.apis.tiny import CONFIG, SMALL
+from tests.small_model import CONFIG, SMALL
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

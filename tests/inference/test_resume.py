@@ -13,7 +13,7 @@ import pytest
 import avsmamba
 from avsmamba.inference.predict_video import Terminated, predict_video
 from avsmamba.utils import UserError
-from tests.apis.files import FILES, Interrupt, pictures, same_result, tree
+from tests.output_files import FILES, Interrupt, pictures, same_result, tree
 
 
 @pytest.mark.parametrize("name", ["model", "semantic"])

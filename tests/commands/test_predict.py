@@ -14,8 +14,8 @@ import torch
 import avsmamba
 from avsmamba.inference.predict_video import predict_video
 from tests import ROOT
-from tests.apis.files import FILES, same_result
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.output_files import FILES, same_result
+from tests.small_model import CONFIG, SMALL, write_checkpoint
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 

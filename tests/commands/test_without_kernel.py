@@ -1,7 +1,7 @@
 """A training without the C++ scan: one warning, however long it runs."""
 
+from tests.commands.test_exit_status import run
 from tests.engine.standins import config
-from tests.tools.test_exit_status import run
 
 
 def test_without_the_kernel_there_is_one_warning(tmp_path):

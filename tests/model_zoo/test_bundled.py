@@ -16,7 +16,7 @@ from avsmamba.model_zoo.publish import MOST_BYTES, read_scores, ship_model
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.small_model import CONFIG, SMALL, write_checkpoint
 
 ABOUT = "Knows nothing: random weights."
 

@@ -8,7 +8,7 @@ import pytest
 
 import avsmamba
 from avsmamba.inference.predict_video import predict_video
-from tests.apis.tiny import CONFIG, SMALL
+from tests.small_model import CONFIG, SMALL
 from tests.video.clips import tone, write_clip
 
 

@@ -13,14 +13,14 @@ from avsmamba.checkpoint.reading import compare
 from avsmamba.model_zoo.public_models import recognise
 from avsmamba.models.audio import VGGish
 from avsmamba.models.backbones import TimmBackbone, VMamba
-from tests.models.public_models import FOLDER, shapes
-from tests.models.test_backbones import (
+from tests.models.backbones.test_backbones import (
     assert_same_maps,
     loaded,
     original_pvt_name,
     randomise_norms,
     torchvision_maps,
 )
+from tests.models.public_models import FOLDER, shapes
 
 LISTS = [f"avs_mamba_released_{name}" for name in ("pvt_object", "pvt_semantic", "r50_object", "r50_semantic")]
 

@@ -21,7 +21,7 @@ from avsmamba.reports.clips import build_test_set
 from avsmamba.utils import UserError
 from avsmamba.video import open_video
 from tests import ROOT
-from tests.apis.tiny import AVSS, CONFIG, SMALL
+from tests.small_model import AVSS, CONFIG, SMALL
 from tests.video.clips import tone, write_clip
 
 

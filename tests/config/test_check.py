@@ -6,8 +6,8 @@ from avsmamba.config.check import arguments, check_config, find
 from avsmamba.config.load import load_config
 from avsmamba.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 from tests import ROOT
+from tests.config.test_load import fails
 from tests.engine.standins import config
-from tests.engine.test_config import fails
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.robustness import SOUNDS, add_metric, robustness, summary, table
 from avsmamba.utils import UserError
-from tests.apis.tiny import CONFIG, SMALL, write_checkpoint
+from tests.small_model import CONFIG, SMALL, write_checkpoint
 
 
 def run(shapes, checkpoint, tmp_path, *options, **more):

@@ -21,8 +21,8 @@ from avsmamba.inference import outputs
 from avsmamba.inference import predict_video as tool
 from avsmamba.inference.predict_video import folders_of, predict_video
 from avsmamba.utils import UserError
-from tests.apis.files import FILES, Interrupt, pictures, same_result
-from tests.apis.tiny import CONFIG, SMALL
+from tests.output_files import FILES, Interrupt, pictures, same_result
+from tests.small_model import CONFIG, SMALL
 from tests.video.broken import write_broken
 from tests.video.clips import tone, write_clip
 

@@ -8,7 +8,7 @@ from avsmamba.config.load import load_config
 from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.runner import fill_from_train_loop
 from avsmamba.utils import UserError
-from tests.apis.tiny import AVSS, CONFIG, SMALL
+from tests.small_model import AVSS, CONFIG, SMALL
 
 
 def run(shapes, checkpoint, folder, *options):
