@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.util import find_spec
 
 # Before torch is loaded: tests run several programs on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -9,6 +10,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import hypothesis
 import pytest
 import torch
+
+# The operator's tests also run where torch is the only one of the packages (tests/test_wheel.py).
+pytest_plugins = ["tests.fixtures"] if find_spec("mmengine") else []
 
 # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C; some of them send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

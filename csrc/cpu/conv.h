@@ -1,6 +1,6 @@
 // What the CPU kernels of the depthwise convolution get, for one type of sum.
 #pragma once
-#include "scan.h"
+#include "common.h"
 
 namespace avsmamba {
 

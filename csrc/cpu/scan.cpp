@@ -7,6 +7,7 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include "scan.h"
 #include "tensors.h"
 
 namespace avsmamba {

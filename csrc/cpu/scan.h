@@ -1,24 +1,10 @@
 // What the CPU kernels of the multi-directional scan get, for one type of state.
 #pragma once
-#include <cstdint>
-
-// Whether the kernels of x86-64 are built. AVSMAMBA_PORTABLE_ONLY leaves them out, as any other CPU does.
-#if defined(__x86_64__) && !defined(AVSMAMBA_PORTABLE_ONLY)
-#define AVSMAMBA_X86 1
-#endif
+#include "common.h"
 
 namespace avsmamba {
 
-// A gradient of a smaller magnitude (7.9e-31) is given out as zero, so that torch's next operations on it meet no
-// subnormal number (below 1.2e-38) either: times a weight of 1e-7 it is none. A power of two, which bfloat16 has too.
-// In float64 nothing comes near one.
-template <typename T>
-constexpr T kNegligible = sizeof(T) == 4 ? T(0x1p-100) : T(0);
-
 constexpr int kTile = 32;  // tokens packed into L1 at a time; states are kept at the tiles' borders in backward
-
-// What x, dt, B, C and dy are made of: the type of the state, or 16 bits that are widened when a tile is packed.
-enum class Input { same, bfloat16, float16 };
 
 // Strides are in elements; the last axis of every tensor has stride 1. Outputs are contiguous.
 template <typename T>

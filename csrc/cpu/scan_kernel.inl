@@ -21,7 +21,7 @@
 namespace avsmamba {
 namespace NS {
 
-#include "scan_math.inl"
+#include "vector_math.inl"
 
 // The packed tokens of a tile and the running states of a job, cut out of `memory`; with `memory` null only `size` is
 // made. Channels past a job's lanes are zero.

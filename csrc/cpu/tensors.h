@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "flush.h"
-#include "scan.h"
+#include "common.h"
 
 namespace avsmamba {
 

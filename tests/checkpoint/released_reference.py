@@ -43,9 +43,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests import ROOT
 from tests.checkpoint.released_backbones import State, conv, layer_norm, linear, pvt, resnet, vggish
 
-KEYS = Path(__file__).parent / "public_keys"
+KEYS = ROOT / "tests" / "models" / "public_keys"
 BACKBONES = ("audio_backbone.", "vision_backbone.")
 INNER = 512
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from tests import ROOT
 from tests.engine.standins import config
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "AVSBENCH_ROOT"} | {"OMP_NUM_THREADS": "1"}

@@ -1,5 +1,6 @@
 """A training without the C++ scan: one warning, however long it runs."""
 
+from tests import ROOT
 from tests.commands.test_exit_status import run
 from tests.engine.standins import config
 

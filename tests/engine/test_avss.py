@@ -13,7 +13,6 @@ from avsmamba.engine.train import train
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.engine.conftest import one_thread, same_environment, short  # noqa: F401
 
 CONFIG = ROOT / "configs/avs_mamba/avs_mamba_tiny_avss_shapes.yaml"
 SIZE = [{"type": "Resize", "size": 32}]

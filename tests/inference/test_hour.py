@@ -1,4 +1,4 @@
-"""Slow: an hour of 720p takes no more memory than a minute (`python -m pytest -m slow -s tests/inference/test_hour.py`)."""
+"""Slow: an hour of 720p takes no more memory than a minute (`pytest -m slow -s tests/inference/test_hour.py`)."""
 
 import subprocess
 import sys
