@@ -1,17 +1,17 @@
 """avsmamba: audio-visual segmentation with selective scans (AVS-Mamba), as a config-driven model zoo."""
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
+
+from avsmamba.version import __version__
 
 if TYPE_CHECKING:
     from avsmamba.inference.load import load_model
 
-__all__ = ["load_model"]
+__all__ = ["__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load_model` brings torch and the models along, so it is imported when it is asked for."""
+    """Import `load_model`, and torch with it, at first use."""
     if name == "load_model":
         from avsmamba.inference.load import load_model
 

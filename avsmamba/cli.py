@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-import avsmamba
 from avsmamba.commands import (
     ablate,
     check_data,
@@ -33,6 +32,7 @@ from avsmamba.commands import (
     zoo,
 )
 from avsmamba.exit_status import run_tool
+from avsmamba.version import __version__
 
 GROUPS = {
     "commands": (
@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
         usage="avsmamba COMMAND [OPTION ...]",
         description="Audio-visual segmentation: outline the objects in a video that make its sound.",
     )
-    parser.add_argument("--version", action="version", version=f"avsmamba {avsmamba.__version__}")
+    parser.add_argument("--version", action="version", version=f"avsmamba {__version__}")
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", prog="avsmamba", parser_class=argparse.ArgumentParser
     )

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import avsmamba
 from avsmamba.utils import UserError
 
 
@@ -32,7 +31,7 @@ def run_tool(function: Callable[[], int | None]) -> int:
 
 
 def _is_ours(error: ValueError) -> bool:
-    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(avsmamba.__file__).parent)
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def one_line(error: Exception) -> str:

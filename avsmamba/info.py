@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-import avsmamba
 from avsmamba.ops import available_backends, multi_directional_scan, scan_mamba_ssm, selective_scan
+from avsmamba.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
 OPTIONAL = ("causal_conv1d", "mamba_ssm")
@@ -96,7 +96,7 @@ def extension_state(name: str) -> tuple[str, str | None]:
 def report() -> str:
     """The whole report, some ten lines."""
     lines = [
-        f"avsmamba {avsmamba.__version__} in {Path(avsmamba.__file__).parent}",
+        f"avsmamba {__version__} in {Path(__file__).parent}",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         ", ".join(f"{name} {installed(name)}" for name in PACKAGES),
         f"torch is {torch_build()}",

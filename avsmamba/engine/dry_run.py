@@ -18,9 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import data_sets
-from avsmamba.engine.evaluate import drop_pretrained
-from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
@@ -53,10 +52,8 @@ def dry_run(cfg: Config, amp: bool = False, optimizer: bool = True) -> DryRun:
         RuntimeError: what torch raises for a wrong device or a step that depends on numbers.
     """
     batch, frames, size, classes = batch_shape(cfg)
-    drop_pretrained(cfg.model)
     flags = torch.ones(frames, dtype=torch.bool)  # real, as the data loader's are: they are read on the CPU
-    with torch.device("meta"):  # some constructors of timm read numbers, which fake tensors have not
-        model = MODELS.build(cfg.model).train()
+    model = build_model(cfg.model, device="meta").train()  # timm reads values, which fake tensors do not have
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=CUDA)
         model.data_preprocessor.to(CUDA)

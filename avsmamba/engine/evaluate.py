@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
+from avsmamba.checkpoint.build import drop_pretrained
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
@@ -123,19 +124,6 @@ def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show
         hook = {"type": "VisualizationHook", "show_dir": show_dir, "out_dir": out}
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
     drop_pretrained(cfg.model)
-
-
-def drop_pretrained(config: Any) -> None:
-    """The checkpoint holds every weight, so the files that parts were once pretrained from need not be there."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key == "checkpoint":
-                config[key] = None
-            else:
-                drop_pretrained(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            drop_pretrained(value)
 
 
 def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from avsmamba import __version__
 from avsmamba.checkpoint.load import find_latest, load_weights
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.checkpoint.released import READING
@@ -32,6 +31,7 @@ from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write
+from avsmamba.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import avsmamba
 from avsmamba.choices import EXPORT_FORMATS
 from avsmamba.export.run import METADATA, TEXTS, run_exported
-from avsmamba.inference.load import load_model
+from avsmamba.model_zoo.load import load_trained
 from avsmamba.models.segmentor import resize
 from avsmamba.utils import UserError, atomic_write
+from avsmamba.version import __version__
 
 OPSET = 18
 DIVISOR = 32  # of H and W
@@ -94,12 +94,12 @@ def export(
         raise UserError(f"--num-frames: expected at least 1, got {num_frames}")
     if format == "onnx":
         require_onnx()
-    predictor = load_model(config, checkpoint, "cpu", options)
-    frames = num_frames or predictor.num_frames
-    whole = WholeModel(predictor.model).eval()
+    trained = load_trained(config, checkpoint, "cpu", options)
+    frames = num_frames or trained.num_frames
+    whole = WholeModel(trained.model).eval()
     with quiet():
         program = trace(whole, frames, str(config))
-        about = metadata(predictor.model, predictor.classes, config, frames, one_clip(program))
+        about = metadata(trained.model, trained.classes, config, frames, one_clip(program))
         with atomic_write(out) as temporary:
             if format == "onnx":
                 write_onnx(program, temporary, about, str(config))
@@ -125,7 +125,7 @@ def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames:
     normal = model.data_preprocessor
     return {
         "config": Path(config).name,
-        "avsmamba_version": avsmamba.__version__,
+        "avsmamba_version": __version__,
         "torch_version": torch.__version__,
         "num_frames": num_frames,
         "one_clip": one_clip,
@@ -218,7 +218,7 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
         for axis, name in zip(axes, ("height", "width"), strict=False):
             shape[axis] = name
         value.shape = ir.Shape(shape)
-    model.producer_name, model.producer_version = "avsmamba", avsmamba.__version__
+    model.producer_name, model.producer_version = "avsmamba", __version__
     model.metadata_props.update({k: v if k in TEXTS else json.dumps(v) for k, v in about.items()})
     result.save(path, external_data=False)
 

@@ -1,26 +1,11 @@
-"""Loading a trained model for videos: `load_model`."""
+"""Load a trained model for videos: `avsmamba.load_model`."""
 
-import inspect
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from mmengine.config import Config
-
-from avsmamba.checkpoint.load import load_weights
-from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import DEFAULT_MODEL
-from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
-from avsmamba.datasets.avsbench import find_folder
-from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
-from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.inference.predictor import Predictor
-from avsmamba.registry import DATASETS, MODELS
-from avsmamba.utils import UserError
-
-BINARY = ("sounding",)
+from avsmamba.model_zoo.load import load_trained
 
 
 def load_model(
@@ -32,82 +17,12 @@ def load_model(
     """Load a trained model.
 
     Args:
-        config: YAML file, with `checkpoint` beside it; without one, the name of a model that is shipped.
-        checkpoint: weights; all of the model's must be in it. Nothing in it is executed.
+        config: YAML file, with `checkpoint` beside it; without one, the name of a model that the package ships.
+        checkpoint: file with all of the model's weights. Nothing in it is executed.
         device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', …
         options: `key=value` words that override the config.
 
     Raises:
         UserError: if a file is missing or faulty, no model has that name, or there is no such device.
     """
-    if checkpoint is None:
-        if Path(config).suffix in (".yaml", ".yml"):
-            raise UserError(f"{config}: expected a checkpoint with it (--checkpoint FILE)")
-        from avsmamba.model_zoo.bundled import find_model
-
-        config, checkpoint = find_model(str(config))
-    place = find_device(device)
-    cfg = load_config(config, parse_options(options))
-    content = read_file(checkpoint)
-    drop_pretrained(cfg.model)
-    model = MODELS.build(cfg.model)
-    load_weights(model, content, checkpoint, True, warnings.warn)
-    dataset = data_set(cfg)
-    return Predictor(
-        model.to(place).eval(), cfg, class_names(cfg, content), trained_frames(dataset), dataset.get("pipeline") or ()
-    )
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        UserError: if it is unknown or not here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device: expected auto, cpu or a GPU that is here, got {name!r} ({reason})") from None
-    return device
-
-
-def class_names(cfg: Config, checkpoint: Any) -> tuple[str, ...]:
-    """Names of a model's classes by index, the background first; of one class `("sounding",)`.
-
-    They stand in the checkpoint that a training wrote, else beside the data; else they are numbers.
-    """
-    count = (cfg.model.get("head") or {}).get("num_classes", 1)
-    if count == 1:
-        return BINARY
-    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    names = ((meta or {}).get("dataset_meta") or {}).get("classes") or ()
-    if len(names) != count:
-        try:
-            folder = find_folder(Path(data_set(cfg)["data_root"]), AVSBenchAVSS.FOLDER, AVSBenchAVSS.TABLE)
-            names = read_classes(folder / "label2idx.json")
-        except (UserError, KeyError):
-            names = ()
-    if len(names) != count:
-        names = ["background", *(f"class {i}" for i in range(1, count))]
-    return tuple(str(name) for name in names)
-
-
-def data_set(cfg: Config) -> dict[str, Any]:
-    """The config of the test set, or of the first one that there is; empty without any."""
-    for loader in reversed(LOADERS):
-        for found in data_sets((cfg.get(loader) or {}).get("dataset")):
-            return found
-    return {}
-
-
-def trained_frames(dataset: dict[str, Any]) -> int:
-    """T, the number of frames of a clip of this data set."""
-    if "num_frames" in dataset:
-        return int(dataset["num_frames"])
-    known = DATASETS.get(dataset.get("type", ""))
-    argument = inspect.signature(known).parameters.get("num_frames") if known else None
-    return argument.default if argument else 5
+    return Predictor(*load_trained(config, checkpoint, device, options))

@@ -6,15 +6,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from avsmamba.datasets.log_mel import SAMPLE_RATE
+from avsmamba.choices import PREDICTION_FORMATS as FORMATS
 from avsmamba.datasets.palette import to_colours
-from avsmamba.inference.prediction import FORMATS, Prediction, Progress
-from avsmamba.inference.records import RECORDS, Record, Records, masks_of, shares_of, write_masks_json
-from avsmamba.inference.sources import ArraySource, Source, heard_file, open_source, stem_of
+from avsmamba.inference.frame import Progress
+from avsmamba.inference.records import Record, Records, masks_of, shares_of, write_masks_json
+from avsmamba.inference.sources import Source
 from avsmamba.utils import UserError
 from avsmamba.visualization.hook import write_png
 from avsmamba.visualization.overlay import Overlay
@@ -143,27 +142,3 @@ def output_folder(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             raise UserError(f"{error.filename or folder}: cannot be written to: {error.strerror or error}") from None
         raise
-
-
-def save_prediction(prediction: Prediction, folder: Path, formats: Sequence[str]) -> Path:
-    """Write what `Prediction.save` promises."""
-    check_formats(formats)
-    with (
-        open_source(prediction.source, prediction.fps) as source,
-        output_folder(folder),
-        TemporaryDirectory(prefix=".saving.", dir=folder) as scratch,
-    ):
-        sound = heard_file(source, prediction.audio)
-        if isinstance(source, ArraySource) and source.info.has_audio and str(prediction.audio) == "real":
-            import soundfile
-
-            sound = Path(scratch) / "sound.wav"
-            soundfile.write(sound, source.wave, SAMPLE_RATE)
-        name = stem_of(prediction.source)
-        outputs = Outputs(folder, name, source, sound, prediction.classes, prediction.fps, formats)
-        records = Records(Path(scratch) / RECORDS)
-        for frame in prediction.frames():
-            records.append(frame, prediction.cutoff)
-        records.mark("predicted")
-        outputs.render(records)
-    return folder

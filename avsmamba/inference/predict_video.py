@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from avsmamba.choices import PREDICTION_FORMATS as FORMATS
+from avsmamba.inference.frame import Progress, check_threshold
 from avsmamba.inference.load import load_model
 from avsmamba.inference.outputs import Outputs, check_formats, output_folder
-from avsmamba.inference.prediction import FORMATS, Progress, check_threshold
 from avsmamba.inference.predictor import Predictor, check_stream
 from avsmamba.inference.records import RECORDS, Records
-from avsmamba.inference.sources import heard_file, open_source, stem_of
+from avsmamba.inference.sources import audio_file, open_source, stem_of
 from avsmamba.utils import UserError
 
 
@@ -140,7 +141,7 @@ def predict_video(
             "audio": str(audio),
             "format": sorted(set(formats)),
         }
-        sound = heard_file(source, audio)
+        sound = audio_file(source, audio)
         outputs = Outputs(out, stem_of(video), source, sound, predictor.classes, fps, formats)
         with output_folder(out), terminable():
             records = Records(out / RECORDS, settings, resume)

@@ -1,67 +1,19 @@
-"""What a model says of a video: frame by frame, and as a whole."""
+"""What a model predicts for a whole video, in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avsmamba.choices import PREDICTION_FORMATS as FORMATS
+from avsmamba.inference.frame import FramePrediction, check_threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Progress = Callable[[int, int | None], None]  # number of frames done and of all; None: not known
-SILENCE_DB = -90.0  # what the level of digital silence is given as
-
-
-@dataclass(frozen=True, slots=True)
-class FramePrediction:
-    """What sounds in one frame, at the video's size of h x w pixels.
-
-    Attributes:
-        index: place among the predicted frames, from 0.
-        time: of the frame, seconds from the video's first picture.
-        picture: `(h, w, 3)` uint8 RGB, the frame.
-        probability: `(h, w)` uint8 in 1/255, of the foreground; of a model of several classes that of the best class
-            against the background, so that above one half is where that class is the best of all.
-        best: `(h, w)` uint8, of several classes the best apart from the background; None for one class.
-        level: of the sound that was heard with the frame, dB of full scale (RMS), at least -90.
-    """
-
-    index: int
-    time: float
-    picture: NDArray[np.uint8]
-    probability: NDArray[np.uint8]
-    best: NDArray[np.uint8] | None
-    level: float
-
-    def mask(self, threshold: float = 0.5) -> NDArray[np.bool_]:
-        """`(h, w)`, where the probability is above the threshold."""
-        return self.probability > 255 * threshold
-
-    def labels(self, threshold: float = 0.5) -> NDArray[np.uint8] | None:
-        """`(h, w)` class indices, 0 for the background; None for one class."""
-        return None if self.best is None else self.best * self.mask(threshold)
-
-    def by_class(self, threshold: float = 0.5) -> dict[int, NDArray[np.bool_]]:
-        """`(h, w)` masks by class index, of the classes that sound; a model of one class has class 1."""
-        labels = self.labels(threshold)
-        if labels is None:
-            mask = self.mask(threshold)
-            return {1: mask} if mask.any() else {}
-        return {int(i): labels == i for i in np.unique(labels) if i}
-
-    def score(self, threshold: float = 0.5) -> float:
-        """Mean probability over the mask, 0 where it is empty."""
-        return mean_probability(self.probability, self.mask(threshold))
-
-
-def mean_probability(probability: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Mean over a mask of probabilities in 1/255, 0 where it is empty."""
-    return float(probability[mask].mean(dtype=np.float64)) / 255 if mask.any() else 0.0
 
 
 @dataclass(frozen=True)
@@ -138,18 +90,44 @@ class Prediction:
         Raises:
             UserError: if a format is unknown, or a file cannot be written.
         """
-        from avsmamba.inference.outputs import save_prediction
+        from avsmamba.inference.outputs import Outputs, check_formats, output_folder
+        from avsmamba.inference.records import RECORDS, Records
+        from avsmamba.inference.sources import audio_file, open_source, stem_of
 
-        return save_prediction(self, Path(folder), formats)
+        check_formats(formats)
+        folder = Path(folder)
+        with (
+            open_source(self.source, self.fps) as source,
+            output_folder(folder),
+            TemporaryDirectory(prefix=".saving.", dir=folder) as scratch,
+        ):
+            sound = audio_file(source, self.audio, Path(scratch))
+            outputs = Outputs(folder, stem_of(self.source), source, sound, self.classes, self.fps, formats)
+            records = Records(Path(scratch) / RECORDS)
+            for frame in self.frames():
+                records.append(frame, self.cutoff)
+            records.mark("predicted")
+            outputs.render(records)
+        return folder
 
     def plot(self, most: int = 6) -> "Figure":
-        """A figure: up to `most` frames, evenly spread, with what sounds in them, over the timeline."""
-        from avsmamba.visualization.timeline import prediction_figure
+        """Draw up to `most` frames, evenly spread, with what sounds in them, over the timeline.
 
-        return prediction_figure(self, most)
+        Raises:
+            ValueError: if `most` is not positive.
+        """
+        from avsmamba.visualization.timeline import clip_figure
 
-
-def check_threshold(value: float) -> None:
-    """Raise a ValueError unless the threshold is from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"threshold: expected a number from 0 to 1, got {value}")
+        if most < 1:
+            raise ValueError(f"most: expected at least 1 frame, got {most}")
+        count = min(most, len(self))
+        shown = {i * len(self) // count for i in range(count)}
+        shares: dict[int, NDArray[np.float64]] = {}
+        pictures = []
+        for frame in self.frames():
+            masks = frame.by_class(self.cutoff)
+            for index, mask in masks.items():
+                shares.setdefault(index, np.zeros(len(self)))[frame.index] = mask.mean()
+            if frame.index in shown:
+                pictures.append((frame.time, frame.picture, masks))
+        return clip_figure(pictures, self.times, self.levels, shares, self.classes, self.fps)

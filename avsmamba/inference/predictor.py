@@ -19,20 +19,21 @@ from torchvision import tv_tensors
 
 from avsmamba.datasets.files import SHORTEST, fit_patches
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
-from avsmamba.inference.prediction import SILENCE_DB, FramePrediction, Prediction, Progress, check_threshold
-from avsmamba.inference.sources import Listener, name_of, open_source
+from avsmamba.inference.frame import SILENCE_DB, FramePrediction, Progress, check_threshold
+from avsmamba.inference.prediction import Prediction
+from avsmamba.inference.sources import ForwardAudioReader, name_of, open_source
 from avsmamba.inference.windows import blended, first_window
 from avsmamba.registry import TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
 _CLASSES_AT_ONCE = 8  # that are brought to the video's size together: 71 classes of a large picture fill the memory
-_SMALL_HEIGHT = 180  # of the pictures that a Prediction keeps, pixels
+_THUMBNAIL_HEIGHT = 180  # of the pictures that a Prediction keeps, pixels
 
 
 @dataclass(slots=True)
-class Seen:
-    """A frame on its way through the windows: its picture, and what the model sees of it, `(3, H', W')` uint8."""
+class WindowFrame:
+    """A frame in a window: the picture, and the input of the model, `(3, H', W')` uint8."""
 
     index: int
     time: float
@@ -138,30 +139,30 @@ class Predictor:
             ValueError: if an argument does not fit.
         """
         overlap = check_stream(fps, overlap, size, self.num_frames)
-        look = self.transforms(size)
+        preprocess = self.transforms(size)
         with ExitStack() as stack:
             source = stack.enter_context(open_source(video, fps))
-            sound = Listener(self.listen(stack, source, video, audio))
+            sound = ForwardAudioReader(self.open_audio(stack, source, video, audio))
             duration = source.info.duration
             total = max(1, int(np.ceil(duration * fps - 1e-6))) if duration else None
             begin = first_window(first, self.num_frames, overlap)
             done = first
 
-            def frames() -> Iterator[Seen]:
+            def frames() -> Iterator[WindowFrame]:
                 for k, (_, picture) in enumerate(source.sampled(fps, begin / fps), begin):
                     if k == begin and progress:
                         progress(done, total)
-                    yield Seen(k, k / fps, picture, look(picture))
+                    yield WindowFrame(k, k / fps, picture, preprocess(picture))
 
-            def run(window: Sequence[Seen]) -> Tensor:
+            def run(window: Sequence[WindowFrame]) -> Tensor:
                 return self.run(window, sound, fps)
 
-            for seen, logits in blended(frames(), self.num_frames, overlap, run):
-                if seen.index < first:
+            for item, logits in blended(frames(), self.num_frames, overlap, run):
+                if item.index < first:
                     continue
-                probability, best = self.finish(logits, seen.frame.shape[-2:], seen.picture.shape[:2])
-                yield FramePrediction(seen.index, seen.time, seen.picture, probability, best, seen.level)
-                done = seen.index + 1
+                probability, best = self.postprocess(logits, item.frame.shape[-2:], item.picture.shape[:2])
+                yield FramePrediction(item.index, item.time, item.picture, probability, best, item.level)
+                done = item.index + 1
                 if progress:
                     progress(done, total)
 
@@ -193,7 +194,7 @@ class Predictor:
         check_threshold(threshold)
         found, pictures = [], []
         for frame in self.stream(video, fps, size, overlap, audio, progress=progress):
-            pictures.append(small(frame.picture))
+            pictures.append(thumbnail(frame.picture))
             found.append(replace(frame, picture=pictures[-1]))
         if not found:
             raise UserError(f"{name_of(video)}: has no picture that can be decoded")
@@ -220,15 +221,15 @@ class Predictor:
             configs.append({"type": "Resize", "size": pair * 2 if len(pair) == 1 else pair})
         steps = [TRANSFORMS.build(c) for c in configs]
 
-        def look(picture: NDArray[np.uint8]) -> Tensor:
+        def preprocess(picture: NDArray[np.uint8]) -> Tensor:
             clip = {"frames": tv_tensors.Video(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None])}
             for step in steps:
                 clip = step(clip)
             return clip["frames"].as_subclass(Tensor)[0]
 
-        return look
+        return preprocess
 
-    def listen(self, stack: ExitStack, source: Any, video: Any, audio: str | Path) -> Any:
+    def open_audio(self, stack: ExitStack, source: Any, video: Any, audio: str | Path) -> Any:
         """What reads the sound, or None for silence."""
         if str(audio) == "silence":
             return None
@@ -242,7 +243,7 @@ class Predictor:
         return source.sound
 
     @torch.no_grad()
-    def run(self, window: Sequence[Seen], sound: Listener, fps: float) -> Tensor:
+    def run(self, window: Sequence[WindowFrame], sound: ForwardAudioReader, fps: float) -> Tensor:
         """Logits `(n, N, h, w)` of a window of n frames; the level of each frame's sound is put on it."""
         count, begin = len(window), round(window[0].time * SAMPLE_RATE)
         patch = round(SHORTEST * SAMPLE_RATE)
@@ -251,18 +252,18 @@ class Predictor:
             patches = fit_patches(log_mel_patches(wave, SAMPLE_RATE), count)
             heard = np.split(wave, count)
         else:
-            starts = [round(seen.time * SAMPLE_RATE) - begin for seen in window]
+            starts = [round(item.time * SAMPLE_RATE) - begin for item in window]
             wave = sound.get(begin, starts[-1] + patch)
             heard = [wave[start : start + patch] for start in starts]
             patches = torch.cat([log_mel_patches(part, SAMPLE_RATE) for part in heard])
-        for seen, part in zip(window, heard, strict=True):
-            seen.level = level_of(part)
-        data = {"frames": [torch.stack([seen.frame for seen in window])], "log_mel": [patches]}
+        for item, part in zip(window, heard, strict=True):
+            item.level = level_of(part)
+        data = {"frames": [torch.stack([item.frame for item in window])], "log_mel": [patches]}
         data = self.model.data_preprocessor(data)
         return self.model(data["frames"], data["log_mel"])[0].float()
 
     @torch.no_grad()
-    def finish(
+    def postprocess(
         self, logits: Tensor, shape: Sequence[int], size: Sequence[int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Of one frame's logits `(N, h, w)`, the probability at the video's size in 1/255, and the best class.
@@ -298,10 +299,10 @@ def quantised(probability: Tensor) -> NDArray[np.uint8]:
     return (probability * 255 - 0.5).ceil().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture of at most 180 lines."""
     height, width = picture.shape[:2]
-    if height <= _SMALL_HEIGHT:
+    if height <= _THUMBNAIL_HEIGHT:
         return picture.copy()
-    size = (max(1, round(width * _SMALL_HEIGHT / height)), _SMALL_HEIGHT)
+    size = (max(1, round(width * _THUMBNAIL_HEIGHT / height)), _THUMBNAIL_HEIGHT)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from avsmamba.inference.prediction import FramePrediction, mean_probability
+from avsmamba.inference.frame import FramePrediction, mean_probability
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.overlay import class_name
 

@@ -1,4 +1,4 @@
-"""What a model sees and hears: a video's pictures and sound, or arrays in their place."""
+"""Input of a prediction: a video's pictures and sound, or arrays instead."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ ReadSound = Callable[[float, float], Wave]
 
 
 class Info(NamedTuple):
-    """What is read of `avsmamba.video.VideoInfo`: pixels, seconds, pictures a second, whether there is sound."""
+    """The fields of `avsmamba.video.VideoInfo` that are used: pixels, seconds, pictures a second, audio or not."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ class Info(NamedTuple):
 
 
 class Source(Protocol):
-    """What `avsmamba.video.Video` offers and is used here."""
+    """The methods of `avsmamba.video.Video` that are used."""
 
     @property
     def info(self) -> Any: ...
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Frames and a waveform in the place of a video.
+    """Frames and a waveform instead of a video.
 
     Args:
         frames: `(T, H, W, 3)` uint8 RGB, `fps` a second.
@@ -65,23 +65,23 @@ class ArraySource:
         self.info = Info(width, height, len(frames) / fps, fps, waveform is not None)
 
     def sampled(self, fps: float = 1.0, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
-        """The frames from `start` seconds on, each with its time; `fps` is that of the frames."""
+        """Yield the frames from `start` seconds on, each with its time; `fps` is that of the frames."""
         for k in range(round(start * self.fps), len(self.pictures)):
             yield k / self.fps, np.asarray(self.pictures[k])
 
     def frames(self) -> Iterator[tuple[float, Picture]]:
-        """Return the frames, each with its time."""
+        """Yield the frames, each with its time."""
         return self.sampled(self.fps)
 
     def sound(self, start: float, stop: float) -> Wave:
-        """`(samples,)` at 16 kHz between those seconds, zeros where there are none."""
+        """Return `(samples,)` at 16 kHz between two times in seconds, zeros where there are none."""
         first, last = round(start * SAMPLE_RATE), round(stop * SAMPLE_RATE)
         part = self.wave[first:last]
         return np.concatenate([part, np.zeros(last - first - len(part))])
 
 
-class Listener:
-    """Reads a sound at 16 kHz forwards and without a gap, so that a part of it is the same wherever reading began.
+class ForwardAudioReader:
+    """Read a sound at 16 kHz forwards, without gaps: its samples do not depend on where reading began.
 
     Args:
         read: `(samples,)` between two seconds; None is silence.
@@ -91,7 +91,7 @@ class Listener:
         self.read, self.at = read, -STRIDE
 
     def get(self, first: int, count: int) -> Wave:
-        """`count` samples from sample `first` on; `first` never falls by more than a window."""
+        """Return `count` samples from sample `first` on; `first` never decreases by more than a window."""
         if self.read is None:
             return np.zeros(count, np.float32)
         start = first / SAMPLE_RATE
@@ -103,7 +103,7 @@ class Listener:
 
 
 def open_source(video: Any, fps: float) -> AbstractContextManager[Source]:
-    """A video by its path, a video that is open (and is left open), or `(frames, waveform, sample_rate)`."""
+    """Open a video by its path; take an open video, which stays open, or `(frames, waveform, sample_rate)`."""
     if isinstance(video, (str, Path)):
         from avsmamba.video import open_video
 
@@ -116,19 +116,30 @@ def open_source(video: Any, fps: float) -> AbstractContextManager[Source]:
 
 
 def name_of(video: Any) -> str:
-    """What a video is called in messages: its path."""
+    """Return the name of a video in messages: its path."""
     if isinstance(video, (str, Path)):
         return str(video)
     return "frames" if isinstance(video, Sequence) else str(video.info.path)
 
 
 def stem_of(video: Any) -> str:
-    """What the files of a video are called by: its name without the suffix; links are not followed."""
+    """Return the stem of a video's output files: its name without the suffix; links are not followed."""
     return Path(os.path.abspath(name_of(video))).stem
 
 
-def heard_file(source: Source, audio: str | Path) -> str | Path | None:
-    """The file whose sound the model hears, or None for silence and for arrays."""
+def audio_file(source: Source, audio: str | Path, scratch: Path | None = None) -> str | Path | None:
+    """Return the file with the sound that the model gets; None for silence.
+
+    Args:
+        source: an open video, or arrays.
+        audio: 'real', 'silence' or a path.
+        scratch: existing folder to which the waveform of arrays is written; without it they have no file.
+    """
     if str(audio) != "real":
         return None if str(audio) == "silence" else audio
+    if isinstance(source, ArraySource) and source.info.has_audio and scratch is not None:
+        import soundfile
+
+        soundfile.write(scratch / "sound.wav", source.wave, SAMPLE_RATE)
+        return scratch / "sound.wav"
     return getattr(source.info, "path", None) if source.info.has_audio else None

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from avsmamba.checkpoint.build import build_model
 from avsmamba.checkpoint.reading import Fit, compare, find_state_dict, name_some, read_file, take_prefix, unwrap
 from avsmamba.checkpoint.released import is_released, translate
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.model_zoo.public_models import is_whole, recognise
-from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 
 # Of a training's checkpoint, what tells one from another.
@@ -113,8 +112,7 @@ def compare_with_config(
     Raises:
         UserError: if it is not of the whole model, and no part reads public files.
     """
-    with torch.device("meta"):
-        model = MODELS.build(dict(model_config))
+    model = build_model(model_config, device="meta")
     shapes = {k: v.to("meta") for k, v in state.items()}
     if is_released(state):
         released = translate(shapes, model, path)

@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 
-from avsmamba.checkpoint.load import load_weights
+from avsmamba.checkpoint.build import build_model
 from avsmamba.checkpoint.reading import find_state_dict, read_file
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
 from avsmamba.config.load import flat_values, load_config
-from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.model_zoo.bundled import CARD, models_folder, sha256
-from avsmamba.registry import MODELS
-from avsmamba.reports.ablate import read_json
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, read_json
 
 MOST_BYTES = 10_000_000
 DTYPES = {name: getattr(torch, name) for name in WEIGHT_DTYPES}
@@ -60,9 +57,8 @@ def ship_model(
     if dtype not in DTYPES:
         raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     content, cfg = read_file(checkpoint), load_config(config)
-    drop_pretrained(cfg.model)
-    model = MODELS.build(cfg.model)
-    load_weights(model, {"state_dict": find_state_dict(content, checkpoint)}, checkpoint, True, _refuse)
+    weights = {"state_dict": find_state_dict(content, checkpoint)}
+    model = build_model(cfg.model, checkpoint, content=weights, warn=_refuse)
     if any(not value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{checkpoint}: holds weights that are not finite")
     rows = [row for word in scores for row in read_scores(word)]

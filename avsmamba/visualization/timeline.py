@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.visualization.overlay import Overlay, class_colour, class_name
-from avsmamba.visualization.pictures import _resize
-
-if TYPE_CHECKING:
-    from avsmamba.inference.prediction import Prediction
 
 Values = Sequence[float] | NDArray[np.float64]
 _DARK, _GREY, _SOUND = "#22262e", "#5b6270", "#2f6fb7"
@@ -104,7 +100,7 @@ def _bands(shares: Mapping[int, Values], classes: Sequence[str]) -> list[tuple[A
 
 
 def _held(values: Values) -> NDArray[np.float64]:
-    """The last value once more: it is shown until the end."""
+    """Repeat the last value, which is drawn until the end."""
     return np.append(np.asarray(values, np.float64), values[-1])
 
 
@@ -115,35 +111,35 @@ def _clock(seconds: float, _: Any = None) -> str:
     return text if float(rest).is_integer() else f"{text}{rest % 1:.3f}".replace("0.", ".").rstrip("0")
 
 
-def prediction_figure(prediction: "Prediction", most: int) -> Figure:
-    """Some frames of a prediction over its timeline; see `Prediction.plot`.
+def clip_figure(
+    pictures: Sequence[tuple[float, NDArray[np.uint8], Mapping[int, NDArray[np.bool_]]]],
+    times: Values,
+    levels: Values,
+    shares: Mapping[int, Values],
+    classes: Sequence[str],
+    fps: float,
+) -> Figure:
+    """Draw some frames, with what sounds in them, over the timeline.
 
-    Raises:
-        ValueError: if `most` is not positive.
+    Args:
+        pictures: time (s), picture `(h, w, 3)` uint8 RGB, and masks by class index, of any size, of each frame.
+        times: as in `draw_timeline`, as the following four.
+        levels: dB of full scale.
+        shares: of the picture.
+        classes: names by index.
+        fps: predicted frames a second.
     """
-    if most < 1:
-        raise ValueError(f"most: expected at least 1 frame, got {most}")
-    count = min(most, len(prediction))
-    places = [i * len(prediction) // count for i in range(count)]
     figure = Figure(figsize=(11, 6), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     upper, lower = parts
-    shares: dict[int, NDArray[np.float64]] = {}
-    for frame in prediction.frames():
-        masks = frame.by_class(prediction.cutoff)
-        for index, mask in masks.items():
-            shares.setdefault(index, np.zeros(len(prediction)))[frame.index] = mask.mean()
-    for frame, axes in zip(
-        (f for f in prediction.frames() if f.index in places), upper.subplots(1, count, squeeze=False)[0], strict=True
-    ):
-        height, width = frame.picture.shape[:2]
-        masks = {
-            index: _resize(mask.astype(np.uint8), width, height, cv2.INTER_NEAREST) > 0
-            for index, mask in frame.by_class(prediction.cutoff).items()
+    for (time, picture, masks), axes in zip(pictures, upper.subplots(1, len(pictures), squeeze=False)[0], strict=True):
+        height, width = picture.shape[:2]
+        small = {
+            index: cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+            for index, mask in masks.items()
         }
-        axes.imshow(Overlay(masks, prediction.classes, (height, width)).draw(frame.picture))
-        axes.set_title(f"{frame.time:.3g} s", fontsize=9, color=_GREY)
+        axes.imshow(Overlay(small, classes, (height, width)).draw(picture))
+        axes.set_title(f"{time:.3g} s", fontsize=9, color=_GREY)
         axes.set_axis_off()
-    times, levels = prediction.times.tolist(), prediction.levels.tolist()
-    fill_timeline(lower.subplots(2, 1, sharex=True), times, levels, shares, prediction.classes, prediction.fps)
+    fill_timeline(lower.subplots(2, 1, sharex=True), times, levels, shares, classes, fps)
     return figure

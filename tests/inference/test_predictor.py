@@ -15,8 +15,8 @@ from mmengine.dataset import pseudo_collate
 import avsmamba
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.datasets.files import read_frame, read_wav
-from avsmamba.inference.load import class_names, trained_frames
 from avsmamba.inference.predictor import quantised
+from avsmamba.model_zoo.load import class_names, trained_frames
 from avsmamba.reports.clips import build_test_set
 from avsmamba.utils import UserError
 from avsmamba.video import open_video

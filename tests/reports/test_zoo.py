@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from avsmamba.checkpoint.build import drop_pretrained
 from avsmamba.config import load_config
-from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.zoo import Costs, Entry, add_score, collect, measured_score, page, paper_tables, published
 from avsmamba.utils import UserError

@@ -1,0 +1,115 @@
+"""Load a trained model: one that the package ships, by its name, or a config with its checkpoint."""
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from avsmamba.checkpoint.build import build_model
+from avsmamba.checkpoint.reading import read_file
+from avsmamba.choices import DEFAULT_MODEL
+from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
+from avsmamba.datasets.avsbench import find_folder
+from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
+from avsmamba.model_zoo.bundled import find_model
+from avsmamba.registry import DATASETS
+from avsmamba.utils import UserError
+
+BINARY = ("sounding",)
+
+
+class TrainedModel(NamedTuple):
+    """A model with its weights, in evaluation mode, and what its config says about its input.
+
+    Attributes:
+        model: an `AVSSegmentor`.
+        cfg: its config.
+        classes: names by class index, the background first; of one class `("sounding",)`.
+        num_frames: T, frames of a clip that it was trained on.
+        pipeline: configs of the transforms that a test applies to frames.
+    """
+
+    model: nn.Module
+    cfg: Config
+    classes: tuple[str, ...]
+    num_frames: int
+    pipeline: Sequence[dict[str, Any]]
+
+
+def load_trained(
+    config: str | Path = DEFAULT_MODEL,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    options: Sequence[str] = (),
+) -> TrainedModel:
+    """Load a trained model; arguments and errors as in `avsmamba.load_model`."""
+    if checkpoint is None:
+        if Path(config).suffix in (".yaml", ".yml"):
+            raise UserError(f"{config}: expected a checkpoint with it (--checkpoint FILE)")
+        config, checkpoint = find_model(str(config))
+    place = find_device(device)
+    cfg = load_config(config, parse_options(options))
+    content = read_file(checkpoint)
+    model = build_model(cfg.model, checkpoint, content=content, warn=warnings.warn).to(place).eval()
+    dataset = data_set(cfg)
+    return TrainedModel(model, cfg, class_names(cfg, content), trained_frames(dataset), dataset.get("pipeline") or ())
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: if it is unknown or not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device: expected auto, cpu or a GPU that is here, got {name!r} ({reason})") from None
+    return device
+
+
+def class_names(cfg: Config, checkpoint: Any) -> tuple[str, ...]:
+    """Names of a model's classes by index, the background first; of one class `("sounding",)`.
+
+    They stand in the checkpoint that a training wrote, else beside the data; else they are numbers.
+    """
+    count = (cfg.model.get("head") or {}).get("num_classes", 1)
+    if count == 1:
+        return BINARY
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    names = ((meta or {}).get("dataset_meta") or {}).get("classes") or ()
+    if len(names) != count:
+        try:
+            folder = find_folder(Path(data_set(cfg)["data_root"]), AVSBenchAVSS.FOLDER, AVSBenchAVSS.TABLE)
+            names = read_classes(folder / "label2idx.json")
+        except (UserError, KeyError):
+            names = ()
+    if len(names) != count:
+        names = ["background", *(f"class {i}" for i in range(1, count))]
+    return tuple(str(name) for name in names)
+
+
+def data_set(cfg: Config) -> dict[str, Any]:
+    """The config of the test set, or of the first one that there is; empty without any."""
+    for loader in reversed(LOADERS):
+        for found in data_sets((cfg.get(loader) or {}).get("dataset")):
+            return found
+    return {}
+
+
+def trained_frames(dataset: dict[str, Any]) -> int:
+    """T, the number of frames of a clip of this data set."""
+    if "num_frames" in dataset:
+        return int(dataset["num_frames"])
+    known = DATASETS.get(dataset.get("type", ""))
+    argument = inspect.signature(known).parameters.get("num_frames") if known else None
+    return argument.default if argument else 5
