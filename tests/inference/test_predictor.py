@@ -115,8 +115,8 @@ def test_going_on_in_the_middle_of_a_video_gives_the_same_bits(model, tmp_path):
     sound = sum(tone(22_050, 40.0, k, k + 2.5, 200 + 60 * k) for k in range(0, 40, 3))
     path = write_clip(tmp_path / "a.mkv", times=[float(k) for k in range(40)], images=images, sound=sound, rate=22_050)
     whole, logits = list(model.stream(path)), []
-    finish = model.finish
-    model.finish = lambda *arguments: (logits.append(arguments[0].clone()), finish(*arguments))[1]
+    finish = model.postprocess
+    model.postprocess = lambda *arguments: (logits.append(arguments[0].clone()), finish(*arguments))[1]
     try:
         list(model.stream(path))
         complete = torch.stack(logits)
@@ -127,7 +127,7 @@ def test_going_on_in_the_middle_of_a_video_gives_the_same_bits(model, tmp_path):
             # To the bit: a sound that is resampled from another place on differs by 1e-5.
             assert torch.equal(torch.stack(logits), complete[first:])
     finally:
-        del model.finish
+        del model.postprocess
 
 
 def test_other_rates_and_sizes(model):

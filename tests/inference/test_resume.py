@@ -58,7 +58,7 @@ def test_resume_with_another_setting(model, video, tmp_path):
 
 def test_an_interrupt_of_the_second_pass(model, video, cutoff, tmp_path, monkeypatch):
     predict_video(model, video, tmp_path / "whole", threshold=cutoff)
-    join, calls = avsmamba.video.mux, []
+    join, calls = avsmamba.video.join, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -66,7 +66,7 @@ def test_an_interrupt_of_the_second_pass(model, video, cutoff, tmp_path, monkeyp
             signal.raise_signal(signal.SIGINT)
         join(*arguments)
 
-    monkeypatch.setattr("avsmamba.video.mux", interrupted)
+    monkeypatch.setattr("avsmamba.video.join", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_video(model, video, tmp_path / "o", threshold=cutoff)
     assert os.listdir(tmp_path / "o") == ["records.jsonl"]
