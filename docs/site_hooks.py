@@ -22,7 +22,7 @@ OUTSIDE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md",
 # The site's page of a repository's file that has one under another name.
 AS_PAGE = {"README.md": "index.md"} | {name: page for page, name in OUTSIDE.items()}
 README_MARK = "<!-- README -->"  # stands for what the README says before its second section
-README_END = "\n## Train on AVSBench"
+README_END = "\n## What is reproduced"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".h": "cpp", ".inl": "cpp", ".cu": "cpp", ".cuh": "cpp"}
 FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
