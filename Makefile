@@ -32,7 +32,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-full-size outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint clean
+.PHONY: setup demo test test-full-size outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint words clean
 
 setup: $(SETUP)
 
@@ -108,10 +108,19 @@ docs: $(SETUP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 	@echo "The documentation: $(abspath site/index.html); with search: $(PY) -m http.server -d site"
 
-lint: $(SETUP)
+lint: $(SETUP) words
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+# The expressions of the word list in CONTRIBUTING.md.
+WORDS = $(shell sed -n '/^| not | but |/,/^$$/s/^| `\([^`]*\)` .*/\1/p' CONTRIBUTING.md | paste -sd '|')
+
+words:
+	@[ -n "$(WORDS)" ] || { echo "CONTRIBUTING.md: the word list was not found" >&2; exit 1; }
+	@! git grep -nE '\b($(WORDS))\b' -- avsmamba tools csrc docs || \
+	  { echo "words that CONTRIBUTING.md replaces (section Words)" >&2; exit 1; }
 
 clean:
 	rm -rf build dist *.egg-info avsmamba/*.so work_dirs data site
