@@ -1,4 +1,4 @@
-"""For all tests: torch's random numbers are the same in every run, and torch's threads sleep soon while they wait."""
+"""For all tests: the same random numbers in every run, no uninitialized memory, threads that sleep soon while they wait."""
 
 import os
 import signal
@@ -34,3 +34,11 @@ hypothesis.register_random(TORCH_RANDOM)
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Fill what `torch.empty` and its relatives return, in C++ too, with NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
