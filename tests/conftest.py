@@ -1,4 +1,4 @@
-"""For all tests: the same random numbers in every run, no uninitialized memory, threads that sleep soon while they wait."""
+"""For all tests: the same random numbers in every run, NaN in uninitialized memory, threads that sleep soon."""
 
 import os
 import signal

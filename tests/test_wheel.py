@@ -118,6 +118,23 @@ def test_a_wheel_runs_the_operator_s_tests_on_another_torch(wheel, kind, other_p
     print(run(other_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, **inside)[-1000:])
 
 
+def test_the_readme_s_lines_run_on_the_wheel_alone(tmp_path):
+    """Of the source tree nothing is found: the models and the data files are the wheel's."""
+    run(sys.executable, *PIP, "--no-deps", "--target", tmp_path / "site", built("cpu"))
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(lines.splitlines()) <= 6
+    outside = {"cwd": tmp_path, "env": environment(PYTHONPATH=str(tmp_path / "site"))}
+    run(sys.executable, "-m", "avsmamba.cli", "sample", "--out", "sample", **outside)
+    shown = run(sys.executable, "-c", f"{lines}\nprint(avsmamba.__file__)", **outside).splitlines()
+    assert shown[-1].startswith(str(tmp_path / "site")) and shown[0].startswith("(10, 320, 320)")
+    assert {p.name for p in (tmp_path / "predictions").iterdir()} == {
+        "masks",
+        "masks.json",
+        "overlay.mp4",
+        "timeline.png",
+    }
+
+
 def test_the_cuda_kernels_load_beside_a_torch_for_cuda(tmp_path):
     wheel = built("cuda")
     if torch.version.cuda is None:

@@ -37,6 +37,6 @@ def test_peak_memory_does_not_grow_with_the_video(checkpoint, tmp_path):
         return peak_of(lambda: predict_video(model, video, tmp_path / f"out{seconds}"))
 
     run(10)
-    short, long = run(12), run(96)
-    # 480 pictures of 230 kB are 110 MB; what the allocator leaves differs by some 20 MB from run to run.
-    assert long < short + 50, (short, long)
+    short, long = run(12), run(136)
+    # 620 more pictures of 230 kB are 143 MB; what the allocator keeps differs by up to 60 MB from run to run.
+    assert long < short + 90, (short, long)
