@@ -1,9 +1,10 @@
 # make demo   set up, generate data, train, test with three kinds of sound, draw the page work_dirs/demo/index.html
-# make test   set up and run the whole test suite
+# make test   set up and run the quick suite
 # make wheel  build the wheels into dist/, each for every Python from 3.10 and every torch from 2.10: one with the CPU
 #             kernels, and, where nvcc is, one with the CUDA kernels as well (make wheel-cpu, make wheel-cuda: one of them)
 # make test-wheel   install them beside another torch in a second environment and run the operator's tests there
-# make test-full-size   every full-size config takes a training step on an imagined GPU; the authors' four kinds of file
+# make test-slow   what asks for minutes: portable builds, tutorial, export, browser, instruction counts, an hour of video,
+#                  every full-size config on an imagined GPU
 # make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
 # make docs   build the documentation site into site/, without a network
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
@@ -32,7 +33,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-full-size outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint words clean
+.PHONY: setup demo test test-slow outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint words clean
 
 setup: $(SETUP)
 
@@ -65,8 +66,14 @@ $(DEMO)/test_%/metrics.json: $(DEMO)/trained
 $(DEMO)/index.html: $(METRICS)
 	$(PY) tools/make_report.py --demo-dir $(DEMO)
 
+# Two processes of one thread each; a file's tests stay together, for its fixtures.
+PARALLEL = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
 test: $(SETUP)
-	$(PY) -m pytest
+	$(PARALLEL)
+
+test-slow: $(SETUP)
+	AVSMAMBA_HOUR_LINES=180 $(PARALLEL) -m "slow" --ignore tests/test_wheel.py
 
 outside: $(SETUP)
 	@# FORCE_BUILD: no look-up of prebuilt CUDA wheels. --no-deps: the reference functions need none of theirs.
@@ -97,9 +104,6 @@ wheel-cuda: $(VENV)/.torch
 
 test-wheel: $(SETUP) $(WHEELS)
 	$(PY) -m pytest -m slow -rs tests/test_wheel.py
-
-test-full-size: $(SETUP)
-	$(PY) -m pytest -m slow tests/engine/test_dry_run.py tests/checkpoint/test_released.py
 
 test-gpu: $(SETUP)
 	$(PY) -m pytest -m gpu -rs tests/ops

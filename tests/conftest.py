@@ -14,6 +14,31 @@ import torch
 # The operator's tests also run where torch is the only one of the packages (tests/test_wheel.py).
 pytest_plugins = ["tests.fixtures"] if find_spec("mmengine") else []
 
+# Files and tests that ask for minutes: not part of `make test`, which `make test-slow` follows.
+SLOW = (
+    "tests/benchmarks/test_instructions.py",
+    "tests/benchmarks/test_scripts.py",
+    "tests/checkpoint/test_released.py::test_the_model_gives_what_the_reference_gives",
+    "tests/export/test_write.py",
+    "tests/models/test_compile.py",
+    "tests/ops/test_portable.py",
+    "tests/reports/test_zoo.py::test_the_page_is_up_to_date",
+    "tests/test_site.py",
+    "tests/test_tutorial.py",
+    "tests/web/test_page.py",
+    "tests/web/test_sample.py",
+    "tests/web/test_server.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the slow tests, before `-m` chooses."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C; some of them send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

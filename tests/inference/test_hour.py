@@ -1,5 +1,9 @@
-"""Slow: an hour of 720p takes no more memory than a minute (`pytest -m slow -s tests/inference/test_hour.py`)."""
+"""Slow: an hour of video takes no more memory than a minute (`pytest -m slow -s tests/inference/test_hour.py`).
 
+The video has 720 lines, or AVSMAMBA_HOUR_LINES.
+"""
+
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,19 +18,23 @@ from avsmamba.video import open_video
 from tests.video.clips import write_clip
 
 RATE = 10  # pictures a second
+LINES = int(os.environ.get("AVSMAMBA_HOUR_LINES", 720))
+COLUMNS = LINES * 16 // 9
 
 
 def minute(folder):
-    """A minute of 1280 x 720 pixels: the sample clip, which lasts ten seconds, six times."""
+    """A minute: the sample clip, which lasts ten seconds, six times."""
     make_sample(folder)
     with open_video(folder / "sample.mp4") as sample:
         pictures = [picture for _, picture in sample.sampled(RATE)]
         sound = np.concatenate([sample.sound(k, k + 1) for k in range(10)])
-    wide = [cv2.copyMakeBorder(cv2.resize(p, (720, 720)), 0, 0, 280, 280, cv2.BORDER_REFLECT) for p in pictures]
+    side = (COLUMNS - LINES) // 2
+    small = [cv2.resize(p, (LINES, LINES)) for p in pictures]
+    wide = [cv2.copyMakeBorder(p, 0, 0, side, COLUMNS - LINES - side, cv2.BORDER_REFLECT) for p in small]
     times = [k / RATE for k in range(60 * RATE)]
     assert len(wide) == 10 * RATE
     return write_clip(
-        folder / "minute.mp4", (720, 1280), times, RATE, np.tile(sound, 6), 16_000, images=[*wide] * 6
+        folder / "minute.mp4", (LINES, COLUMNS), times, RATE, np.tile(sound, 6), 16_000, images=[*wide] * 6
     )  # fmt: skip
 
 
@@ -73,7 +81,7 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
     short = minute(tmp_path)
     long = repeated(short, tmp_path / "hour.mp4", 60)
     with open_video(long) as video:
-        assert abs(video.info.duration - 3600) < 1 and (video.info.width, video.info.height) == (1280, 720)
+        assert abs(video.info.duration - 3600) < 1 and (video.info.width, video.info.height) == (COLUMNS, LINES)
     peaks = predict(short, tmp_path / "minute"), predict(long, tmp_path / "hour")
     print(f"peak memory: one minute {peaks[0]:.0f} MB, one hour {peaks[1]:.0f} MB")
     with av.open(str(tmp_path / "hour" / "overlay.mp4")) as container:
