@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from avsmamba.utils import UserError, atomic_write
+from avsmamba.visualization.canvas import resize
 from avsmamba.visualization.overlay import Overlay, class_colour, class_name
-from avsmamba.visualization.pictures import _resize
 
 if TYPE_CHECKING:
     from avsmamba.inference.prediction import Prediction
@@ -138,7 +138,7 @@ def prediction_figure(prediction: "Prediction", most: int) -> Figure:
     ):
         height, width = frame.picture.shape[:2]
         masks = {
-            index: _resize(mask.astype(np.uint8), width, height, cv2.INTER_NEAREST) > 0
+            index: resize(mask.astype(np.uint8), width, height, cv2.INTER_NEAREST) > 0
             for index, mask in frame.by_class(prediction.cutoff).items()
         }
         axes.imshow(Overlay(masks, prediction.classes, (height, width)).draw(frame.picture))
