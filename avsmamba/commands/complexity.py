@@ -2,8 +2,9 @@
 
 import argparse
 
-from avsmamba.commands.shared import add_config_options
+from avsmamba.commands.shared import add_config_options, source_tree
 
+FIG_10 = ("vim_b", "vmamba_b", "pvtv2b5")
 HELP = "measure parameters, GFLOPs, memory and time (Fig. 10)"
 
 
@@ -32,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure."""
+    """Measure, and write the results."""
     from avsmamba.reports.complexity import complexity
 
     complexity(
-        args.configs,
+        args.configs or [str(source_tree() / f"configs/avs_mamba/avs_mamba_{name}_ms3_512.yaml") for name in FIG_10],
         args.sizes,
         args.out,
         frames=args.frames,

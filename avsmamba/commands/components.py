@@ -14,10 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the page, or write it."""
-    from avsmamba.reports.components import page, write
+    """Print or write the page."""
+    from avsmamba.reports.components import page
+    from avsmamba.utils import atomic_write
 
-    if args.write:
-        write(source_tree() / "docs" / "components.md")
-    else:
+    if not args.write:
         print(page(), end="")
+        return
+    with atomic_write(source_tree() / "docs" / "components.md") as path:
+        path.write_text(page(), encoding="utf-8")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale",
         type=int,
         default=1,
-        help="of the map before CIP: 1 (stride 4) to 4 (stride 32) (default: %(default)s)",
+        help="scale of the map before CIP: 1 (stride 4) to 4 (stride 32) (default: %(default)s)",
     )
     add_audio(parser)
     add_config_options(parser)

@@ -15,6 +15,7 @@ from avsmamba.datasets.replaced_sound import how_foreign
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import config_for_test, report, use_mixed_precision
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.markdown import table
 from avsmamba.utils import atomic_write
 
 SOUNDS = ("real", "silence", "noise", "swap")
@@ -52,7 +53,7 @@ def robustness(
         amp: the model runs in mixed precision (bfloat16 on the CPU).
 
     Returns:
-        What stands in `robustness.json`, see `summary`.
+        The content of `robustness.json`, see `summary`.
 
     Raises:
         UserError: for what the user can mend, in one line.
@@ -80,7 +81,7 @@ def robustness(
                 swapped = {"known": "nothing", "clips_without": None} if clips is None else how_foreign(clips)
         result = summary(scores, swapped)
         if is_main_process():
-            text = table(result)
+            text = table_and_notes(result)
             for name, content in (("robustness.json", json.dumps(result, indent=2)), ("robustness.md", text)):
                 with atomic_write(Path(cfg.work_dir) / name) as path:
                     path.write_text(content + "\n", encoding="utf-8")
@@ -138,18 +139,16 @@ def _part(values: Mapping[str, Any], name: str) -> dict[str, float]:
     return {key.removeprefix(f"{name}/"): float(v) for key, v in values.items() if key.startswith(f"{name}/")}
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The figures as a Markdown table, for the terminal too, with what is needed to read them."""
+def table_and_notes(result: Mapping[str, Any]) -> str:
+    """Return the results as a Markdown table, padded for the terminal, with an explanation."""
     sounds = result["sounds"]
     head = ("sound", "M_J own", "M_F own", "gap own", "M_J right", "gap right", "pixels", "frames")
-    rows = [head, ("---", *["---:"] * (len(head) - 1))]
+    rows = []
     for sound, row in sounds.items():
         own, gap, marked = row["own"]["frame"], row.get("gap"), row["marked"]
         gaps = ("–", "–") if gap is None else [f"{gap[k]:.4f}" for k in ("own_M_J", "right_M_J")]
         scores = (f"{own['M_J']:.4f}", f"{own['M_F']:.4f}", gaps[0], f"{row['right']['M_J']:.4f}", gaps[1])
         rows.append((sound, *scores, f"{100 * marked['pixels']:.3f} %", f"{100 * marked['frames']:.1f} %"))
-    widths = [max(len(row[i]) for row in rows if row is not rows[1]) for i in range(len(head))]
-    lines = ["| " + " | ".join(map(_cell, row, widths, range(len(head)))) + " |" for row in rows]
     silent, without = sounds["real"]["silent"], result["swap"].get("clips_without")
     first = f"{result['clips']} clips, {result['frames']} frames."
     if silent["count"]:
@@ -158,16 +157,13 @@ def table(result: Mapping[str, Any]) -> str:
             f"M_J own {silent['count'] / result['frames']:.4f}; with the real sound "
             f"{100 * silent['frames']:.1f} % of them are marked."
         )
-    notes = f"""
+    end = f"; {without} clips have no foreign sound." if without else "."
+    return f"""{first}
+
+{table(head, rows, "lrrrrrrr", padded=True)}
+
 own: against the picture's own masks, each frame once; right: against the right answer, with a wrong sound an empty
 mask (M_J is then the share of pixels that is not marked; M_F has no value). gap: by how much the real sound's M_J is
 higher than this one. pixels, frames: what is marked, with a wrong sound the false-positive rates; a frame is marked if
 one of its pixels is.
-swap: {_KNOWN[result["swap"]["known"]]}"""
-    return "\n".join([first, "", *lines, notes + (f"; {without} clips have no foreign sound." if without else ".")])
-
-
-def _cell(text: str, width: int, column: int) -> str:
-    if text.startswith("---"):
-        return text.rstrip(":").ljust(width - (column > 0), "-") + ":" * (column > 0)
-    return text.ljust(width) if column == 0 else text.rjust(width)
+swap: {_KNOWN[result["swap"]["known"]]}{end}"""

@@ -15,6 +15,7 @@ from avsmamba.checkpoint.reading import find_state_dict, read_file
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
 from avsmamba.config.load import flat_values, load_config
+from avsmamba.markdown import table
 from avsmamba.model_zoo.bundled import CARD, models_folder, sha256
 from avsmamba.utils import UserError, read_json
 
@@ -140,21 +141,22 @@ def readme(card: Mapping[str, Any]) -> str:
         f"{card['parameters']} parameters, {card['dtype']}. Written by `tools/ship_model.py`, as is `{CARD}`, which "
         "holds the same for programs.",
         "",
-        "| file | bytes | SHA-256 |",
-        "|---|---:|---|",
-        *(f"| `{name}` | {f['bytes']} | `{f['sha256']}` |" for name, f in card["files"].items()),
+        table(
+            ("file", "bytes", "SHA-256"),
+            [(f"`{name}`", file["bytes"], f"`{file['sha256']}`") for name, file in card["files"].items()],
+            "lrl",
+        ),
     ]
     if card["scores"]:
-        lines += [
-            "",
-            "| scored on | sound | clips | frames | M_J | M_F | frames marked |",
-            "|---|---|---:|---:|---:|---:|---:|",
-        ]
+        head = ("scored on", "sound", "clips", "frames", "M_J", "M_F", "frames marked")
+        rows = []
         for row in card["scores"]:
             marked = f"{100 * row['marked_frames']:.1f} %" if "marked_frames" in row else "–"
-            scores = f"{row['M_J']:.4f} | {row['M_F']:.4f}"
-            lines.append(f"| {row['of']} | {row['sound']} | {row['clips']} | {row['frames']} | {scores} | {marked} |")
+            counts = (row[key] for key in ("of", "sound", "clips", "frames"))
+            rows.append((*counts, f"{row['M_J']:.4f}", f"{row['M_F']:.4f}", marked))
         lines += [
+            "",
+            table(head, rows, "llrrrrr"),
             "",
             "M_J and M_F are against the masks of what really sounds, also where the model hears a wrong sound: it "
             "should score low and mark no frame there.",

@@ -1,4 +1,4 @@
-"""The clips of a config's test set, for the tools that draw some of them."""
+"""Choose clips of a config's test set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from avsmamba.utils import UserError
 
 
 def build_test_set(cfg: Config, audio: str = "real") -> Any:
-    """The first data set of the config's test dataloader, with this sound.
+    """Build the first data set of the config's test dataloader, with this sound.
 
     Raises:
         UserError: if there is none, or the sound is unknown.
@@ -27,16 +27,15 @@ def build_test_set(cfg: Config, audio: str = "real") -> Any:
 
 
 def chosen(dataset: Any, names: Sequence[str], count: int) -> list[int]:
-    """Places of the clips of these names; without names, `count` places spread evenly over the data set.
+    """Return the indices of the clips of these names; without names, `count` evenly spaced indices.
 
     Raises:
-        UserError: naming the clips that are not there.
+        UserError: naming the missing clips.
     """
     if not names:
         if count < 1:
             raise UserError(f"--num-clips: expected at least 1, got {count}")
-        number = min(count, len(dataset))
-        return [i * len(dataset) // number for i in range(number)]
+        return evenly_spaced(count, len(dataset))
     places = {clip.name: i for i, clip in enumerate(dataset.clips)}
     missing = [name for name in names if name not in places]
     if missing:
@@ -44,8 +43,14 @@ def chosen(dataset: Any, names: Sequence[str], count: int) -> list[int]:
     return [places[name] for name in names]
 
 
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """Return `count` indices below `total`, at most all of them."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
 def arrays(item: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of an item of a data set: frames `(T, 3, H, W)`, masks `(T, h, w)`, the flags of what is labelled and exists."""
+    """Return frames `(T, 3, H, W)`, masks `(T, h, w)` and the flags `labelled` and `exists` `(T,)` of a clip."""
     sample = item["data_samples"]
     flags = (sample.gt_temporal_mask_flag.numpy(), sample.vid_temporal_mask_flag.numpy())
     return item["frames"].numpy(), sample.gt_masks.numpy(), *flags

@@ -1,6 +1,6 @@
-"""What a model costs (Fig. 10): parameters, operations, peak memory and time of a clip's inference, by resolution.
+"""Measure the costs of a clip's inference by resolution: parameters, operations, peak memory and time (Fig. 10).
 
-Called by tools/complexity.py. Each case runs in a process of its own, so that its peak memory is its own.
+Each case runs in its own process, so that its peak memory is its own.
 """
 
 import json
@@ -17,14 +17,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.engine.evaluate import drop_pretrained
-from avsmamba.registry import MODELS
+from avsmamba.markdown import table
 from avsmamba.reports.complexity_plot import draw_complexity
 from avsmamba.utils import UserError, atomic_write
-
-ROOT = Path(__file__).parents[2]
-FIG_10 = tuple(f"avs_mamba_{backbone}_ms3_512.yaml" for backbone in ("vim_b", "vmamba_b", "pvtv2b5"))
 
 
 def complexity(
@@ -40,28 +37,24 @@ def complexity(
     """Measure models, print a table and write `complexity.json`, `complexity.md` and `complexity.png`.
 
     Args:
-        configs: YAML files; none: those of the paper's Fig. 10 in `configs/avs_mamba` (Vim-B, VMamba-B, PVT-v2 b5).
+        configs: YAML files.
         sizes: heights and widths of the frames, pixels; multiples of 32.
         out: folder for the three files.
         frames: of a clip.
-        batch: clips at a time.
-        repeats: timed runs, of which the median is taken; one more comes before them.
-        device: 'cpu' or 'cuda'; default: the GPU where there is one.
+        batch: number of clips.
+        repeats: timed runs after one that is not timed; the median is reported.
+        device: 'cpu' or 'cuda'; default: the GPU if there is one.
         options: `key=value` words that override each config.
 
     Returns:
-        What stands in `complexity.json`, see `measure`.
+        the content of `complexity.json`, see `measure`.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: if an argument or a config is faulty.
     """
-    known = ROOT / "configs" / "avs_mamba"
-    configs = list(configs) or [str(known / name) for name in FIG_10 if (known / name).is_file()]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not configs:
-        raise UserError(f"--configs: there is none of {', '.join(FIG_10)} in {known}; name some")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"--device: expected cpu, or cuda where there is a GPU, got {device!r}")
+        raise UserError(f"--device: expected cpu, or cuda if there is a GPU, got {device!r}")
     for name, number in (("--frames", frames), ("--batch", batch), ("--repeats", repeats)):
         if number < 1:
             raise UserError(f"{name}: expected at least 1, got {number}")
@@ -70,7 +63,7 @@ def complexity(
             raise UserError(f"--sizes: expected multiples of 32 pixels, got {size}")
     changes = parse_options(options)
     for config in configs:
-        load_config(config, changes)  # a faulty one shall not be found out after the others were measured
+        load_config(config, changes)  # report a faulty config before measuring the others
     labels = short_names(configs)
     rows = []
     for config, label in zip(configs, labels, strict=True):
@@ -79,7 +72,7 @@ def complexity(
                 row = pool.apply(measure, (config, size, frames, batch, repeats, device, changes))
             rows.append({"model": label, **row})
             print(f"{label} at {size}: {row['seconds']:.2f} s, peak {row['peak_GB']:.2f} GB")
-    text = table(rows)
+    text = report(rows)
     print(text)
     folder = Path(out)
     for name, content in (("complexity.json", json.dumps(rows, indent=2)), ("complexity.md", text)):
@@ -92,7 +85,7 @@ def complexity(
 
 
 def short_names(configs: Sequence[str]) -> list[str]:
-    """Names of the configs without the data set and size at their end, where that leaves them different."""
+    """Return the names of configs, without data set and size at their end if these short names all differ."""
     stems = [Path(config).stem for config in configs]
     short = [re.sub(r"_(s4|ms3|avss)(_\d+)?$", "", stem) for stem in stems]
     return short if len(set(short)) == len(short) else stems
@@ -101,19 +94,17 @@ def short_names(configs: Sequence[str]) -> list[str]:
 def measure(
     config: str, size: int, frames: int, batch: int, repeats: int, device: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One model on one size of frames, of random weights and noise; to be called in a fresh process.
+    """Measure a model with random weights on noise; to be called in a new process.
 
     Returns:
-        `parameters` and `backbone_parameters` (numbers); `GFLOP` of a batch, a multiply-add counted as two;
-        `seconds` (median) and `spread` (longest minus shortest) of a batch; `peak_GB` (1e9 bytes): of the process on
-        the CPU, with the interpreter and torch, of which `before_GB` was there before the model was made; on the GPU of
-        torch's tensors.
+        numbers of `parameters` and `backbone_parameters`; `GFLOP` of a batch (a multiply-add counts two); `seconds`
+        (median) and `spread` (longest minus shortest) of a batch; `peak_GB` (1e9 bytes): on the GPU of torch's tensors,
+        on the CPU of the process, which had `before_GB` (interpreter and torch) before the model was built.
     """
     cfg = load_config(config, options)
-    drop_pretrained(cfg.model)
     before = memory(device)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model).eval().to(device)
+    model = build_model(cfg.model).eval().to(device)
     clip = torch.randn(batch, frames, 3, size, size, device=device)
     log_mel = torch.randn(batch, frames, 1, 96, 64, device=device)
 
@@ -148,15 +139,15 @@ def measure(
 
 
 def count(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 def memory(device: str) -> float:
-    """Peak memory so far, in 1e9 bytes: torch's on the GPU, else this process's resident set."""
+    """Return the peak memory so far, in 1e9 bytes: torch's on the GPU, else the resident set of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    # ru_maxrss may be that of the process which started this one; Linux counts VmHWM anew.
+    # ru_maxrss may include the process that started this one; Linux's VmHWM does not.
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
     if found:
@@ -164,25 +155,28 @@ def memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The figures as a Markdown table, with what is needed to read them."""
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results as a Markdown table with an explanation."""
     first = rows[0]
-    lines = [
-        "| model | size | parameters, M | of them backbone, M | GFLOP | peak memory, GB | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    head = ("model", "size", "parameters, M", "of them backbone, M", "GFLOP", "peak memory, GB", "seconds")
+    cells = [
+        (
+            row["model"],
+            row["size"],
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['backbone_parameters'] / 1e6:.2f}",
+            f"{row['GFLOP']:.1f}",
+            f"{row['peak_GB']:.2f}",
+            f"{row['seconds']:.3f} ± {row['spread'] / 2:.3f}",
+        )
+        for row in rows
     ]
-    for row in rows:
-        millions = [f"{row[name] / 1e6:.2f}" for name in ("parameters", "backbone_parameters")]
-        costs = (f"{row['GFLOP']:.1f}", f"{row['peak_GB']:.2f}", f"{row['seconds']:.3f} ± {row['spread'] / 2:.3f}")
-        lines.append(f"| {' | '.join([row['model'], str(row['size']), *millions, *costs])} |")
     where = f"of the process, of which {first['before_GB']:.2f} GB are the interpreter and torch"
     if not first["before_GB"]:
         where = "of torch's tensors on the GPU"
     clip = f"{first['batch']} clip{'s' * (first['batch'] > 1)} of {first['frames']} frames"
-    lines += [
-        "",
-        f"Inference of {clip}, float32, {first['device']}, torch {first['torch']}. A multiply-add",
-        "counts two operations; normalisations and activations count none. Peak memory is that",
-        f"{where}. Seconds: median, and half of longest minus shortest.",
-    ]
-    return "\n".join(lines)
+    return f"""{table(head, cells, "lrrrrrr")}
+
+Inference of {clip}, float32, {first["device"]}, torch {first["torch"]}. A multiply-add
+counts two operations; normalisations and activations count none. Peak memory is that
+{where}. Seconds: median, and half of longest minus shortest."""

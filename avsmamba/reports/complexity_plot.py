@@ -1,4 +1,4 @@
-"""The plot of what models cost by resolution (Fig. 10, a to c)."""
+"""Plot the costs of models by resolution (Fig. 10, a to c)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _COLOURS = ("#3b6fd4", "#d9731a", "#2a9d6f", "#b3408c", "#6b7280", "#c2a300", "#
 
 
 def draw_complexity(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw memory, operations and time, a line for each model; of one size only, bars.
+    """Draw memory, operations and time, a line for each model; bars if there is one size.
 
     Args:
         rows: mappings with `model`, `size` (pixels), `peak_GB`, `GFLOP` and `seconds`.

@@ -1,18 +1,17 @@
-"""The page of all registered classes with their arguments: what tools/components.py prints and writes."""
+"""The page of all registered classes with their arguments."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mmengine.registry import Registry
 
-import avsmamba
 from avsmamba import registry as own
-from avsmamba.utils import atomic_write
+from avsmamba.markdown import table
 
-# Registries in the page's order, what they hold, and where their names are written in a config.
+# Registries in the page's order, titles, and the keys of a config that name their members.
 SECTIONS = (
     (own.MODELS, "Models", "`model`, its parts, `data_preprocessor`"),
     (own.DATASETS, "Data sets", "`*_dataloader.dataset`"),
@@ -23,19 +22,18 @@ SECTIONS = (
     (own.LOG_PROCESSORS, "Log processors", "`log_processor`"),
     (own.FUNCTIONS, "Functions", "`*_dataloader.worker_init_fn`, `collate_fn`"),
 )
-SOURCES = Path(avsmamba.__file__).parent
 _ITEM = re.compile(r"^ {4}(\w+): (.*)$")
 
 
 def registered(registry: Registry) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Names and classes of a registry that avsmamba defines, by module and name."""
+    """Yield names and classes that avsmamba registers, by module and name."""
     registry.import_from_location()
     mine = [(name, c) for name, c in registry.module_dict.items() if c.__module__.split(".")[0] == "avsmamba"]
     yield from sorted(mine, key=lambda item: (item[1].__module__, item[0]))
 
 
 def described(doc: str) -> dict[str, str]:
-    """What the `Args` section of a docstring says of each argument."""
+    """Return the text on each argument in the `Args` section of a docstring."""
     found: dict[str, str] = {}
     name = None
     inside = False
@@ -51,7 +49,7 @@ def described(doc: str) -> dict[str, str]:
 
 
 def meanings(target: Callable[..., Any]) -> dict[str, str]:
-    """What the docstrings of a class and of the classes it comes from say of its arguments, the nearest first."""
+    """Return the texts on the arguments of a class in its docstring and in those of its base classes."""
     classes = target.__mro__ if inspect.isclass(target) else (target,)
     found: dict[str, str] = {}
     for one in classes:
@@ -61,25 +59,25 @@ def meanings(target: Callable[..., Any]) -> dict[str, str]:
 
 
 def arguments_table(target: Callable[..., Any]) -> str:
-    """Arguments, defaults and what they mean; empty where there is no argument.
+    """Return a table of arguments, defaults and meanings; empty if there is no argument.
 
     Raises:
-        ValueError: if an argument is not described.
+        ValueError: if an argument is not documented.
     """
     text = meanings(target)
     rows = []
     for parameter in inspect.signature(target).parameters.values():
         if parameter.name not in text:
-            raise ValueError(f"{target.__module__}.{target.__name__}: no word on argument {parameter.name!r}")
-        default = "needed" if parameter.default is parameter.empty else f"`{shown(parameter.default)}`"
-        rows.append(f"| `{parameter.name}` | {default} | {escaped(text[parameter.name])} |")
-    return "\n".join(["| argument | default | what it is |", "| --- | --- | --- |", *rows]) if rows else ""
+            raise ValueError(f"{target.__module__}.{target.__name__}: argument {parameter.name!r} is not documented")
+        default = "required" if parameter.default is parameter.empty else f"`{shown(parameter.default)}`"
+        rows.append((f"`{parameter.name}`", default, text[parameter.name].replace("<", "&lt;")))
+    return table(("argument", "default", "meaning"), rows) if rows else ""
 
 
 def shown(value: Any) -> str:
-    """A default as YAML has it."""
+    """Return a default as YAML, floats with four digits."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return json.dumps(value)
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, float) and round(value, 4) != value:
@@ -87,39 +85,28 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def escaped(text: str) -> str:
-    """Text for a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
 def component(name: str, target: Callable[..., Any]) -> str:
-    """Heading, file, the docstring's first paragraph and the arguments of one class."""
-    path = Path(inspect.getfile(target)).relative_to(SOURCES.parent).as_posix()
+    """Return heading, file, first paragraph of the docstring and arguments of one class."""
+    path = target.__module__.replace(".", "/") + ".py"
     first = " ".join(inspect.cleandoc(target.__doc__ or "").partition("\n\n")[0].split())
-    # The classes' own words for where the rest stands would lead nowhere on the page.
+    # References to another class's arguments have no target on the page.
     first = re.sub(r" See `\w+` for the arguments\.$", "", first)
     parts = [f"### {name}", f"{first.replace('<', '&lt;')} [`{path}`](../{path})", arguments_table(target)]
     return "\n\n".join(part for part in parts if part)
 
 
 def page() -> str:
-    """The text of `docs/components.md`."""
+    """Return the text of `docs/components.md`."""
     parts = [
         "# Registered parts",
-        "Written by `python tools/components.py --write`, from the signatures and docstrings of the code; not by hand.",
-        "A name stands behind `type:` in a config, an argument is a key beside it ([how configs work](configs.md)). "
-        "`AVSSegmentor` hands `embed_dims` to all parts of the neck and to the head, and `in_channels` and "
-        "`audio_channels` to the projection, so that a config need not name them. Hooks and the log processor also "
-        "take what mmengine gives to all of theirs.",
+        "Written by `python tools/components.py --write` from the signatures and docstrings of the code; not by hand.",
+        "In a config, `type:` is a name, and the keys beside it are arguments ([how configs work](configs.md)). "
+        "`AVSSegmentor` passes `embed_dims` to all parts of the neck and to the head, and `in_channels` and "
+        "`audio_channels` to the projection, so a config does not name them there. Hooks and the log processor also "
+        "accept the arguments of mmengine's base classes.",
     ]
     for registry, title, where in SECTIONS:
         members = list(registered(registry))
         if members:
             parts += [f"## {title}", f"In a config: {where}.", *(component(*member) for member in members)]
     return "\n\n".join(parts) + "\n"
-
-
-def write(target: Path) -> None:
-    """Write the page."""
-    with atomic_write(target) as path:
-        path.write_text(page(), encoding="utf-8")

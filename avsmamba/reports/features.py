@@ -1,4 +1,4 @@
-"""Drawing what the Contextual Integration Pyramid makes of the features (Fig. 9): tools/visualize_features.py."""
+"""Draw features before and after the Contextual Integration Pyramid (Fig. 9)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,15 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from avsmamba.checkpoint.load import load_weights
-from avsmamba.checkpoint.reading import read_file
+from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.engine.evaluate import drop_pretrained
-from avsmamba.registry import MODELS
 from avsmamba.reports.clips import arrays, build_test_set, chosen
 from avsmamba.reports.features_plot import overlay, principal_colours
 from avsmamba.utils import UserError
-from avsmamba.visualization.grid import grid, masked, panes_of, truths
-from avsmamba.visualization.hook import foreground, is_semantic, picture_path, picture_title, write_png
+from avsmamba.visualization.canvas import write_png
+from avsmamba.visualization.clip_picture import masked, panes_of, truths
+from avsmamba.visualization.grid import grid
+from avsmamba.visualization.hook import is_semantic, picture_path, picture_title, predicted_masks
 
 
 def visualize_features(
@@ -34,18 +33,18 @@ def visualize_features(
 ) -> list[Path]:
     """Draw frames, truth, features before and after the pyramid, and prediction of some test clips.
 
-    Before: the map of one scale that enters the pyramid (of scale 1 the projected map of the backbone, else what the
-    encoder made of it). After: the mask features that leave it. The three first principal components of each, from a
-    basis of its own over all frames of the clip, are red, green and blue, with a weight of 0.7 over the frame.
+    Before: the input of the pyramid at one scale (at scale 1 the projected map of the backbone, else the encoder's
+    output). After: the mask features, its output. The first three principal components of each, over all frames of the
+    clip, are drawn in red, green and blue over the frame with a weight of 0.7.
 
     Args:
         config: YAML file.
         checkpoint: weights; all of the model's must be in it.
-        out: folder for one PNG file a clip.
+        out: folder for a PNG file of each clip.
         clips: names of test clips.
         num_clips: without names, how many clips, evenly spread over the test set.
         scale: of the map before the pyramid, 1 (stride 4) to 4 (stride 32).
-        audio: what the model hears, see `avsmamba.datasets.avsbench.AVSBench`.
+        audio: the sound that the model gets, see `avsmamba.datasets.avsbench.AVSBench`.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
 
@@ -53,7 +52,7 @@ def visualize_features(
         The files.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: if an argument, the config, the checkpoint or a file of a clip is faulty.
     """
     cfg = load_config(config, parse_options(options), data_root)
     if cfg.model.get("pyramid") is None:
@@ -64,9 +63,7 @@ def visualize_features(
         raise UserError(f"{checkpoint}: no such checkpoint")
     dataset = build_test_set(cfg, audio)
     places = chosen(dataset, clips, num_clips)
-    drop_pretrained(cfg.model)
-    model = MODELS.build(cfg.model).eval()
-    load_weights(model, read_file(str(checkpoint), "cpu"), str(checkpoint), True, print)
+    model = build_model(cfg.model, checkpoint, warn=print).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     files = []
     for place in places:
@@ -79,47 +76,43 @@ def visualize_features(
 
 @torch.no_grad()
 def run(model: nn.Module, item: dict[str, Any], scale: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """One clip through the model.
+    """Run the model on one clip.
 
     Returns:
-        features before `(n, h, w, C)` and after the pyramid, of the n frames that exist, and the sample with its
+        features before and after the pyramid, `(n, h, w, C)` of the n frames that exist, and the sample with its
         prediction.
     """
-    seen: dict[str, Tensor] = {}
+    features: list[Tensor] = []
 
-    def look(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        seen["before"], seen["after"] = inputs[0][scale - 1][0], output[0]
+    def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        features[:] = inputs[0][scale - 1][0], output[0]
 
-    handle = model.pyramid.register_forward_hook(look)
+    handle = model.pyramid.register_forward_hook(record)
     try:
         data = model.data_preprocessor(pseudo_collate([item]))
         (sample,) = model(**data, mode="predict")
     finally:
         handle.remove()
     shares = [n / padded for n, padded in zip(item["frames"].shape[-2:], data["frames"].shape[-2:], strict=True)]
-    before, after = (without_padding(seen[name].float().cpu().numpy(), *shares) for name in ("before", "after"))
+    before, after = (without_padding(maps.float().cpu().numpy(), *shares) for maps in features)
     return before, after, sample
 
 
 def without_padding(features: np.ndarray, height: float, width: float) -> np.ndarray:
-    """The part of `(T, h, w, C)` maps that the frames fill; they were padded at the bottom and at the right."""
+    """Return the part of `(T, h, w, C)` maps without padding, which is at the bottom and at the right."""
     rows, columns = features.shape[1:3]
     return features[:, : max(1, round(height * rows)), : max(1, round(width * columns))]
 
 
 def draw(item: dict[str, Any], before: np.ndarray, after: np.ndarray, sample: Any) -> np.ndarray:
-    """The picture of one clip."""
+    """Draw one clip."""
     frames, masks, labelled, exists = arrays(item)
     semantic = is_semantic(sample)
     panes = panes_of(frames[exists])
-    rows = {
-        "frame": panes,
-        "truth": truths(panes, masks[exists], labelled[exists], semantic),
-    }
+    rows = {"frame": panes, "truth": truths(panes, masks[exists], labelled[exists], semantic)}
     for name, features in (("before CIP", before), ("after CIP", after)):
         colours, shares = principal_colours(features)
         label = f"{name}\n{features.shape[1]} × {features.shape[2]}\n{100 * shares.sum():.0f} % of\nvariance"
         rows[label] = [overlay(pane, colour) for pane, colour in zip(panes, colours, strict=True)]
-    predicted = sample.pred_labels.cpu().numpy() if semantic else foreground(sample) > 0.5
-    rows["prediction"] = masked(panes, predicted[exists], False, semantic)
+    rows["prediction"] = masked(panes, predicted_masks(sample)[exists], False, semantic)
     return grid(rows, picture_title(sample), [f"second {t + 1}" for t in np.flatnonzero(exists)])

@@ -1,21 +1,20 @@
-"""Feature maps as colours over the frames, by principal components (Fig. 9)."""
+"""Principal components of feature maps as colours over the frames (Fig. 9)."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avsmamba.visualization.pictures import Picture
+from avsmamba.visualization.canvas import Picture
 
 ALPHA = 0.7  # the paper's "scaling factor" (Sec. V-E)
-_TAILS = (1.0, 99.0)  # percentiles that become black and full colour
+_TAILS = (1.0, 99.0)  # percentiles drawn as black and as full colour
 
 
 def principal_colours(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The three first principal components of a clip's features as red, green and blue.
+    """Return the first three principal components of a clip's features as red, green and blue.
 
-    One basis serves all frames, so that a colour means the same in each. A component's sign is arbitrary; it is chosen
-    so that the longer tail, what stands out from the rest, is bright. Each component is spread over [0, 1] from its 1st
-    to its 99th percentile.
+    All frames share one basis, so that a colour means the same in each. The sign of a component is arbitrary; it is
+    chosen so that the longer tail is bright. Each component is scaled to [0, 1] from its 1st to its 99th percentile.
 
     Args:
         features: `(T, h, w, C)`, C at least 3.
@@ -24,7 +23,7 @@ def principal_colours(features: NDArray[np.floating]) -> tuple[NDArray[np.float6
         colours `(T, h, w, 3)` in [0, 1], and the share of the variance that each component explains, `(3,)`.
 
     Raises:
-        ValueError: if the shape does not fit or a value is not finite.
+        ValueError: if the shape is wrong or a value is not finite.
     """
     if features.ndim != 4 or features.shape[-1] < 3 or not features.size:
         raise ValueError(f"features: expected (T, h, w, C) with C of at least 3, got {features.shape}")
@@ -43,7 +42,7 @@ def principal_colours(features: NDArray[np.floating]) -> tuple[NDArray[np.float6
 
 
 def overlay(pane: Picture, colours: NDArray[np.floating], alpha: float = ALPHA) -> Picture:
-    """`alpha` of `(h, w, 3)` colours in [0, 1], resized bilinearly, and the rest of the pane `(H, W, 3)`."""
+    """Blend `(h, w, 3)` colours in [0, 1], resized bilinearly, over a pane `(H, W, 3)` with a weight of `alpha`."""
     height, width = pane.shape[:2]
     fine = cv2.resize(np.ascontiguousarray(colours, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(alpha * 255 * fine + (1 - alpha) * pane, 0, 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Several models' masks of the same clips side by side (Fig. 6 to 8): what tools/qualitative.py calls."""
+"""Draw the masks of several models side by side (Fig. 6 to 8)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ from avsmamba.evaluation import frame_scores, semantic_clip_scores
 from avsmamba.reports.clips import arrays, build_test_set, chosen
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
-from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths, with_legend
-from avsmamba.visualization.hook import mask_path, write_png
-from avsmamba.visualization.pictures import Picture
+from avsmamba.visualization.canvas import Picture, write_png
+from avsmamba.visualization.clip_picture import legend_names, masked, panes_of, truths
+from avsmamba.visualization.grid import grid, stacked
+from avsmamba.visualization.hook import mask_path
 
 
 def qualitative(
@@ -32,15 +33,14 @@ def qualitative(
     """Draw frames, truth and the masks of several models, one column a second.
 
     Args:
-        config: YAML file; its test set holds the clips, and no model is built.
-        predictions: by the name to show, the folder that `tools/test.py --out` wrote.
+        config: YAML file with the test set; no model is built.
+        predictions: folders that `avsmamba test --out` wrote, by the name of the row.
         out: PNG file.
         clips: names of test clips.
         num_clips: without names, how many clips, evenly spread over the test set.
-        across: clips beside each other.
-        worst: with a number, that many clips of the whole test set instead, those on which the first model of
-            `predictions` has the lowest M_J, lowest first (Fig. 8). Their scores are printed, are part of the titles
-            and are in the PNG file as its text `worst`.
+        across: clips in a row of the picture.
+        worst: if not 0, draw instead the `worst` clips of the test set with the lowest M_J of the first model, lowest
+            first (Fig. 8). Their scores are printed, and are in the titles and in the PNG text `worst`.
         options: `key=value` words that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
 
@@ -48,7 +48,7 @@ def qualitative(
         The file.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: if an argument, the config, a mask or a file of a clip is faulty.
     """
     if Path(out).suffix.lower() != ".png":
         raise UserError(f"--out: expected a name that ends with .png, got {out}")
@@ -57,7 +57,7 @@ def qualitative(
     if worst < 0:
         raise UserError(f"--worst: expected at least 1 clip, or 0 for none, got {worst}")
     if worst and clips:
-        raise UserError("--worst: chooses the clips itself; leave --clips out")
+        raise UserError("--worst: chooses the clips itself; omit --clips")
     for name, folder in predictions.items():
         if not Path(folder).is_dir():
             raise UserError(f"--pred {name}: no such folder: {folder}")
@@ -82,12 +82,12 @@ def find_worst(dataset: Any, name: str, folder: str, count: int) -> list[tuple[i
 
     Args:
         dataset: a test set; every clip is read once.
-        name: the model's, for errors.
-        folder: what `tools/test.py --out` wrote.
+        name: of the model, for errors.
+        folder: output of `avsmamba test --out`.
         count: of clips.
 
     Returns:
-        Places in the data set and M_J, lowest first; clips without a labelled frame are left out.
+        indices in the data set and M_J, lowest first; clips without a labelled frame are left out.
 
     Raises:
         UserError: if a mask is missing or does not fit, or no clip is labelled.
@@ -103,10 +103,10 @@ def find_worst(dataset: Any, name: str, folder: str, count: int) -> list[tuple[i
 
 
 def clip_score(item: dict[str, Any], name: str, folder: Path) -> float | None:
-    """Score the masks of one clip: M_J over its labelled frames, None where there are none.
+    """Return M_J of one clip over its labelled frames, None if there are none.
 
-    Of binary masks the mean of the frames' IoU, that of the backgrounds where the truth is empty; of AVSS the mean over
-    the classes that are true or predicted in the clip.
+    For binary masks: the mean of the frames' IoU, of the backgrounds if the truth is empty. For AVSS: the mean over the
+    classes that are true or predicted in the clip.
     """
     _, masks, labelled, exists = arrays(item)
     scored = torch.from_numpy(labelled & exists)
@@ -125,33 +125,28 @@ def clip_score(item: dict[str, Any], name: str, folder: Path) -> float | None:
 def draw(
     item: dict[str, Any], predictions: Mapping[str, str], classes: Sequence[str], score: float | None = None
 ) -> Picture:
-    """Draw the block of one clip, with its M_J in the title where given; of AVSS in classes' colours, with a legend."""
+    """Draw one clip, with its M_J in the title unless None; of AVSS in the classes' colours, with a legend."""
     frames, masks, labelled, exists = arrays(item)
     sample = item["data_samples"]
     semantic = sample.subset == "avss"
     panes = panes_of(frames[exists])
-    truth = truths(panes, masks[exists], labelled[exists], semantic)
-    rows = {"frame": panes, "truth": truth}
-    shown = {int(index) for index in np.unique(masks[exists & labelled])}
+    rows = {"frame": panes, "truth": truths(panes, masks[exists], labelled[exists], semantic)}
+    shown = [masks[exists & labelled]]
     for name, folder in predictions.items():
         if name in rows:
-            raise UserError(f"--pred {name}: this name is taken; choose another")
-        predicted = read_masks(sample, Path(folder), name)[exists]
-        shown |= {int(index) for index in np.unique(predicted)}
-        rows[name] = masked(panes, predicted, False, semantic)
+            raise UserError(f"--pred {name}: this name is reserved; choose another")
+        shown.append(read_masks(sample, Path(folder), name)[exists])
+        rows[name] = masked(panes, shown[-1], False, semantic)
     title = sample.clip if score is None else f"M_J {score:.3f}  {sample.clip}"
-    picture = grid(rows, title, [f"second {t + 1}" for t in np.flatnonzero(exists)])
-    if not semantic:
-        return picture
-    names = {i: classes[i] if i < len(classes) else f"class {i}" for i in sorted(shown - {0})}
-    return with_legend(picture, rows, names)
+    names = legend_names(classes, *shown) if semantic else None
+    return grid(rows, title, [f"second {t + 1}" for t in np.flatnonzero(exists)], names)
 
 
 def read_masks(sample: AVSDataSample, folder: Path, name: str) -> np.ndarray:
-    """One model's masks of a clip, `(T, h, w)`; padding is empty.
+    """Read one model's masks of a clip, `(T, h, w)`; padding is empty.
 
     Raises:
-        UserError: if a file is missing, no picture, or of another size than the labels.
+        UserError: if a file is missing, is not a picture, or has another size than the labels.
     """
     height, width = sample.gt_masks.shape[-2:]
     masks = np.zeros(sample.gt_masks.shape, np.uint8)
@@ -168,10 +163,10 @@ def read_masks(sample: AVSDataSample, folder: Path, name: str) -> np.ndarray:
 
 
 def parse_predictions(words: Sequence[str]) -> dict[str, str]:
-    """`NAME=DIR` words as a dict.
+    """Convert `NAME=DIR` arguments to a dict.
 
     Raises:
-        UserError: for a word of another form or a name that comes twice.
+        UserError: if an argument has another form or a name occurs twice.
     """
     predictions: dict[str, str] = {}
     for word in words:
@@ -179,6 +174,6 @@ def parse_predictions(words: Sequence[str]) -> dict[str, str]:
         if not equals or not name or not folder:
             raise UserError(f"--pred: expected NAME=DIR, got {word!r}")
         if name in predictions:
-            raise UserError(f"--pred: the name {name!r} is given twice")
+            raise UserError(f"--pred: the name {name!r} occurs twice")
         predictions[name] = folder
     return predictions

@@ -1,6 +1,6 @@
-"""Pictures of clips, predicted masks on disk and the demo's page; importing this registers the hook."""
+"""Pictures of clips and predicted masks on disk; importing this registers the hook."""
 
+from avsmamba.visualization.clip_picture import clip_picture
 from avsmamba.visualization.hook import VisualizationHook
-from avsmamba.visualization.pictures import clip_picture, semantic_picture
 
-__all__ = ["VisualizationHook", "clip_picture", "semantic_picture"]
+__all__ = ["VisualizationHook", "clip_picture"]

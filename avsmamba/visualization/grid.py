@@ -1,128 +1,105 @@
-"""Pictures in rows and columns, with names at the left, heads above and a title."""
+"""Pictures in rows and columns, with names on the left, heads above, a title and a legend of classes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from avsmamba.visualization.pictures import (
-    _CLASS_TINT,
-    _FAINT,
-    _INK,
-    _PANE_WIDTH,
-    _PREDICTION,
-    _TINT,
-    _TRUTH,
-    Picture,
-    _class_colour,
-    _dim,
-    _font,
-    _layout,
-    _legend,
-    _masked,
-    _note,
-    _resize,
-    _shortened,
-)
+from avsmamba.visualization.canvas import FAINT, INK, Picture, class_colour, font, shorten, text_size
 
 
-def panes_of(frames: Picture) -> list[Picture]:
-    """`(T, 3, H, W)` frames as T panes `(H', W', 3)`, narrow ones a whole number of times larger."""
-    height, width = frames.shape[-2:]
-    scale = max(1, -(-_PANE_WIDTH // width))
-    return [_resize(frame.transpose(1, 2, 0), width * scale, height * scale, cv2.INTER_CUBIC) for frame in frames]
-
-
-def masked(panes: Sequence[Picture], masks: NDArray[np.generic], truth: bool, semantic: bool = False) -> list[Picture]:
-    """Panes in which what `(T, h, w)` masks mark keeps its colours and an outline, and the rest is dimmed.
-
-    Of semantic masks, class indices with 0 for the background, each class has AVSBench's colour.
-    """
-    size, colour = text_size(panes[0].shape[1]), _TRUTH if truth else _PREDICTION
-    if semantic:
-        return [_masked(pane, mask, _class_colour, _CLASS_TINT, size) for pane, mask in zip(panes, masks, strict=True)]
-    return [_masked(pane, mask != 0, lambda _: colour, _TINT, size) for pane, mask in zip(panes, masks, strict=True)]
-
-
-def with_legend(picture: Picture, rows: Mapping[str, Sequence[Picture]], classes: Mapping[int, str]) -> Picture:
-    """The grid of these rows with the names of classes by index below it."""
-    pane = next(iter(rows.values()))[0]
-    layout = _layout(*pane.shape[:2])._replace(left=_left(rows, text_size(pane.shape[1])))
-    return np.concatenate([picture, _legend(classes, picture.shape[1], layout)])
-
-
-def truths(
-    panes: Sequence[Picture], masks: NDArray[np.generic], labelled: NDArray[np.bool_], semantic: bool = False
-) -> list[Picture]:
-    """`masked` with true masks; a pane whose mask is not known, where `labelled` `(T,)` is false, says so."""
-    size = text_size(panes[0].shape[1])
-    return [
-        row if known else _note(_dim(pane), "not labelled", size)
-        for row, pane, known in zip(masked(panes, masks, True, semantic), panes, labelled, strict=True)
-    ]
-
-
-def text_size(width: int) -> int:
-    """Of the text around panes of this width, pixels."""
-    return max(14, round(width / 13))
-
-
-def grid(rows: Mapping[str, Sequence[Picture]], title: str, heads: Sequence[str]) -> Picture:
-    """Lay rows of panes out on white.
+class Layout:
+    """Positions in a grid, pixels.
 
     Args:
-        rows: panes `(H, W, 3)` RGB, all of one size and as many in each row, by the name at the left; a name may have
-            several lines.
-        title: the line on top.
-        heads: what stands above each column.
+        width: of a pane.
+        heights: of the panes in each row, by the row's name.
+    """
+
+    def __init__(self, width: int, heights: Mapping[str, int]):
+        self.size = self.margin = text_size(width)
+        self.gap = max(4, self.size // 3)
+        longest = max(font(self.size).getlength(line) for name in heights for line in name.split("\n"))
+        self.left = self.margin + round(longest) + self.size * 2 // 3
+        self.top = self.bottom = self.margin + round(self.size * 3.4)
+        self.rows: dict[str, slice] = {}
+        for name, height in heights.items():
+            self.rows[name] = slice(self.bottom, self.bottom + height)
+            self.bottom += height + self.gap
+        self.bottom += self.margin - self.gap
+
+
+def grid(
+    rows: Mapping[str, Sequence[Picture]], title: str, heads: Sequence[str], classes: Mapping[int, str] | None = None
+) -> Picture:
+    """Draw rows of panes on white.
+
+    Args:
+        rows: panes `(h, w, 3)` RGB by the row's name, which may have several lines; all panes have one width, those of
+            a row one height.
+        title: the line at the top.
+        heads: the text above each column.
+        classes: names by index for a legend below; default: no legend.
 
     Returns:
-        `(H', W', 3)` RGB.
+        `(H, W, 3)` RGB.
 
     Raises:
-        ValueError: if the rows differ in length or the panes in size.
+        ValueError: if the number of panes or their sizes differ.
     """
     shapes = {pane.shape for panes in rows.values() for pane in panes}
-    if len(shapes) != 1 or {len(panes) for panes in rows.values()} != {len(heads)}:
+    uneven = any(len({pane.shape for pane in panes}) != 1 or len(panes) != len(heads) for panes in rows.values())
+    if uneven or len({shape[1] for shape in shapes}) != 1:
         raise ValueError(f"rows: expected {len(heads)} panes of one size in each row, got sizes {sorted(shapes)}")
-    height, width, _ = next(iter(shapes))
-    size = text_size(width)
-    gap, margin = max(4, size // 3), size
-    left = _left(rows, size)
-    top = margin + round(size * 3.4)
-    xs = [left + column * (width + gap) for column in range(len(heads))]
-    image = Image.new("RGB", (xs[-1] + width + margin, top + len(rows) * (height + gap) - gap + margin), "white")
+    width = next(iter(shapes))[1]
+    layout = Layout(width, {name: panes[0].shape[0] for name, panes in rows.items()})
+    size, left = layout.size, layout.left
+    xs = [left + column * (width + layout.gap) for column in range(len(heads))]
+    image = Image.new("RGB", (xs[-1] + width + layout.margin, layout.bottom), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((left, margin), _shortened(title, image.width - left - margin, size), _INK, _font(size, True), "la")
+    draw.text((left, layout.margin), shorten(title, image.width - left - size, size), INK, font(size, True), "la")
     for x, head in zip(xs, heads, strict=True):
-        draw.text((x + width / 2, top - size // 2), head, _FAINT, _font(size), "ms")
-    for row, (name, panes) in enumerate(rows.items()):
-        y = top + row * (height + gap)
-        draw.text((left - size * 2 // 3, y + height / 2), name, _INK, _font(size), "rm", align="right")
+        draw.text((x + width / 2, layout.top - size // 2), head, FAINT, font(size), "ms")
+    for name, panes in rows.items():
+        y = layout.rows[name]
+        draw.text((left - size * 2 // 3, (y.start + y.stop) / 2), name, INK, font(size), "rm", align="right")
         for x, pane in zip(xs, panes, strict=True):
-            image.paste(Image.fromarray(pane), (x, y))
+            image.paste(Image.fromarray(pane), (x, y.start))
+    picture = np.asarray(image)
+    return picture if classes is None else np.concatenate([picture, _legend(classes, image.width, layout)])
+
+
+def _legend(names: Mapping[int, str], width: int, layout: Layout) -> Picture:
+    """Draw colours and names in as many lines as they need."""
+    size, line = layout.size, round(layout.size * 1.7)
+    room = width - layout.left - layout.margin
+    places, x, y = [], 0, 0
+    for index, name in names.items():
+        name = shorten(name, room - 2 * size, size)
+        needed = 2 * size + round(font(size, True).getlength(name))
+        if x and x + needed > room:
+            x, y = 0, y + line
+        places.append((x, y, index, name))
+        x += needed + size
+    image = Image.new("RGB", (width, (y + line if names else 0) + layout.margin), "white")
+    draw = ImageDraw.Draw(image)
+    for x, y, index, name in places:
+        left, middle = layout.left + x, y + line // 2
+        box = (left, middle - size // 2, left + size, middle + size // 2)
+        draw.rectangle(box, class_colour(index), FAINT)
+        draw.text((left + size * 3 // 2, middle), name, INK, font(size), "lm")
     return np.asarray(image)
 
 
-def _left(names: Iterable[str], size: int) -> int:
-    """Where the panes begin beside names in text of this size."""
-    lines = [line for name in names for line in name.split("\n")]
-    return size + round(max(_font(size).getlength(line) for line in lines)) + size * 2 // 3
-
-
 def stacked(pictures: Sequence[Sequence[Picture]]) -> Picture:
-    """Pictures in rows of several, on white, each at the top left of its place."""
-    bands = []
-    for row in pictures:
-        height = max(p.shape[0] for p in row)
-        bands.append(np.concatenate([_padded(p, height, p.shape[1]) for p in row], axis=1))
+    """Join rows of pictures on white; each picture is at the top left of its place."""
+    bands = [
+        np.concatenate([_padded(p, max(q.shape[0] for q in row), p.shape[1]) for p in row], axis=1) for row in pictures
+    ]
     width = max(band.shape[1] for band in bands)
     return np.concatenate([_padded(band, band.shape[0], width) for band in bands])
 
 
 def _padded(picture: Picture, height: int, width: int) -> Picture:
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    canvas[: picture.shape[0], : picture.shape[1]] = picture
-    return canvas
+    missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+    return np.pad(picture, missing, constant_values=255)

@@ -1,6 +1,5 @@
-"""What a test run draws and writes: a picture of each clip, and the predicted masks in AVSBench's layout."""
+"""Write a picture of each clip of a test, and the predicted masks in AVSBench's layout."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,16 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
 from avsmamba.datasets.palette import to_colours
 from avsmamba.limits import AT_LEAST_0, limits
 from avsmamba.registry import HOOKS
 from avsmamba.structures import AVSDataSample
-from avsmamba.utils import UserError, atomic_write
-from avsmamba.visualization.pictures import clip_picture, semantic_picture
+from avsmamba.utils import UserError
+from avsmamba.visualization.canvas import write_png
+from avsmamba.visualization.clip_picture import clip_picture
 
-# What tells a data set's folder from one of masks.
+# Files that a data set's folder holds and one of masks does not.
 _DATA_SETS = ("*/*_data/visual_frames", "AVSS/metadata.csv")
 
 _HEARD = {
@@ -62,7 +61,7 @@ class VisualizationHook(Hook):
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
-                    raise UserError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+                    raise UserError(f"{folder}: cannot create the folder: {error.strerror}") from None
 
     def after_test_iter(
         self,
@@ -81,20 +80,17 @@ class VisualizationHook(Hook):
             if self.show_dir is not None and (self.max_pictures is None or sample.clip_index < self.max_pictures):
                 shown, heard, truth = (_array(x)[exists] for x in (frames, log_mel, sample.gt_masks))
                 labelled = _flags(sample, "gt_temporal_mask_flag")[exists]
-                title = picture_title(sample)
-                if is_semantic(sample):
-                    labels = _array(sample.pred_labels)[exists]
-                    picture = semantic_picture(shown, heard, truth, labels, title, self.classes, labelled)
-                else:
-                    picture = clip_picture(shown, heard, truth, foreground(sample)[exists], title, labelled)
+                classes = self.classes if is_semantic(sample) else None
+                masks = predicted_masks(sample)[exists]
+                picture = clip_picture(shown, heard, truth, masks, picture_title(sample), labelled, classes)
                 write_png(self.show_dir / picture_path(sample), picture, frame_size=list(frames.shape[-2:]))
 
 
 def is_semantic(sample: AVSDataSample) -> bool:
-    """Whether a sample holds predicted classes rather than one foreground.
+    """Return whether a sample holds predicted classes rather than one foreground.
 
     Raises:
-        UserError: if a model of several classes meets binary labels.
+        UserError: if the model has several classes and the labels are binary.
     """
     semantic = sample.get("pred_labels") is not None
     if semantic and sample.subset != "avss":
@@ -104,24 +100,25 @@ def is_semantic(sample: AVSDataSample) -> bool:
 
 def write_masks(root: Path, sample: AVSDataSample, index: int) -> None:
     """Write the predicted mask of frame `index` below `root`, of AVSS also in colours."""
-    path = root / mask_path(sample, index)
+    path, mask = root / mask_path(sample, index), predicted_masks(sample)[index]
     if is_semantic(sample):
-        labels = _array(sample.pred_labels[index])
-        write_png(path, labels)
-        write_png(path.parents[1] / "labels_rgb" / path.name, to_colours(labels))
+        write_png(path, mask)
+        write_png(path.parents[1] / "labels_rgb" / path.name, to_colours(mask))
     elif sample.subset == "avss":
         raise UserError("--out: the layout of AVSS needs a model of several classes, this one has one")
     else:
-        write_png(path, (foreground(sample)[index] > 0.5).astype(np.uint8) * 255)
+        write_png(path, mask.astype(np.uint8) * 255)
 
 
-def foreground(sample: AVSDataSample) -> NDArray[np.float32]:
-    """Probability of the foreground, `(T, h, w)`."""
-    return sample.pred_logits[:, 0].float().sigmoid().cpu().numpy()
+def predicted_masks(sample: AVSDataSample) -> NDArray[Any]:
+    """Return the predicted masks `(T, h, w)`: class indices, or bool where the foreground's probability is over 0.5."""
+    if is_semantic(sample):
+        return _array(sample.pred_labels)
+    return sample.pred_logits[:, 0].float().sigmoid().cpu().numpy() > 0.5
 
 
 def mask_path(sample: AVSDataSample, index: int) -> Path:
-    """Where the mask of frame `index` stands below a root with `Single-source/`, `Multi-sources/` and `AVSS/`.
+    """Return the path of the mask of frame `index` below the folder with `Single-source/` and so on.
 
     AVSS: `AVSS/{part}/{video}/labels_semantic/{0..9}.png`;
     S4: `Single-source/s4_data/gt_masks/{split}/{category}/{video}/{video}_{1..5}.png`;
@@ -129,7 +126,7 @@ def mask_path(sample: AVSDataSample, index: int) -> Path:
     `{video}.mp4_{1..5}.png`.
 
     Raises:
-        ValueError: if the sample's subset is none of them, or a name would leave the folder.
+        ValueError: if the sample's subset is none of them, or a name has a separator.
     """
     if sample.subset == "avss":
         file = _name(sample.frame_names[index])
@@ -144,7 +141,7 @@ def mask_path(sample: AVSDataSample, index: int) -> Path:
 
 
 def picture_path(sample: AVSDataSample) -> Path:
-    """Where a clip's picture stands below `show_dir`; a folder keeps S4's and AVSS's names apart."""
+    """Return the path of a clip's picture below `show_dir`; names of S4 and AVSS are unique only in their folder."""
     file = _name(f"{sample.clip}.png")
     if sample.subset == "avss":
         return Path(_name(sample.part), file)
@@ -152,25 +149,9 @@ def picture_path(sample: AVSDataSample) -> Path:
 
 
 def picture_title(sample: AVSDataSample) -> str:
-    """The clip and what the model heard."""
+    """Return the clip's name and the sound that the model got."""
     audio = sample.get("audio", "real")
     return f"{sample.clip} – the model heard {_HEARD.get(audio, audio)}"
-
-
-def write_png(path: Path, image: NDArray[np.uint8], **notes: Any) -> None:
-    """Write `(h, w)` grey or `(h, w, 3)` RGB, whole or not at all; `notes` become JSON texts inside the file.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    texts = PngImagePlugin.PngInfo()
-    for name, value in notes.items():
-        texts.add_text(name, json.dumps(value))
-    try:
-        with atomic_write(path) as temporary:
-            Image.fromarray(image).save(temporary, pnginfo=texts, compress_level=3)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _name(text: Any) -> str:

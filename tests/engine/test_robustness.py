@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avsmamba.engine.evaluate import evaluate
-from avsmamba.engine.robustness import SOUNDS, add_metric, robustness, summary, table
+from avsmamba.engine.robustness import SOUNDS, add_metric, robustness, summary, table_and_notes
 from avsmamba.utils import UserError
 from tests.small_model import CONFIG, SMALL, write_checkpoint
 
@@ -84,7 +84,7 @@ def test_the_notes_say_how_sure_a_swapped_sound_is():
         ("nothing", "is not known: a swapped"),
     ):
         result = summary(dict.fromkeys(SOUNDS, scores), {"known": known, "clips_without": 2})
-        assert words in table(result) and "empty mask of their own" not in table(result)
+        assert words in table_and_notes(result) and "empty mask of their own" not in table_and_notes(result)
 
 
 def test_a_metric_beside_others():

@@ -184,8 +184,8 @@ def test_a_line_that_was_cut_is_forgiven_only_at_the_end(tmp_path):
 @pytest.mark.parametrize(
     "path, content, words",
     [
-        ("test_silence/metrics.json", None, "test_silence/metrics.json: no such file"),
-        ("test_real/metrics.json", "{", "test_real/metrics.json: is no JSON"),
+        ("test_silence/metrics.json", None, "test_silence/metrics.json: cannot be read"),
+        ("test_real/metrics.json", "{", "test_real/metrics.json: cannot be read"),
         (
             "test_real/metrics.json",
             scores("silence"),
@@ -194,7 +194,7 @@ def test_a_line_that_was_cut_is_forgiven_only_at_the_end(tmp_path):
         ("test_real/metrics.json", scores("real", frame={"M_J": 1.0}), "frame.M_F: expected a number, .* got None"),
         ("test_real/metrics.json", scores("real", clips="3"), "clips: expected a number, .* got '3'"),
         ("test_shuffle/pictures", None, "test_shuffle/pictures: holds no picture"),
-        ("env.json", None, "env.json: no such file"),
+        ("env.json", None, "env.json: cannot be read"),
         ("tiny.yaml", None, r"\*\.yaml: no such file"),
         ("tiny.yaml", "model: {}", "tiny.yaml: expected a config with train_dataloader.batch_size"),
         (LOG.format(0), None, "scalars.json: no such file"),

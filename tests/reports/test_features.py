@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from avsmamba.reports.features_plot import overlay, principal_colours
-from avsmamba.visualization.grid import grid, masked, panes_of, stacked, truths
+from avsmamba.visualization.clip_picture import masked, panes_of, truths
+from avsmamba.visualization.grid import grid, stacked
 
 rng = np.random.default_rng(0)
 

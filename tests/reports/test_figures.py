@@ -18,7 +18,7 @@ from avsmamba.reports.complexity import complexity, measure, memory, short_names
 from avsmamba.reports.features import run, visualize_features, without_padding
 from avsmamba.reports.qualitative import parse_predictions, qualitative
 from avsmamba.utils import UserError
-from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
+from avsmamba.visualization.canvas import PREDICTION, TRUTH
 from tests.small_model import CONFIG, SMALL, write_checkpoint
 
 
@@ -37,7 +37,7 @@ def test_features_of_clips_by_name_and_by_number(shapes, checkpoint, tmp_path):
     assert [p.name for p in files] == [f"{names[2]}.png"]
     picture = np.asarray(Image.open(files[0]))
     assert picture.shape[0] > 5 * 176 and picture.shape[1] > 5 * 176
-    assert pixels(files[0], _TRUTH) > 100
+    assert pixels(files[0], TRUTH) > 100
     files = visualize_features(CONFIG, checkpoint, tmp_path, num_clips=2, options=SMALL, data_root=str(shapes))
     assert [p.stem for p in files] == [names[0], names[2]]
 
@@ -100,8 +100,8 @@ def test_a_grid_of_models(shapes, masks, tmp_path, subset):
         qualitative(config, {"A": str(masks / name)}, tmp_path / f"{name}.png", num_clips=1, data_root=str(shapes))
         for name in ("right", "wrong")
     )
-    assert pixels(one, _TRUTH) == pixels(one, _PREDICTION) > 100
-    assert pixels(two, _PREDICTION) > pixels(two, _TRUTH)
+    assert pixels(one, TRUTH) == pixels(one, PREDICTION) > 100
+    assert pixels(two, PREDICTION) > pixels(two, TRUTH)
     # Two clips beside each other and one below them; a row more for a second model.
     both = {"A": str(masks / "right"), "B": str(masks / "wrong")}
     clips = {"clips": [AVSBenchMS3(shapes, "test").clips[i].name for i in (0, 2, 1)]} if subset == "ms3" else {}
@@ -199,7 +199,7 @@ def test_avss_in_the_grid_and_in_the_features(shapes, tmp_path):
         ({"out": "x.jpg"}, "--out: expected a name that ends with .png"),
         ({"across": 0}, "--across: expected at least 1"),
         ({"worst": -1}, "--worst: expected at least 1 clip, or 0 for none, got -1"),
-        ({"worst": 1, "clips": ["a"]}, "--worst: chooses the clips itself; leave --clips out"),
+        ({"worst": 1, "clips": ["a"]}, "--worst: chooses the clips itself; omit --clips"),
         ({"worst": 1, "predictions": {"A": "."}}, r"--pred A: .*_1\.png: no such file"),
         ({"predictions": {"A": "nowhere"}}, "--pred A: no such folder: nowhere"),
         ({"predictions": {"A": "."}}, r"--pred A: .*_1\.png: no such file; expected what tools/test.py --out writes"),
@@ -218,13 +218,13 @@ def test_masks_of_another_size_and_a_name_that_is_taken(shapes, masks, tmp_path)
     Image.new("L", (40, 38)).save(file)
     with pytest.raises(UserError, match=r"_3\.png: expected the labels' 40 x 40 pixels, got 38 x 40"):
         qualitative(CONFIG, {"A": str(broken)}, tmp_path / "x.png", num_clips=1, data_root=str(shapes))
-    with pytest.raises(UserError, match="--pred truth: this name is taken"):
+    with pytest.raises(UserError, match="--pred truth: this name is reserved"):
         qualitative(CONFIG, {"truth": str(broken)}, tmp_path / "x.png", num_clips=1, data_root=str(shapes))
 
 
 def test_words_of_the_command_line():
     assert parse_predictions(["A b=x=y", "C=z"]) == {"A b": "x=y", "C": "z"}
-    for words, message in ((["A"], "NAME=DIR, got 'A'"), (["=x"], "NAME=DIR"), (["A=x", "A=y"], "given twice")):
+    for words, message in ((["A"], "NAME=DIR, got 'A'"), (["=x"], "NAME=DIR"), (["A=x", "A=y"], "occurs twice")):
         with pytest.raises(UserError, match=message):
             parse_predictions(words)
 

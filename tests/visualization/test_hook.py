@@ -103,7 +103,7 @@ def test_a_data_set_is_not_overwritten(tmp_path):
 
 def test_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "show").write_text("")
-    with pytest.raises(UserError, match="show: cannot be made a folder"):
+    with pytest.raises(UserError, match="show: cannot create the folder"):
         VisualizationHook(show_dir=str(tmp_path / "show")).before_test(None)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from avsmamba.datasets.palette import PALETTE
-from avsmamba.visualization.overlay import Overlay, class_colour, class_name
+from avsmamba.visualization.canvas import class_colour, class_name
+from avsmamba.visualization.overlay import Overlay
 
 CLASSES = ["background", "dog", "bell"]
 

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from avsmamba.datasets.palette import PALETTE
-from avsmamba.visualization import clip_picture, semantic_picture
-from avsmamba.visualization.pictures import _PREDICTION, _TRUTH
+from avsmamba.visualization import clip_picture
+from avsmamba.visualization.canvas import PREDICTION, TRUTH
 
 rng = np.random.default_rng(0)
 
 
 def clip(frames=5, size=(96, 96), labels=None):
     labels = labels or size
-    gt, prob = np.zeros((frames, *labels), np.uint8), np.zeros((frames, *labels), np.float32)
+    gt, predicted = np.zeros((frames, *labels), np.uint8), np.zeros((frames, *labels), np.uint8)
     return {
         "frames": rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8),
         "log_mel": rng.normal(size=(frames, 1, 96, 64)).astype(np.float32),
         "gt_masks": gt,
-        "prob": prob,
+        "predicted": predicted,
         "title": "a clip",
     }
 
@@ -51,12 +51,11 @@ def test_a_large_frame_is_shown_pixel_for_pixel():
 
 def test_truth_and_prediction_have_their_own_colours_and_places():
     given = clip(size=(200, 200))
-    assert count(clip_picture(**given), _TRUTH) == count(clip_picture(**given), _PREDICTION) == 0
+    assert count(clip_picture(**given), TRUTH) == count(clip_picture(**given), PREDICTION) == 0
     given["gt_masks"][2, 50:150, 60:140] = 1
-    given["prob"][4, 20:60, 20:60] = 0.51
-    given["prob"][0] = 0.5
+    given["predicted"][4, 20:60, 20:60] = 1
     picture = clip_picture(**given)
-    truth, prediction = np.argwhere((picture == _TRUTH).all(-1)), np.argwhere((picture == _PREDICTION).all(-1))
+    truth, prediction = np.argwhere((picture == TRUTH).all(-1)), np.argwhere((picture == PREDICTION).all(-1))
     assert 78 <= np.ptp(truth[:, 1]) <= 86 and 98 <= np.ptp(truth[:, 0]) <= 106
     assert 38 <= np.ptp(prediction[:, 1]) <= 46 and 38 <= np.ptp(prediction[:, 0]) <= 46
     assert prediction[:, 0].min() > truth[:, 0].max() and prediction[:, 1].min() > truth[:, 1].max()
@@ -64,8 +63,8 @@ def test_truth_and_prediction_have_their_own_colours_and_places():
 
 def test_masks_of_another_size_are_stretched_over_the_frame():
     given = clip(frames=1, size=(200, 300), labels=(2, 3))
-    given["prob"][0, 1, 2] = 1
-    found = np.argwhere((clip_picture(**given) == _PREDICTION).all(-1))
+    given["predicted"][0, 1, 2] = 1
+    found = np.argwhere((clip_picture(**given) == PREDICTION).all(-1))
     assert 98 <= np.ptp(found[:, 0]) <= 104 and 98 <= np.ptp(found[:, 1]) <= 104
 
 
@@ -73,7 +72,7 @@ def test_an_unlabelled_frame_shows_no_mask_and_says_so():
     given = clip()
     given["gt_masks"][:] = 1
     labelled = np.array([True, False, False, False, False])
-    assert 0 < count(clip_picture(**given, labelled=labelled), _TRUTH) < count(clip_picture(**given), _TRUTH)
+    assert 0 < count(clip_picture(**given, labelled=labelled), TRUTH) < count(clip_picture(**given), TRUTH)
     given["gt_masks"][1:] = 0
     empty, unknown = clip_picture(**given), clip_picture(**given, labelled=labelled)
     assert (empty != unknown).any()
@@ -109,7 +108,7 @@ def test_a_long_title_is_cut():
         ("log_mel", np.zeros((4, 1, 96, 64), np.float32)),
         ("log_mel", np.zeros((5, 96, 64), np.float32)),
         ("gt_masks", np.zeros((4, 96, 96), np.uint8)),
-        ("prob", np.zeros((5, 1, 96, 96), np.float32)),
+        ("predicted", np.zeros((5, 1, 96, 96), np.float32)),
         ("labelled", np.ones(4, bool)),
     ],
 )
@@ -124,17 +123,15 @@ CLASSES = ("background", *(f"class-{i}" for i in range(1, 71)))
 
 
 def semantic(frames=5, size=(200, 200), labels=None):
-    given = clip(frames, size, labels)
-    given["pred_labels"] = given.pop("prob").astype(np.uint8)
-    return given | {"classes": CLASSES}
+    return clip(frames, size, labels) | {"classes": CLASSES}
 
 
 def test_classes_have_their_colours_in_masks_and_legend():
     given = semantic()
     given["gt_masks"][2, 50:150, 60:140] = 5
-    given["pred_labels"][2, 50:150, 60:140] = 70
-    given["pred_labels"][4, 20:60, 20:60] = 5
-    picture = semantic_picture(**given)
+    given["predicted"][2, 50:150, 60:140] = 70
+    given["predicted"][4, 20:60, 20:60] = 5
+    picture = clip_picture(**given)
     plain = clip_picture(**clip(size=(200, 200)))
     rows = len(plain)  # what is below is the legend
     assert picture.shape[1] == plain.shape[1] and len(picture) > rows
@@ -150,22 +147,16 @@ def test_a_legend_takes_as_many_lines_as_it_needs():
     given = semantic(frames=2, size=(96, 96))
     heights = []
     for number in (0, 1, 4, 70):
-        given["pred_labels"].flat[: number + 1] = np.arange(number + 1)
-        heights.append(len(semantic_picture(**given)))
+        given["predicted"].flat[: number + 1] = np.arange(number + 1)
+        heights.append(len(clip_picture(**given)))
     assert heights == sorted(heights) and heights[0] < heights[1] and heights[2] + 100 < heights[3]
     given["classes"] = ["x" * 300] * 71
-    assert semantic_picture(**given).shape[1] == semantic_picture(**{**given, "classes": ()}).shape[1]
+    assert clip_picture(**given).shape[1] == clip_picture(**{**given, "classes": ()}).shape[1]
 
 
 def test_unlabelled_frames_are_not_in_the_legend():
     given = semantic()
     given["gt_masks"][1:] = 5
-    assert count(semantic_picture(**given), PALETTE[5]) > 0
+    assert count(clip_picture(**given), PALETTE[5]) > 0
     labelled = np.array([True, False, False, False, False])
-    assert count(semantic_picture(**given, labelled=labelled), PALETTE[5]) == 0
-
-
-@pytest.mark.parametrize("name", ["gt_masks", "pred_labels"])
-def test_semantic_errors_name_the_argument(name):
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        semantic_picture(**{**semantic(), name: np.zeros((4, 96, 96), np.uint8)})
+    assert count(clip_picture(**given, labelled=labelled), PALETTE[5]) == 0
