@@ -88,7 +88,7 @@ FAULTS = [
     ("test CONFIG CHECKPOINT --cfg-options model.embed_dims=6", ["norm.weight is (4,), the model's (6,)"]),
     ("test CONFIG DIR/code.pth", ["code.pth: holds more than weights; nothing was executed"]),
     ("test SHAPES CHECKPOINT --data-root DIR/empty", ["Multi-sources"]),
-    ("test CONFIG CHECKPOINT --robustness --audio noise", ["--robustness: takes the sounds in turn"]),
+    ("test CONFIG CHECKPOINT --robustness --audio noise", ["--robustness: tests with each sound"]),
     ("test SHAPES DIR/none.pth --robustness", ["none.pth: no such checkpoint"]),
     ("visualize_features CONFIG CHECKPOINT --out DIR/x", ["model.pyramid is null"]),
     ("qualitative CONFIG --pred A --out DIR/x.png", ["--pred: expected NAME=DIR, got 'A'"]),

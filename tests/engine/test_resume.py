@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.engine.train import train as run_training
+from avsmamba.engine.work_dir import find_latest
 from avsmamba.utils import UserError
 from tests.engine.standins import config
 
@@ -105,17 +105,6 @@ def test_a_moved_work_dir_resumes_from_its_own_files(tmp_path):
     assert (tmp_path / "b" / "epoch_4.pth").is_file()
     assert sorted((tmp_path / "a").glob("best_*")) == best
     assert len(list((tmp_path / "b").glob("best_*"))) == 1
-
-
-def test_the_note_of_the_last_checkpoint_may_be_lost(tmp_path):
-    for name in ("iter_9.pth", "iter_100.pth", "best_M_J_iter_200.pth"):
-        (tmp_path / name).touch()
-    assert find_latest(tmp_path).name == "iter_100.pth"
-    (tmp_path / "last_checkpoint").write_text("/gone/iter_9.pth")
-    assert find_latest(tmp_path).name == "iter_9.pth"
-    (tmp_path / "last_checkpoint").write_text("")
-    assert find_latest(tmp_path).name == "iter_100.pth"
-    assert find_latest(tmp_path / "nowhere") is None
 
 
 def test_nothing_to_resume_is_said_and_starts_anew(tmp_path, capfd):

@@ -157,7 +157,7 @@ def test_another_sound_or_none(model, tmp_path):
 
 def test_without_a_sound_track_there_is_a_warning(model, tmp_path):
     path = write_clip(tmp_path / "mute.mp4")
-    with pytest.warns(UserWarning, match=r"mute\.mp4: has no sound track: the model hears silence"):
+    with pytest.warns(UserWarning, match=r"mute\.mp4: has no sound track: the model gets silence"):
         found = model.predict(path)
     assert len(found) == 2 and (found.levels == -90).all()
     with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def test_arrays_that_do_not_fit(model, video, message):
 
 
 def test_what_cannot_be_loaded(checkpoint, tmp_path):
-    with pytest.raises(UserError, match="expected a checkpoint with it"):
+    with pytest.raises(UserError, match="a config requires a checkpoint"):
         avsmamba.load_model(CONFIG)
     with pytest.raises(UserError, match=r"none\.pth: no such checkpoint"):
         avsmamba.load_model(CONFIG, tmp_path / "none.pth", options=SMALL)

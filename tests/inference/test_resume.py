@@ -49,7 +49,7 @@ def test_resume_with_another_setting(model, video, tmp_path):
         ({"size": 64}, "size None, now it is"),
         ({"formats": ["masks"]}, "format .*, now it is"),
     ):
-        with pytest.raises(UserError, match=f"o: was begun with {words}"):
+        with pytest.raises(UserError, match=f"o: was started with {words}"):
             predict_video(model, video, tmp_path / "o", resume=True, **more)
     assert tree(tmp_path / "o") == before
     predict_video(model, video, tmp_path / "o", threshold=0.7)
