@@ -58,7 +58,7 @@ COMMANDS = {
 }
 
 
-class FrontDoor(argparse.ArgumentParser):
+class GroupedParser(argparse.ArgumentParser):
     """Parser of `avsmamba` with the commands in groups, which argparse's own help does not have."""
 
     def format_help(self) -> str:
@@ -72,7 +72,7 @@ class FrontDoor(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `avsmamba` with all commands."""
-    parser = FrontDoor(
+    parser = GroupedParser(
         prog="avsmamba",
         usage="avsmamba COMMAND [OPTION ...]",
         description="Audio-visual segmentation: outline the objects in a video that make its sound.",

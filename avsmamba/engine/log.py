@@ -75,9 +75,8 @@ class ShortFormat(logging.Formatter):
     """`14:03:20 message`; warnings and errors with the level's name."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        return f"{time} {level}{record.getMessage()}"
+        return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
 
 
 # Messages of mmengine on every start or save, and warnings that do not apply here.

@@ -89,6 +89,17 @@ class YamlConfig(Config):
         return yaml_io.dump(self.to_dict())
 
 
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Convert an error of a constructor to a UserError that names the place in the config."""
+    try:
+        yield
+    except _BUILD_ERRORS as error:
+        if os.environ.get("AVSMAMBA_TRACEBACK"):
+            raise
+        raise UserError(f"{place}: {one_line(error)}") from error
+
+
 class AVSRunner(Runner):
     """Runner of trainings and tests, built by `AVSRunner.from_cfg(cfg)`."""
 
@@ -171,13 +182,12 @@ class AVSRunner(Runner):
 
     # Building, with errors that name the place in the config
 
-    def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        with _naming("env_cfg"):
-            super().setup_env(env_cfg)
-
-    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
-        with _naming("default_hooks or custom_hooks"):
-            super().register_hooks(default_hooks, custom_hooks)
+    setup_env = _naming("env_cfg")(Runner.setup_env)
+    register_hooks = _naming("default_hooks or custom_hooks")(Runner.register_hooks)
+    build_val_loop = _naming("val_dataloader, val_evaluator or val_cfg")(Runner.build_val_loop)
+    build_test_loop = _naming("test_dataloader, test_evaluator or test_cfg")(Runner.build_test_loop)
+    build_optim_wrapper = _naming("optim_wrapper")(Runner.build_optim_wrapper)
+    build_param_scheduler = _naming("param_scheduler")(Runner.build_param_scheduler)
 
     def build_model(self, model: Any) -> nn.Module:
         with _naming("model"):
@@ -205,22 +215,6 @@ class AVSRunner(Runner):
         if isinstance(dataloader, Mapping):
             dataloader = with_functions(dict(dataloader))
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-
-    def build_val_loop(self, loop: Any) -> Any:
-        with _naming("val_dataloader, val_evaluator or val_cfg"):
-            return super().build_val_loop(loop)
-
-    def build_test_loop(self, loop: Any) -> Any:
-        with _naming("test_dataloader, test_evaluator or test_cfg"):
-            return super().build_test_loop(loop)
-
-    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        with _naming("optim_wrapper"):
-            return super().build_optim_wrapper(optim_wrapper)
-
-    def build_param_scheduler(self, scheduler: Any) -> Any:
-        with _naming("param_scheduler"):
-            return super().build_param_scheduler(scheduler)
 
     # Checkpoints
 
@@ -277,14 +271,3 @@ class AVSRunner(Runner):
         if is_main_process():
             with atomic_write(Path(out_dir) / filename) as path:
                 super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Convert an error of a constructor to a UserError that names the place in the config."""
-    try:
-        yield
-    except _BUILD_ERRORS as error:
-        if os.environ.get("AVSMAMBA_TRACEBACK"):
-            raise
-        raise UserError(f"{place}: {one_line(error)}") from error

@@ -64,12 +64,11 @@ def check_stream(fps: float, overlap: int | None, size: Sequence[int] | int | No
     return num_frames // 3 if overlap is None else overlap
 
 
+@dataclass(eq=False, repr=False)
 class Predictor:
     """A trained model that predicts videos, from `avsmamba.load_model`.
 
-    The arguments are attributes, too.
-
-    Args:
+    Attributes:
         model: an `AVSSegmentor` in evaluation mode.
         cfg: its config.
         classes: names by class index, the background first; of one class `("sounding",)`.
@@ -77,16 +76,11 @@ class Predictor:
         pipeline: configs of the transforms that a test applies to frames.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        cfg: Config,
-        classes: Sequence[str],
-        num_frames: int,
-        pipeline: Sequence[dict[str, Any]] = (),
-    ):
-        self.model, self.cfg, self.classes = model, cfg, tuple(classes)
-        self.pipeline, self.num_frames = pipeline, num_frames
+    model: nn.Module
+    cfg: Config
+    classes: Sequence[str]
+    num_frames: int
+    pipeline: Sequence[dict[str, Any]] = ()
 
     @property
     def device(self) -> torch.device:

@@ -59,7 +59,7 @@ def wait_for(process, condition):
 
 @pytest.fixture
 def one_thread():
-    """As the subprocesses have it: sums are the same to the bit."""
+    """Use one thread, as the subprocesses do, for sums that are equal to the bit."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -16,7 +16,7 @@ from tests.engine.standins import config
 from tests.engine.test_distributed import torchrun
 from tests.engine.test_resume import assert_equal, load, train
 
-PART = "head.layers.0"  # the first linear layer of the stand-in's head
+PART = "head.layers.0"  # the first linear layer of the small model's head
 KEYS = [f"{PART}.weight", f"{PART}.bias"]
 KEEP = "default_hooks.checkpoint.max_keep_ckpts=-1"
 
@@ -31,7 +31,7 @@ def part_of(checkpoint):
 
 
 def states(checkpoint):
-    """The steps that the optimizer counts for each parameter that it has moved, in the order of the model."""
+    """Return the optimizer's number of steps of each parameter that it has changed, in the order of the model."""
     return [float(state["step"]) for _, state in sorted(checkpoint["optimizer"]["state"].items())]
 
 

@@ -1,4 +1,4 @@
-"""A resumed run ends with the weights of an unbroken one, bit for bit, whatever the loop and the workers."""
+"""A resumed run ends with the same weights as an uninterrupted one, bit for bit, for all loops and workers."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def load(path):
 
 
 def assert_equal(a, b):
-    """State dicts and optimizer states hold the same bits."""
+    """Assert that state dicts and optimizer states are equal to the bit."""
     for key in a["state_dict"]:
         assert torch.equal(a["state_dict"][key], b["state_dict"][key]), key
     for key, state in a["optimizer"]["state"].items():
@@ -40,7 +40,7 @@ CASES = [
     ("iter", 0, False, ()),
     ("iter", 2, True, ()),
     ("epoch", 0, False, ("optim_wrapper.type=AutocastOptimWrapper",)),
-    # three batches an optimizer step, four batches an epoch: the checkpoint lies between two steps
+    # three batches per optimizer step, four per epoch: the checkpoint is between two steps
     ("epoch", 0, False, ("optim_wrapper.accumulative_counts=3", "optim_wrapper.clip_grad={max_norm: 1.0}")),
     ("iter", 0, False, ("optim_wrapper.accumulative_counts=3", "train_dataloader.sampler.type=DefaultSampler")),
 ]

@@ -20,7 +20,7 @@ from tests.engine.test_resume import load, train
 
 
 def scalars(work_dir, key):
-    """A logged value over the training, in the order of the log."""
+    """Return a logged value over the training, in the order of the log."""
     (file,) = Path(work_dir).glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     return [line[key] for line in lines if key in line]

@@ -24,7 +24,7 @@ from tests.small_model import CONFIG, SMALL
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.timeout(900)  # a graph of a whole model is made several times
+pytestmark = pytest.mark.timeout(900)  # the whole model is traced several times
 
 # Every kind of scan once or twice: half of what it takes to make a graph goes with their number.
 OPTIONS = [
@@ -47,14 +47,14 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(checkpoint):
-    """The model is traced once for all tests; its weights are the checkpoint's each time."""
+    """Trace the model once for all tests; its weights are the checkpoint's each time."""
     model = load_model(CONFIG, checkpoint, "cpu", OPTIONS).model
     return module.trace(module.WholeModel(model).eval(), T, "config")
 
 
 @pytest.fixture
 def tool(monkeypatch, capfd, checkpoint, program):
-    """The tool as a user runs it: exit status, stdout, stderr."""
+    """Return a function that runs the tool: exit status, stdout, stderr."""
     monkeypatch.setattr(module, "trace", lambda whole, num_frames, config: program)
 
     def run(*arguments):
@@ -103,7 +103,7 @@ def test_onnx_agrees_with_the_model_on_three_sizes(tool, monkeypatch, tmp_path, 
 
 
 def the_page_s_code_runs(monkeypatch, folder, exported):
-    """The code of docs/export.md, which knows nothing of avsmamba, gives what our own gives."""
+    """Compare the code of docs/export.md, which does not import avsmamba, with our own."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL)
     assert "avsmamba" not in code
     frames = module.example((1, 64, 96), T, seed=3)["frames"]

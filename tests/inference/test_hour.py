@@ -17,7 +17,7 @@ RATE = 10  # pictures a second
 
 
 def minute(folder):
-    """A minute of 1280 x 720 pixels: the sample clip, which lasts ten seconds, six times."""
+    """Write a minute of 1280 x 720 pixels: the sample clip, which lasts ten seconds, six times."""
     make_sample(folder)
     with open_video(folder / "sample.mp4") as sample:
         pictures = [picture for _, picture in sample.sampled(RATE)]
@@ -31,7 +31,7 @@ def minute(folder):
 
 
 def repeated(source, path, times):
-    """The packets of a file of one minute, one minute after the other."""
+    """Repeat the packets of a file of one minute."""
     with av.open(str(path), "w") as out, av.open(str(source)) as first:
         streams = [out.add_stream_from_template(stream) for stream in first.streams]
         last = [-(1 << 60)] * len(streams)

@@ -26,7 +26,7 @@ from tests.video.clips import tone, write_clip
 
 
 def clip(seconds, height=40, width=56, rate=16_000, seed=0):
-    """Frames of noise in patches, and a tone that changes each second."""
+    """Return frames of noise in patches, and a tone that changes each second."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (seconds, height // 8, width // 8, 3), dtype=np.uint8)
     frames = frames.repeat(8, 1).repeat(8, 2)
@@ -176,7 +176,7 @@ def test_a_stream_holds_a_window_of_frames(model):
             yield k / fps, picture
             del picture
 
-    info = SimpleNamespace(width=56, height=40, duration=None, has_audio=True, path="made")
+    info = SimpleNamespace(width=56, height=40, duration=None, has_audio=True, path="generated")
     source = SimpleNamespace(
         info=info, sampled=pictures, sound=lambda a, b: np.zeros(round(b * 16e3) - round(a * 16e3))
     )
@@ -185,7 +185,7 @@ def test_a_stream_holds_a_window_of_frames(model):
         most = max(most, len(alive))
         assert frame.index in alive
         del frame
-    assert most <= model.num_frames + 2, "the window, the one given out, the one just read"
+    assert most <= model.num_frames + 2, "the window, the yielded frame, the one just read"
     assert calls[-1] == (30, None)
 
 

@@ -108,7 +108,7 @@ def test_resume_after_any_byte_of_the_records(name, request, video, cutoff, tmp_
 
 @contextmanager
 def largest_file(size):
-    """Writing more than so many bytes to a file fails, as on a disk that is full."""
+    """Limit the size of files: writing more bytes fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

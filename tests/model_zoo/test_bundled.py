@@ -23,7 +23,7 @@ ABOUT = "Knows nothing: random weights."
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A small config that has a base, and what a training of it would leave: random weights and much beside them."""
+    """Write a small config with a base, and the files of its training, with random weights."""
     folder = tmp_path_factory.mktemp("trained")
     write_checkpoint(folder / "plain.pth")
     weights = read_file(folder / "plain.pth")["state_dict"]

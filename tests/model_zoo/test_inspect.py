@@ -22,7 +22,7 @@ from tests.models.test_segmentor import TINY, build
 
 @pytest.fixture
 def inspect(monkeypatch, capsys):
-    """The tool as a user runs it: exit status, stdout, stderr."""
+    """Return a function that runs the tool: exit status, stdout, stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["inspect_checkpoint.py", *map(str, arguments)])
@@ -35,7 +35,7 @@ def inspect(monkeypatch, capsys):
 
 @pytest.fixture
 def config(tmp_path):
-    """A config on one of the new backbones, with the tiny model's rest."""
+    """Return a function that writes a config with another backbone and the tiny model's other parts."""
 
     def write(backbone):
         path = tmp_path / "config.yaml"
