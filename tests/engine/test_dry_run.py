@@ -17,7 +17,7 @@ TINY = CONFIGS / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 
 
 def full_size():
-    """Return one config of each model, losses and frames; those that differ in size, data or schedule only are left out.
+    """Return one config of each model, losses and frames; only one of those that differ in size or data.
 
     `tools/zoo.py --memory` runs every config.
     """

@@ -244,7 +244,7 @@ def test_what_cannot_be_loaded(checkpoint, tmp_path):
         avsmamba.load_model(CONFIG)
     with pytest.raises(UserError, match=r"none\.pth: no such checkpoint"):
         avsmamba.load_model(CONFIG, tmp_path / "none.pth", options=SMALL)
-    with pytest.raises(UserError, match="--device: expected auto, cpu or a GPU"):
+    with pytest.raises(UserError, match="--device: expected auto, cpu or an available GPU"):
         avsmamba.load_model(CONFIG, checkpoint, device="abacus", options=SMALL)
     with pytest.raises(UserError, match="does not fit"):
         avsmamba.load_model(CONFIG, checkpoint, options=["model.embed_dims=16", *SMALL[1:]])

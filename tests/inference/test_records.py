@@ -1,4 +1,4 @@
-"""`records.jsonl`: interrupts, `--resume` after any byte of it, a disk that is full; nothing is left half-written."""
+"""`records.jsonl`: interrupts, `--resume` after any byte of it, a full disk; no file is left incomplete."""
 
 import json
 import os
