@@ -34,7 +34,7 @@ def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[st
     """
     state, prefix, rest = take_prefix(find_state_dict(read_file(path), path), strip)
     if rest:
-        _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
+        print_log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}", logger="current")
     return state
 
 
@@ -139,32 +139,15 @@ def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
     )
 
 
-def load_into(
-    module: nn.Module, state: Mapping[str, Tensor], *, file: str | Path, ignore: Sequence[str] = (), prefix: str = ""
-) -> None:
-    """Copy a state dict into a module: every tensor of the module, or none and an error.
-
-    Args:
-        module: is filled in place and keeps its dtype.
-        state: tensors by name.
-        file: its source, named in errors and in the log.
-        ignore: leading parts of names (`head` for `head.weight`) that are logged, not refused, if the module has none.
-        prefix: removed from the names in `state` before they are compared; names without it are unexpected.
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, file: str | Path) -> None:
+    """Load a state dict into a module, in place: every tensor of the module, or none and an error that names `file`.
 
     Raises:
         UserError: if tensors are missing (see `compare`), unexpected or of another shape.
     """
-    own = module.state_dict()
-    state = {k.removeprefix(prefix) if k.startswith(prefix) else f"{k} (not under {prefix!r})": v
-             for k, v in state.items()}  # fmt: skip
-    ignored = [k for k in state if k not in own and _leads(k, ignore)]
-    fit = compare(own, {k: v for k, v in state.items() if k not in ignored})
+    fit = compare(module.state_dict(), state)
     raise_unless_fits(file, type(module).__name__, fit.missing, fit.unexpected, fit.misfits)
-    if ignored:
-        _log(f"{file}: not part of {type(module).__name__}, not used: {name_some(ignored)}")
-    with torch.no_grad():
-        for k in fit.matching:
-            own[k].copy_(state[k])
+    module.load_state_dict(state, strict=False)
 
 
 def raise_unless_fits(
@@ -187,15 +170,7 @@ def name_some(names: Iterable[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _leads(name: str, parts: Sequence[str]) -> bool:
-    return any(name == p or name.startswith(f"{p.rstrip('.')}.") for p in parts)
-
-
 def _outline(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a dict with {name_some(map(str, content))}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def _log(message: str) -> None:
-    print_log(message, logger="current")
