@@ -163,5 +163,5 @@ def test_what_does_not_go_with_the_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no part 'backbone'; it has data_preprocessor, norm, head"):
         run_training(config(tmp_path, **frozen(part="backbone")), work_dir=str(tmp_path / "a"))
     path = config(tmp_path, "iter", custom_hooks=[{"type": "FreezeBackbone", "epochs": 2, "part": PART}])
-    with pytest.raises(UserError, match="epochs is of training by epoch; give iters"):
+    with pytest.raises(UserError, match="epochs applies to training by epoch; set iters"):
         run_training(path, work_dir=str(tmp_path / "b"))

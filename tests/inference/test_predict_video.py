@@ -191,7 +191,7 @@ def test_a_video_without_sound(checkpoint, tmp_path, capsys):
     assert f"warning: {mute}: has no sound track: the model gets silence" in capsys.readouterr().err
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         assert [s.type for s in container.streams] == ["video"]
-    with pytest.raises(UserError, match=r"mute\.mp4: has no sound that can be decoded, which --require-audio"):
+    with pytest.raises(UserError, match=r"mute\.mp4: has no sound that can be decoded, but --require-audio"):
         run([mute], tmp_path / "other", "--require-audio", checkpoint=checkpoint)
     assert not (tmp_path / "other").exists()
 
