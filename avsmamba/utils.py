@@ -14,13 +14,13 @@ class UserError(Exception):
 
 
 def one_line(error: object, *preferred: str) -> str:
-    """Return an error's message in one line: all of a UserError's; of another error the first line, or its class.
+    """Return an error's first line, its class's name if it has none; all lines of a UserError or Warning, joined.
 
     Args:
         error: an exception or a warning. The traceback that a data worker puts before a UserError is removed.
-        preferred: strings; the first line that contains one of them is taken instead.
+        preferred: strings; the first line that contains one of them is returned instead.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, Warning)):
         return " ".join(str(error).rpartition(f"{__name__}.UserError: ")[2].split())
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     matching = [line for line in lines if any(text in line for text in preferred)]
