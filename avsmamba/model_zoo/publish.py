@@ -122,7 +122,7 @@ def read_scores(word: str) -> list[dict[str, Any]]:
         else:
             rows = [{**counts, "sound": found["audio"], **_m(found["frame"])}]
     except (KeyError, TypeError):
-        raise UserError(f"{path}: expected metrics.json or robustness.json of tools/test.py") from None
+        raise UserError(f"{path}: expected metrics.json or robustness.json of avsmamba test") from None
     for env in [path.parent / "env.json", *sorted(path.parent.glob("*/env.json"))][-1:]:
         if env.is_file():
             rows[0]["command"] = read_json(env)["command"]
