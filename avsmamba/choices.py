@@ -1,13 +1,13 @@
-"""Values that commands offer and the code checks. Nothing is imported here, so that `--help` answers at once."""
+"""Choices of command-line options, also checked by the code. This module imports nothing, to keep `--help` fast."""
 
 DEFAULT_MODEL = "shapes"
 SOUNDS = ("real", "silence", "noise", "shuffle", "swap")
 LAUNCHERS = ("none", "pytorch", "slurm")
 PREDICTION_FORMATS = ("overlay", "masks", "json", "timeline")
-# Each with the ending of its files.
+# File suffix by format.
 EXPORT_FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 WEIGHT_DTYPES = ("float32", "float16")
-# Of SoundingShapes.
+# Options of SoundingShapes.
 SUBSETS = ("s4", "ms3", "avss")
 COLOURS = ("kind", "any")
 DIFFICULTIES = ("plain", "hard")

@@ -1,6 +1,6 @@
 """The console script `avsmamba`: a command for each module of `avsmamba.commands`.
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once.
+torch is imported when a command runs, not before, so that `--help` takes less than half a second.
 """
 
 import argparse
@@ -58,7 +58,7 @@ COMMANDS = {
 }
 
 
-class FrontDoor(argparse.ArgumentParser):
+class GroupedParser(argparse.ArgumentParser):
     """Parser of `avsmamba` with the commands in groups, which argparse's own help does not have."""
 
     def format_help(self) -> str:
@@ -72,7 +72,7 @@ class FrontDoor(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `avsmamba` with all commands."""
-    parser = FrontDoor(
+    parser = GroupedParser(
         prog="avsmamba",
         usage="avsmamba COMMAND [OPTION ...]",
         description="Audio-visual segmentation: outline the objects in a video that make its sound.",
@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of a command, with `run`, the function that runs it; by default those of `sys.argv`."""
+    """Parse `arguments` (default: `sys.argv`); `run` of the result is the command's function."""
     return make_parser().parse_args(arguments)
 
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_alias(module: ModuleType) -> int:
-    """Run a command as a script of its own, whose name is the one in its usage line."""
+    """Run a command from a script of `tools/`; the usage line names the script."""
     parser = argparse.ArgumentParser()
     parser.set_defaults(run=module.run)
     module.add_arguments(parser)
@@ -107,8 +107,8 @@ def run_alias(module: ModuleType) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
-    # Before torch is loaded: its threads spin for microseconds at most while they wait. On cores that are shared with
-    # data workers or another program, long spinning makes a step many times slower.
+    # Must be set before torch is loaded. By default, waiting OpenMP threads spin for long, which makes a step many
+    # times slower on cores that are shared with data workers or other programs.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run_tool(lambda: args.run(args))
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 
 def run_tool(function: Callable[[], int | None]) -> int:
@@ -32,12 +32,3 @@ def run_tool(function: Callable[[], int | None]) -> int:
 
 def _is_ours(error: ValueError) -> bool:
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parent)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message in one line; the traceback that a data worker puts before its message is removed."""
-    text = str(error).strip()
-    marker = f"{UserError.__name__}: "
-    if "\n" in text and marker in text:
-        text = text.rpartition(marker)[2]
-    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What every layer of the package may use: the error a user can cause, and files that are never half-written."""
+"""Errors that the user can correct, and files that are written completely or not at all."""
 
 import json
 import os
@@ -10,14 +10,28 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A fault in what the user gave (file, config key, shape). Tools print it as one line and exit with status 2."""
+    """An error in the user's input (file, config key, shape). Commands print it in one line and exit with status 2."""
+
+
+def one_line(error: object, *preferred: str) -> str:
+    """Return an error's first line, its class's name if it has none; all lines of a UserError or Warning, joined.
+
+    Args:
+        error: an exception or a warning. The traceback that a data worker puts before a UserError is removed.
+        preferred: strings; the first line that contains one of them is returned instead.
+    """
+    if isinstance(error, (UserError, Warning)):
+        return " ".join(str(error).rpartition(f"{__name__}.UserError: ")[2].split())
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    matching = [line for line in lines if any(text in line for text in preferred)]
+    return (matching or lines or [type(error).__name__])[0][:300]
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on an error it is removed.
 
-    The parent folder is made. The temporary name keeps the suffix of `path`, since writers choose a format by it.
+    The parent folder is created. The temporary name keeps the suffix of `path`, by which writers choose a format.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,10 +50,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file.
+    """Read the mapping in a JSON file.
 
     Raises:
-        UserError: naming the file that cannot be read or holds something else.
+        UserError: if the file cannot be read or holds something else.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

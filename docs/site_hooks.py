@@ -1,7 +1,7 @@
-"""What mkdocs.yml needs beyond plugins: pages from outside docs/, links to source files, equations as MathML.
+"""Hooks of mkdocs.yml: pages from outside docs/, links to source files, equations as MathML.
 
-The same Markdown is read on a code host, where links to files of the repository lead to the repository. On the site
-there is a page for each source file that is linked to, made when the site is built; nothing is copied into docs/.
+On a code host, the links of the same Markdown lead to files of the repository. For the site a page is generated for
+each linked source file when the site is built; nothing is copied into docs/.
 """
 
 import html
@@ -19,9 +19,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 # Pages of the site that are files of the repository outside docs/.
 OUTSIDE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "models.md": "models/README.md"}
-# The site's page of a repository's file that has one under another name.
+# Pages of repository files that have another name on the site.
 AS_PAGE = {"README.md": "index.md"} | {name: page for page, name in OUTSIDE.items()}
-README_MARK = "<!-- README -->"  # stands for what the README says before its second section
+README_MARK = "<!-- README -->"  # replaced by the README up to its second section
 README_END = "\n## What is reproduced"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".h": "cpp", ".inl": "cpp", ".cu": "cpp", ".cuh": "cpp"}
 FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.MULTILINE | re.DOTALL)
@@ -68,21 +68,21 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     for tag, opening, closing, display in (("div", r"\\\[", r"\\\]", "block"), ("span", r"\\\(", r"\\\)", "inline")):
         pattern = rf'<{tag} class="arithmatex">\s*{opening}(.*?){closing}\s*</{tag}>'
         content = re.sub(pattern, lambda m, d=display: mathml(m[1], d, page), content, flags=re.DOTALL)
-    # A table's cells need \| for a bar in code, which Python-Markdown shows as it stands.
+    # Table cells need \| for a bar in code; Python-Markdown does not remove the backslash.
     return re.sub(r"<td.*?</td>", lambda m: m[0].replace(r"\|", "|"), content, flags=re.DOTALL)
 
 
 def mathml(tex: str, display: str, page: Page) -> str:
-    """An equation that browsers draw without a script."""
+    """Convert an equation to MathML, which browsers render without a script."""
     converted = convert(" ".join(html.unescape(tex).split()), display=display)
     if "\\" in converted:
         raise PluginError(f"{page.file.src_uri}: cannot be written as MathML: {tex}")
-    # A name as an operator would have spaces around it, before its parentheses too.
+    # As an operator, a name would have spaces around it, also before parentheses.
     return re.sub(r"<mo>([A-Za-z]{2,})</mo>", r"<mi>\1</mi>", converted)
 
 
 def repository_path(link: str, page: str) -> str | None:
-    """Where a page's relative link leads in the repository, None for others and for links between the site's pages."""
+    """Return the repository path of a page's relative link; None for other links and those between the site's pages."""
     if re.match(r"[a-z]+:|/", link):
         return None
     origin = posixpath.dirname(OUTSIDE.get(page, f"docs/{page}"))
@@ -93,7 +93,7 @@ def repository_path(link: str, page: str) -> str | None:
 
 
 def with_readme(markdown: str) -> str:
-    """The index with the README's first part, whose links are those of a page in docs/."""
+    """Insert the README's first part into the index, with links relative to docs/."""
     if README_MARK not in markdown:
         raise PluginError(f"docs/index.md: {README_MARK} is missing")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

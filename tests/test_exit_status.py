@@ -1,4 +1,4 @@
-"""What `run_tool` makes of an error."""
+"""Exit statuses and messages of `run_tool`."""
 
 import pytest
 import torch

@@ -1,1 +1,1 @@
-"""Read checkpoint files, translate foreign ones, and load weights with a report of every key that did not match."""
+"""Read checkpoint files, translate foreign ones, load weights and report every key that did not match."""

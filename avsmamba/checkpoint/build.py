@@ -21,17 +21,17 @@ def build_model(
     content: Any = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> nn.Module:
-    """Build a model without the files that its parts were pretrained from.
+    """Build a model; files of pretrained weights of its parts are not read.
 
     Args:
         config: the `model` of a config; it is not changed.
         checkpoint: file with all of the model's weights; None: random weights. Nothing in it is executed.
-        device: where the model is built; 'meta' builds shapes only.
-        content: content of the file, if it has been read already.
-        warn: called with a line about tensors of the file that are not used.
+        device: on which the model is built; 'meta' builds shapes only.
+        content: of the file, if it has been read already.
+        warn: called with each line about tensors of the file that are not used.
 
     Raises:
-        UserError: if the file is missing, damaged, or does not hold the model's weights.
+        UserError: if the file is missing, damaged, or does not contain the model's weights.
     """
     config = deepcopy(config)
     drop_pretrained(config)
@@ -43,7 +43,7 @@ def build_model(
 
 
 def drop_pretrained(config: Any) -> None:
-    """Set every `checkpoint` of a model's config to None: its parts then read no file of pretrained weights."""
+    """Set every `checkpoint` in a model's config to None, so that its parts read no files of pretrained weights."""
     if isinstance(config, dict):
         for key, value in config.items():
             if key == "checkpoint":

@@ -1,4 +1,4 @@
-"""Foreign weights into a part of the model: each part says how it reads them, one function loads them."""
+"""Load foreign weights into a part of the model; the part's `layout()` says how they are translated."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ class Layout(NamedTuple):
     """How a part reads files that were not written by this package.
 
     Attributes:
-        module: what is filled.
+        module: is filled.
         translate: from a file's tensors (and the file's name, for errors) to those of `module` by its own names, and
             the names of tensors that are known not to belong to it, such as a classifier's.
         prefixes: of the part's names in files of larger models, the most specific first.
-        new_parts: leading parts of the module's names that foreign files do not hold; they stay as they are.
+        new_parts: leading parts of the module's names that foreign files do not contain; they keep their values.
     """
 
     module: nn.Module
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     new_parts: Sequence[str] = ()
 
     def read(self, state: dict[str, Tensor], file: str | Path) -> tuple[dict[str, Tensor], list[str], list[str]]:
-        """A file's tensors by the module's names, the names that are not used, and those filled from the module."""
+        """Return a file's tensors by the module's names, names that are not used, and those filled from the module."""
         ours, unused = self.translate(state, file)
         kept: dict[str, Tensor] = {}
         for part in self.new_parts:
@@ -39,10 +39,10 @@ class Layout(NamedTuple):
 
 
 def load_pretrained(layout: Layout, path: str | Path, what: str) -> None:
-    """Fill a part from a file: every tensor that the file should hold, or none and an error.
+    """Load every tensor that a file must contain into a part, or none and raise an error.
 
     Args:
-        layout: the part's.
+        layout: of the part.
         path: local file.
         what: the model's name, for the log.
 
@@ -55,7 +55,7 @@ def load_pretrained(layout: Layout, path: str | Path, what: str) -> None:
         part = type(layout.module).__name__
         print_log(f"{path}: not part of {part}, not used: {name_some(unused)}", logger="current")
     if kept:
-        print_log(f"{path}: not in it, left as made: {name_some(kept)}", logger="current")
+        print_log(f"{path}: missing from the file, keep their initial values: {name_some(kept)}", logger="current")
     print_log(f"{what}: pretrained weights from {path}", logger="current")
 
 
@@ -66,13 +66,13 @@ def translate_part(
 
     Args:
         part: has a `layout()`: a backbone, or VGGish.
-        state: tensors of the larger model by name; those without the prefix are left alone.
-        prefix: that all names of the part have in `state`.
+        state: tensors of the larger model by name; those without the prefix are ignored.
+        prefix: of the part's names in `state`.
         file: named in errors.
 
     Returns:
-        tensors by the names of `part.state_dict()` (those of no known use by their own), and the names in `state` of
-        tensors that are known to be idle, such as a second head's.
+        tensors by the names of `part.state_dict()` (unknown ones keep their own), and the names in `state` of tensors
+        that are known to be idle, such as a second head's.
 
     Raises:
         UserError: if the tensors cannot be read as this part's.
@@ -86,6 +86,6 @@ def translate_part(
 
 
 def by_leading_part(state: dict[str, Tensor], parts: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Split names by whether their first part is one of `parts`: the others' tensors, and these names."""
+    """Return the tensors whose names' first part is none of `parts`, and the other names."""
     unused = [k for k in state if k.split(".")[0] in parts]
     return {k: v for k, v in state.items() if k not in unused}, unused

@@ -1,7 +1,6 @@
-"""Weights from files: read without executing anything, and loaded whole or not at all."""
+"""Read weights from files without executing anything; load all of them or none."""
 
 import argparse
-import logging
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,37 +11,37 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
-# What torch says when a file asks for a function or class beyond plain values.
+# In torch's message when a file needs a function or class that is not allowed.
 FORBIDDEN = ("GLOBAL", "unrecognized function", "Can only")
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module")
 
 
 def load_checkpoint_file(path: str | Path, strip: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; nothing in the file is executed.
+    """Return the tensors of a checkpoint by name; nothing in the file is executed.
 
-    A state dict inside `state_dict`, `model`, `model_state`, `model_state_dict` or `module` is taken out, a `module.`
-    that leads every name (DataParallel) is taken off.
+    A state dict inside `state_dict`, `model`, `model_state`, `model_state_dict` or `module` is unwrapped; `module.`
+    (DataParallel) is removed if all names start with it.
 
     Args:
-        path: a local file: `.safetensors`, else what `torch.save` wrote.
-        strip: prefixes to look for, the most specific first. The first that any name has is taken off, and tensors
-            without it (other parts of a model) are left out and named in the log. No such name: all are kept.
+        path: a local file: `.safetensors`, or written by `torch.save`.
+        strip: prefixes, the most specific first. The first that any name has is removed; tensors without it (other
+            parts of a model) are ignored, and logged. If no name has one, all tensors are kept.
 
     Raises:
-        UserError: if the file is missing, damaged, holds more than plain values, or no named tensors.
+        UserError: if the file is missing or damaged, or contains other than plain values, or no named tensors.
     """
     state, prefix, rest = take_prefix(find_state_dict(read_file(path), path), strip)
     if rest:
-        _log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}")
+        print_log(f"{path}: not under {prefix!r}, not used: {name_some(rest)}", logger="current")
     return state
 
 
 def take_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> tuple[dict[str, Tensor], str, list[str]]:
-    """The tensors under the first of `prefixes` that any name has, without it; the prefix; the names of the rest.
+    """Return the tensors under the first of `prefixes` that any name has, this prefix, and the names of the rest.
 
-    No such name: all tensors, and an empty prefix.
+    The prefix is removed from the names. If no name has one, all tensors and an empty prefix are returned.
     """
     for prefix in prefixes:
         found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -52,14 +51,14 @@ def take_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> tuple[d
 
 
 def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
-    """The content of a checkpoint file; nothing in it is executed.
+    """Read a checkpoint file; nothing in it is executed.
 
     Args:
-        path: a local file: `.safetensors`, else what `torch.save` wrote.
+        path: a local file: `.safetensors`, or written by `torch.save`.
         map_location: as in `torch.load`.
 
     Raises:
-        UserError: if the file is missing, damaged, or holds more than tensors and plain values.
+        UserError: if the file is missing or damaged, or contains other than tensors and plain values.
     """
     if "://" in str(path):
         raise UserError(f"{path}: expected a local file; download the checkpoint first")
@@ -71,22 +70,23 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        # The arguments of a training script are plain values in a plain class; many public files carry them.
+        # Many public files contain the arguments of a training script, plain values in a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # KeyError, OSError, EOFError, safetensors' own class, … : a damaged file meets them all
-        reason = _gist(error)
+    except Exception as error:  # KeyError, OSError, EOFError, safetensors' own class, …, by the damage
+        # Without torch's advice to load the file unsafely.
+        reason = f"{type(error).__name__}: {one_line(error, *FORBIDDEN, 'Unsupported operand')}"
         if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in FORBIDDEN):
             raise UserError(f"{path}: holds more than weights; nothing was executed or loaded ({reason})") from None
         raise UserError(f"{path}: cut short, damaged, or not a checkpoint ({reason})") from None
 
 
 def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:
-    """The named tensors in a checkpoint's content, out of their wrappers and without DataParallel's `module.`.
+    """Return the named tensors in a checkpoint's content, unwrapped and without DataParallel's `module.`.
 
     Raises:
-        UserError: if there are none; `file` is named.
+        UserError: if there are none; names `file`.
     """
     content = unwrap(content)[0]
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
@@ -98,7 +98,7 @@ def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:
 
 
 def unwrap(content: Any) -> tuple[Any, list[str]]:
-    """What lies inside all wrappers of a checkpoint's content, and the wrappers' keys from the outside inwards."""
+    """Return what is inside all wrappers of a checkpoint's content, and the wrappers' keys, the outermost first."""
     keys: list[str] = []
     while isinstance(content, Mapping):
         key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
@@ -110,7 +110,7 @@ def unwrap(content: Any) -> tuple[Any, list[str]]:
 
 
 class Fit(NamedTuple):
-    """How a state dict goes with a module: names on both sides, on one side only, and those of another shape."""
+    """Names of a state dict and a module: in both, only in the module, only in the dict, of different shapes."""
 
     matching: list[str]
     missing: list[str]
@@ -123,8 +123,8 @@ def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
 
     Args:
         own: a module's state dict.
-        state: tensors for it. Only the counters `num_batches_tracked` may be missing: frozen and old batch
-            normalisations have none, and nothing depends on them.
+        state: tensors for it. The counters `num_batches_tracked` may be missing: frozen and old batch normalisations
+            have none, and nothing depends on them.
     """
     common = [k for k in own if k in state]
     return Fit(
@@ -139,43 +139,21 @@ def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
     )
 
 
-def load_into(
-    module: nn.Module, state: Mapping[str, Tensor], *, file: str | Path, ignore: Sequence[str] = (), prefix: str = ""
-) -> None:
-    """Copy a state dict into a module: every tensor of the module, or none and an error.
-
-    Args:
-        module: keeps its parameters (they are filled in place) and its dtype.
-        state: tensors by name.
-        file: where they came from, named in errors and in the log.
-        ignore: leading parts of names (`head` for `head.weight`) that the module need not have; named in the log.
-        prefix: taken off the names in `state` before they are compared; names without it are unexpected.
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, file: str | Path) -> None:
+    """Load a state dict into a module, in place: every tensor of the module, or none and an error that names `file`.
 
     Raises:
-        UserError: if tensors are missing, unexpected or of another shape. Only the counters `num_batches_tracked` may
-            be missing: frozen and old batch normalisations have none, and nothing depends on them.
+        UserError: if tensors are missing (see `compare`), unexpected or of another shape.
     """
-    own = module.state_dict()
-    state = {k.removeprefix(prefix) if k.startswith(prefix) else f"{k} (not under {prefix!r})": v
-             for k, v in state.items()}  # fmt: skip
-    ignored = [k for k in state if k not in own and _leads(k, ignore)]
-    fit = compare(own, {k: v for k, v in state.items() if k not in ignored})
+    fit = compare(module.state_dict(), state)
     raise_unless_fits(file, type(module).__name__, fit.missing, fit.unexpected, fit.misfits)
-    if ignored:
-        _log(f"{file}: not part of {type(module).__name__}, not used: {name_some(ignored)}")
-    with torch.no_grad():
-        for k in fit.matching:
-            own[k].copy_(state[k])
+    module.load_state_dict(state, strict=False)
 
 
 def raise_unless_fits(
     file: str | Path, what: str, missing: Sequence[str], unexpected: Sequence[str], misfits: Sequence[str]
 ) -> None:
-    """One error for all that does not fit between a file and a model called `what`; none if all three are empty.
-
-    Raises:
-        UserError: in one line, with the first few of each kind.
-    """
+    """Raise a UserError with the first few names of each kind, unless all three are empty; `what` names the model."""
     faults = [
         f"{len(found)} {kind} ({name_some(found)})"
         for kind, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
@@ -186,29 +164,13 @@ def raise_unless_fits(
 
 
 def name_some(names: Iterable[str], most: int = 4) -> str:
-    """The first few of many names."""
+    """Join the first few of many names."""
     names = list(names)
     more = f", … {len(names)} in all" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _leads(name: str, parts: Sequence[str]) -> bool:
-    return any(name == p or name.startswith(f"{p.rstrip('.')}.") for p in parts)
 
 
 def _outline(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a dict with {name_some(map(str, content))}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def _gist(error: BaseException) -> str:
-    """The reason in one line, without torch's advice to load the file all the same."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line for word in (*FORBIDDEN, "Unsupported operand"))]
-    chosen = (telling or lines or ["empty"])[0]
-    return f"{type(error).__name__}: {chosen[:160]}"
-
-
-def _log(message: str, level: int = logging.INFO) -> None:
-    print_log(message, logger="current", level=level)

@@ -1,7 +1,7 @@
-"""Checkpoints of AVS-Mamba that its authors' code wrote: their names, and what that model does otherwise than ours.
+"""Translate checkpoints that the AVS-Mamba authors' code wrote.
 
-Such a file is the state dict itself. It is recognised by its names, translated to those of `AVSSegmentor`, and switches
-on what the authors' code does otherwise than our own training (docs/paper_notes.md).
+Such a file is the state dict itself. It is recognised by its names and translated to those of `AVSSegmentor`; options
+in which the authors' model differs from our own training are set (docs/paper_notes.md).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from avsmamba.checkpoint.pretrained import translate_part
 from avsmamba.utils import UserError
 
 SIGN = ("mamba_encoder.0.mamba_block.A_logs", "cmfpn.mask_features.weight")
-# What inference never reads; `mamba_decoder_block` holds the decoder's last layer a second time.
+# Not used in inference; `mamba_decoder_block` contains the decoder's last layer a second time.
 IDLE = ("mamba_decoder_block.", "query_embed.", "audio_feature_projection.", "audio_recons_proj.")
 READING = "authors_reading"
 PARTS = {"vision_backbone.": "backbone", "audio_backbone.": "audio_encoder"}
-SEMANTIC = "query_embed.weight"  # only files of AVSS hold it
+SEMANTIC = "query_embed.weight"  # only in files of AVSS
 # Theirs: THW, THW reversed, TWH, … Ours: all forward ones, then all reversed ones. Scans of 4 agree.
 DIRECTIONS = {8: (0, 2, 4, 6, 1, 3, 5, 7)}
 SSM = {
@@ -40,7 +40,7 @@ FUSION = SSM | {
 
 
 class Place(NamedTuple):
-    """Where the tensors under a prefix go, and what their names become."""
+    """A prefix in the authors' names, ours for it, and the names below it that change."""
 
     theirs: str
     ours: str
@@ -62,12 +62,12 @@ class Translation(NamedTuple):
 
 
 def is_released(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of the authors' code."""
+    """Return whether a state dict has the names of the authors' code."""
     return all(name in state for name in SIGN)
 
 
 def places() -> Iterator[Place]:
-    """List every prefix of the neck and the head; of nested prefixes the longer one stands first."""
+    """Yield every prefix of the neck and the head; of nested prefixes the longer one comes first."""
     for i in range(4):
         yield Place(f"input_proj.{i}.", f"projection.visual.{i}.", {})
     yield Place("audio_proj.", "projection.audio.", {})
@@ -100,7 +100,7 @@ def places() -> Iterator[Place]:
 
 
 def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -> Translation:
-    """Bring a released state dict into the names and shapes of our model; tensors may be on the meta device.
+    """Translate a released state dict to the names and shapes of our model; tensors may be on the meta device.
 
     Args:
         state: with the authors' names.
@@ -108,8 +108,8 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
         file: named in errors.
 
     Raises:
-        UserError: if the model's backbone or audio encoder cannot read its part, or an option of the model, which no
-            shape shows, is not that of the authors' code.
+        UserError: if the model's backbone or audio encoder cannot read its part, or an option of the model that no
+            shape shows differs from the authors' code.
     """
     refuse_other_readings(model, file)
     known = list(places())
@@ -127,7 +127,9 @@ def translate(state: Mapping[str, Tensor], model: nn.Module, file: str | Path) -
         part = getattr(model, attribute)
         if any(name.startswith(prefix) for name in state):
             if not hasattr(part, "layout"):
-                raise UserError(f"{file}: holds {prefix}*, which {type(part).__name__} (model.{attribute}) cannot read")
+                raise UserError(
+                    f"{file}: contains {prefix}*, which {type(part).__name__} (model.{attribute}) cannot read"
+                )
             found, unused = translate_part(part, state, prefix, file)
             ours |= {f"{attribute}.{name}": tensor for name, tensor in found.items()}
             idle += unused
@@ -153,11 +155,7 @@ def translate_one(place: Place, name: str, state: Mapping[str, Tensor]) -> tuple
 
 
 def refuse_other_readings(model: nn.Module, file: str | Path) -> None:
-    """Refuse a model whose options differ from the authors' code where no name or shape would show it.
-
-    Raises:
-        UserError: naming the option.
-    """
+    """Raise a UserError if a model's options differ from the authors' code where no name or shape shows it."""
     decoder, encoder = getattr(model, "decoder", None), getattr(model, "encoder", None)
     wrong = []
     if decoder is not None and hasattr(decoder, "stages"):
@@ -172,7 +170,7 @@ def refuse_other_readings(model: nn.Module, file: str | Path) -> None:
 
 
 def use_authors_reading(model: nn.Module, reading: str) -> list[str]:
-    """Switch on what the authors' code does otherwise than our own training.
+    """Set the options in which the authors' code differs from our own training.
 
     Args:
         model: an `AVSSegmentor`.
@@ -180,7 +178,7 @@ def use_authors_reading(model: nn.Module, reading: str) -> list[str]:
             into the `meta` of its checkpoints, so that they are read in the same way.
 
     Returns:
-        The options that were changed, as they stand in a config.
+        The changed options, in the form `key: value` of a config.
     """
     changed = []
     setattr(model, READING, reading)
@@ -195,13 +193,13 @@ def use_authors_reading(model: nn.Module, reading: str) -> list[str]:
 
 
 def idle_parts(names: Sequence[str]) -> list[str]:
-    """Shorten the names of idle tensors to the parts that hold them."""
+    """Shorten the names of idle tensors to those of their parts."""
     parts = [*IDLE, "vision_backbone.layer3_2.", "vision_backbone.layer4_2."]
     return list(dict.fromkeys(next((f"{p}*" for p in parts if name.startswith(p)), name) for name in sorted(names)))
 
 
 def outline(state: Mapping[str, Tensor]) -> str:
-    """Describe a released state dict in a few words."""
+    """Describe a released state dict: backbone and number of classes."""
     classes = len(state["fc.4.weight"]) if "fc.4.weight" in state else 0
     backbone = "ResNet-50" if "vision_backbone.layer4_1.0.conv1.weight" in state else "PVT-v2"
     return f"AVS-Mamba as its authors released it: {backbone}, {classes} class{'' if classes == 1 else 'es'}"

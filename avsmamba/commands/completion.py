@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _complete_paths(parser: argparse.ArgumentParser, file: Any, folder: Any) -> None:
-    """Mark the arguments whose metavar names a file or a folder."""
+    """Set the completion of arguments whose metavar names a file or a folder."""
     for action in parser._actions:
         words = set(re.findall(r"\w+", str(action.metavar or "")))
         if words & {"FILE", "CONFIG", "CHECKPOINT", "VIDEO", "PAGE", "METRICS"}:

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba inspect`."""
     parser.description = (
         "Describe a checkpoint, and list which of its tensors match a YAML config. Nothing in the file is executed. "
-        "Exit status: 0 if it matches, or no config is given; 1 if it does not match; 2 if a file cannot be read."
+        "Exit status: 0 if it matches, or without a config; 1 if it does not match; 2 if a file cannot be read."
     )
     parser.add_argument("file", metavar="CHECKPOINT", help="a file of torch.save or safetensors")
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file")

@@ -1,4 +1,4 @@
-"""Options that several commands have, and where a command finds the source tree."""
+"""Options that several commands have, and the root of the source tree."""
 
 import argparse
 import os
@@ -38,19 +38,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--launcher",
         choices=LAUNCHERS,
         default="none",
-        help="what started the processes: torchrun (pytorch) or srun (slurm) (default: %(default)s)",
+        help="launcher of the processes: torchrun (pytorch) or srun (slurm) (default: %(default)s)",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def set_local_rank(rank: int | None) -> None:
-    """Set LOCAL_RANK to a rank given as an option, unless it is set."""
+    """Set LOCAL_RANK to the value of the option, unless it is set."""
     if rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(rank))
 
 
 def source_tree() -> Path:
-    """Return the root of the source tree: the one that the package is in, else the working directory.
+    """Return the root of the source tree: the package's parent folder, else the working directory.
 
     Raises:
         UserError: if neither has the folder `configs`.

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights")
     parser.add_argument("--name", required=True, help="name for --model")
-    parser.add_argument("--about", required=True, help="what the model knows, in a sentence or two")
+    parser.add_argument("--about", required=True, help="what the model was trained on, in a sentence or two")
     parser.add_argument(
         "--scores",
         nargs="+",

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_audio(
         parser,
         "; shuffle: another clip's sound; swap: another clip's sound whose source is not in the picture, as far as the "
-        "data set says. A model that uses the sound scores lower with all but the real one",
+        "data set specifies. A model that uses the sound scores lower with all but the real one",
     )
     parser.add_argument(
         "--robustness",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Test with one sound, or with each."""
     if args.robustness and args.audio != "real":
-        raise UserError("--robustness: takes the sounds in turn; leave --audio out")
+        raise UserError("--robustness: tests with each sound; remove --audio")
     set_local_rank(args.local_rank)
     from avsmamba.engine.evaluate import evaluate
     from avsmamba.engine.robustness import robustness

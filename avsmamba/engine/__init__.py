@@ -1,4 +1,4 @@
-"""Training, testing and checks of data; importing this registers the runner, the hooks and the optimizer wrapper."""
+"""Training, testing and checks of data; the import registers the runner, the hooks and the optimizer wrapper."""
 
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory

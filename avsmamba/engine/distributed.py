@@ -11,21 +11,28 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from torch import nn
 
 from avsmamba.choices import LAUNCHERS
 from avsmamba.utils import UserError
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside DDP or another wrapper, else the model itself."""
+    return model.module if is_model_wrapper(model) else model
+
+
 @contextmanager
 def process_group(cfg: Config, launcher: str) -> Iterator[None]:
-    """Prepare `cfg` for a launcher, make the process group where mmengine cannot (CPU), and destroy it at the end.
+    """Prepare `cfg` for a launcher, create the process group where mmengine does not (CPU), and destroy it at the end.
 
     Args:
         cfg: gets `launcher` and `model_wrapper_cfg`.
         launcher: 'none', 'pytorch' (started by torchrun) or 'slurm' (started by srun).
 
     Raises:
-        UserError: if the environment does not fit the launcher.
+        UserError: if the launcher is unknown or its environment variables are missing.
     """
     if launcher not in LAUNCHERS:
         raise UserError(f"--launcher: expected one of {', '.join(LAUNCHERS)}, got {launcher!r}")
@@ -40,11 +47,11 @@ def process_group(cfg: Config, launcher: str) -> Iterator[None]:
     if missing:
         starter = {"pytorch": "torchrun", "slurm": "srun"}[launcher]
         raise UserError(f"--launcher {launcher}: {missing[0]} is not set; start the processes with {starter}")
-    # A remark on the memory layout of 1 x 1 convolutions, whose gradients are copied then: nothing to mend.
+    # Harmless: DDP copies the gradients of 1 x 1 convolutions because of their memory layout.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    # mmengine's default wrapper passes device_ids, which the CPU refuses, and broadcast_buffers, which torch warns of.
+    # mmengine's default wrapper passes device_ids, an error on the CPU, and broadcast_buffers, of which torch warns.
     wrapper = cfg.get("model_wrapper_cfg") or {"find_unused_parameters": cfg.get("find_unused_parameters", False)}
     cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", **wrapper}
     if not torch.cuda.is_available():
@@ -56,13 +63,13 @@ def process_group(cfg: Config, launcher: str) -> Iterator[None]:
         yield
     finally:
         if dist.is_initialized():
-            # A model in DDP that outlives the group ends one process in twenty by abort() (gloo, torch 2.14).
+            # If a model in DDP outlives the group, one process in twenty aborts (gloo, torch 2.14).
             gc.collect()
             dist.destroy_process_group()
 
 
 def _slurm_environment() -> None:
-    """The variables torch reads, from slurm's; the first host is the master."""
+    """Set the variables that torch reads from slurm's; the first host is the master."""
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
@@ -72,7 +79,7 @@ def _slurm_environment() -> None:
 
 
 def _first_host(nodes: str) -> str:
-    """The first of slurm's host list, which may be written as `node[3-5,8]`."""
+    """Return the first of slurm's host list, which may be written as `node[3-5,8]`."""
     if not nodes:
         return "127.0.0.1"
     try:

@@ -1,7 +1,7 @@
-"""Try a config's training step on an imagined GPU: no GPU, no memory and no arithmetic is needed.
+"""Run a config's training step with fake tensors on `cuda`: no GPU, memory or arithmetic is needed.
 
-Under `torch._subclasses.FakeTensorMode` tensors have shapes, dtypes and devices, but no numbers. A tensor on the wrong
-device raises, and so does an operation that needs a number from the device, which makes a real GPU wait for the CPU.
+Under `torch._subclasses.FakeTensorMode` tensors have shapes, dtypes and devices, but no values. A tensor on the wrong
+device raises, and so does an operation that reads a value from the device, which makes a real GPU wait for the CPU.
 """
 
 import weakref
@@ -27,12 +27,12 @@ CUDA = torch.device("cuda", 0)
 
 
 class DryRun(NamedTuple):
-    """What a dry run found.
+    """Result of a dry run.
 
     Attributes:
         losses: names of the losses.
         peak_bytes: estimated peak memory of a training step on the GPU: parameters, gradients, state of the optimizer
-            and activations, without the workspace of kernels and the allocator's waste.
+            and activations, without the workspace of kernels and unused memory of the allocator.
     """
 
     losses: list[str]
@@ -49,11 +49,11 @@ def dry_run(cfg: Config, amp: bool = False, optimizer: bool = True) -> DryRun:
 
     Raises:
         UserError: if the config trains nothing, or its size is not one number.
-        RuntimeError: what torch raises for a wrong device or a step that depends on numbers.
+        RuntimeError: from torch, for a wrong device or an operation that depends on values.
     """
-    batch, frames, size, classes = batch_shape(cfg)
-    flags = torch.ones(frames, dtype=torch.bool)  # real, as the data loader's are: they are read on the CPU
-    model = build_model(cfg.model, device="meta").train()  # timm reads values, which fake tensors do not have
+    batch, frames, size = batch_shape(cfg)
+    flags = torch.ones(frames, dtype=torch.bool)  # not fake: they are read on the CPU
+    model = build_model(cfg.model, device="meta").train()  # not fake: timm reads values
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=CUDA)
         model.data_preprocessor.to(CUDA)
@@ -63,7 +63,7 @@ def dry_run(cfg: Config, amp: bool = False, optimizer: bool = True) -> DryRun:
             data = {
                 "frames": [torch.zeros(frames, 3, size, size, dtype=torch.uint8) for _ in range(batch)],
                 "log_mel": [torch.zeros(frames, 1, 96, 64) for _ in range(batch)],
-                "data_samples": [sample(flags, size, classes) for _ in range(batch)],
+                "data_samples": [sample(flags, size) for _ in range(batch)],
             }
             data = model.data_preprocessor(data, True)
             with autocast(amp):
@@ -80,7 +80,7 @@ def dry_run(cfg: Config, amp: bool = False, optimizer: bool = True) -> DryRun:
 
 @contextmanager
 def autocast(enabled: bool) -> Iterator[None]:
-    """Autocast to bfloat16 on `cuda`; `torch.autocast` itself does nothing where there is no GPU."""
+    """Autocast to bfloat16 on `cuda`; `torch.autocast` itself does nothing without a GPU."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", enabled)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -96,13 +96,13 @@ def autocast(enabled: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def run_backward(root: list[Any]) -> None:
-    """Run the backward pass of a scalar node by node, the one that was made last first, as autograd does.
+    """Run the backward pass of a scalar node by node, the most recent first, as autograd does.
 
-    torch's own engine asks the GPU's driver for streams before it starts, and so fails where there is no GPU. Each node
-    is forgotten once it ran, which frees what it saved.
+    torch's own engine needs a GPU driver for its streams. References to a node are dropped after it ran, which frees
+    its saved tensors.
 
     Args:
-        root: the `grad_fn` of the scalar, alone in a list, from which it is taken.
+        root: list with the `grad_fn` of the scalar, which is removed from it.
     """
     node = root.pop()
     waiting: Counter[Any] = Counter()
@@ -147,9 +147,9 @@ def run_backward(root: list[Any]) -> None:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Count the bytes of all living storages on `CUDA` as operations make them; `peak` is the greatest sum.
+    """Count the bytes of all living storages on `CUDA`; `peak` is the greatest sum.
 
-    torch's own MemTracker does the same with more detail, but takes no model with frozen parameters.
+    torch's own MemTracker does the same with more detail, but fails for models with frozen parameters.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def count(self, values: Any) -> None:
-        """Count the tensors in a nested structure that are not counted yet."""
+        """Count the tensors in a nested structure that have not been counted."""
         for tensor in tree_leaves(values):
             if not isinstance(tensor, Tensor) or tensor.device != CUDA:
                 continue
@@ -174,25 +174,25 @@ class PeakMemory(TorchDispatchMode):
         self.now -= self.living.pop(key)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it makes."""
+        """Run an operation and count its results."""
         result = func(*args, **(kwargs or {}))
         self.count(result)
         return result
 
 
-def sample(flags: torch.Tensor, size: int, classes: int) -> AVSDataSample:
-    """Make a clip's labels, all frames labelled."""
-    made = AVSDataSample(metainfo={"img_shape": (size, size), "ori_shape": (size, size)})
-    made.gt_masks = torch.zeros(len(flags), size, size, dtype=torch.uint8)
-    made.gt_temporal_mask_flag = made.vid_temporal_mask_flag = flags
-    return made
+def sample(flags: torch.Tensor, size: int) -> AVSDataSample:
+    """Return the labels of a clip with all frames labelled."""
+    labels = AVSDataSample(metainfo={"img_shape": (size, size), "ori_shape": (size, size)})
+    labels.gt_masks = torch.zeros(len(flags), size, size, dtype=torch.uint8)
+    labels.gt_temporal_mask_flag = labels.vid_temporal_mask_flag = flags
+    return labels
 
 
-def batch_shape(cfg: Config) -> tuple[int, int, int, int]:
-    """Find clips in a training batch, frames of a clip, height and width, and classes.
+def batch_shape(cfg: Config) -> tuple[int, int, int]:
+    """Return clips in a training batch, frames in a clip, and height and width in pixels.
 
     Raises:
-        UserError: if the config has no training data, or its frames are not brought to one size.
+        UserError: if the config has no training data, or its frames are not resized to a square.
     """
     loader = cfg.get("train_dataloader")
     if not loader:
@@ -201,4 +201,4 @@ def batch_shape(cfg: Config) -> tuple[int, int, int, int]:
     sizes = [t["size"] for t in dataset.get("pipeline") or [] if "size" in t]
     if not sizes or not isinstance(sizes[-1], int):
         raise UserError(f"{cfg.filename}: train_dataloader.dataset.pipeline: expected a last transform with one size")
-    return loader.batch_size, dataset.get("num_frames", 5), sizes[-1], cfg.model.head.get("num_classes", 1)
+    return loader.batch_size, dataset.get("num_frames", 5), sizes[-1]

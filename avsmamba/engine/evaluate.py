@@ -16,7 +16,7 @@ from avsmamba.config.load import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype
 from avsmamba.engine.runner import AVSRunner
-from avsmamba.engine.train import default_work_dir
+from avsmamba.engine.work_dir import set_work_dir
 from avsmamba.evaluation.conventions import convention_key
 from avsmamba.utils import UserError, atomic_write
 
@@ -24,7 +24,7 @@ _TRAINING_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper", "param_sched
 _VALIDATION_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
 _SCORES = ("M_J", "M_F")
 _WORDS = {"no_background": "no background", "present": "classes present"}
-# Where AVSSMetric's further scores stand in metrics.json, and the prefix of their names.
+# AVSSMetric's further scores: place in metrics.json, prefix of their names, and place below it.
 _GROUPS = (
     ("frame", "", "no_background"),
     ("frame", "", "present"),
@@ -44,25 +44,25 @@ def evaluate(
     data_root: str | None = None,
     amp: bool = False,
 ) -> dict[str, Any]:
-    """Score a checkpoint on a config's test set, print the scores and write `metrics.json` with all.
+    """Score a checkpoint on a config's test set, print the main scores and write all to `metrics.json`.
 
     Args:
         config: YAML file.
-        checkpoint: weights; all of the model's must be in it.
-        work_dir: for `metrics.json` and the log; else the config's, else `work_dirs/` and the config's name.
+        checkpoint: file with all of the model's weights.
+        work_dir: for `metrics.json` and the log; default: the config's, else `work_dirs/` and the config's name.
         out: folder for the predicted masks in AVSBench's layout.
         show_dir: folder for pictures.
-        audio: 'real', or what replaces the sound: see `avsmamba.datasets.avsbench.AVSBench`.
+        audio: 'real', or a replacement of the sound: see `avsmamba.datasets.avsbench.AVSBench`.
         launcher: 'none', 'pytorch' or 'slurm'.
-        options: `key=value` words that override the config.
+        options: `key=value` strings that override the config.
         data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
-        amp: the model runs in mixed precision (bfloat16 on the CPU); scores are computed as ever.
+        amp: run the model in mixed precision (bfloat16 on the CPU); scores are computed as without it.
 
     Returns:
-        What stands in `metrics.json`.
+        The content of `metrics.json`.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: if the config, its data or the checkpoint is missing or faulty.
     """
     cfg = config_for_test(config, checkpoint, audio, work_dir, out, show_dir, options, data_root)
     with process_group(cfg, launcher):
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def use_mixed_precision(runner: AVSRunner) -> None:
-    """Let a test run the model under autocast."""
+    """Run the model under autocast in tests."""
     runner.model.test_step = torch.autocast(get_device(), amp_dtype())(runner.model.test_step)
 
 
@@ -98,7 +98,7 @@ def config_for_test(
     """Load a config and prepare it for a test of a checkpoint; arguments as in `evaluate`.
 
     Raises:
-        UserError: if the config or the checkpoint is not there, the config has nothing to test, or `audio` is unknown.
+        UserError: if the config or the checkpoint is missing, the config has no test, or `audio` is unknown.
     """
     cfg = load_config(config, parse_options(options), data_root)
     if not Path(checkpoint).is_file():
@@ -107,13 +107,13 @@ def config_for_test(
         raise UserError(f"{config}: has no test_cfg: nothing to test")
     if audio not in SOUNDS:
         raise UserError(f"--audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
-    cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
+    set_work_dir(cfg, work_dir, config)
     prepare_test(cfg, str(checkpoint), audio, out, show_dir)
     return cfg
 
 
 def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show_dir: str | None) -> None:
-    """Turn a config into one for testing alone."""
+    """Change a config to one without training and validation, for one checkpoint and sound."""
     for key in (*_TRAINING_KEYS, *_VALIDATION_KEYS):
         cfg[key] = None
     cfg.load_from, cfg.resume = checkpoint, False
@@ -127,22 +127,22 @@ def prepare_test(cfg: Config, checkpoint: str, audio: str, out: str | None, show
 
 
 def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
-    """The content of `metrics.json` from what AVSMetric or AVSSMetric gives.
+    """Return the content of `metrics.json` from the scores of AVSMetric or AVSSMetric.
 
-    `foreground` is the share of pixels predicted as such. AVSSMetric's has `no_background` under each protocol,
-    `present` under frame, and `classes`: IoU, F and the number of frames by name. `conventions` holds M_J and M_F under
-    each convention by its key, `{grouping}/{size}`, and `convention` the one of the method's own paper, with its name;
-    see docs/scores.md.
+    `foreground` is the share of pixels predicted as such. With AVSSMetric there are also `no_background` under each
+    protocol, `present` under frame, and `classes`: IoU, F and the number of frames by name. `conventions` has M_J and
+    M_F under each convention by its key, `{grouping}/{size}`, and `convention` those of the method's own paper, with
+    its name; see docs/scores.md.
 
     Raises:
-        UserError: if the evaluator is another one.
+        UserError: if the scores are those of another metric.
     """
     try:
         metrics: dict[str, Any] = {"audio": audio, "clips": int(scores["clips"]), "frames": int(scores["frames"])}
         for protocol, prefix in (("frame", ""), ("avsbench", "avsbench/")):
             metrics[protocol] = {name: float(scores[prefix + name]) for name in _SCORES}
     except KeyError as error:
-        raise UserError(f"test_evaluator: gives no {error}; metrics.json needs AVSMetric or AVSSMetric") from None
+        raise UserError(f"test_evaluator: returns no {error}; metrics.json needs AVSMetric or AVSSMetric") from None
     if "avsbench/batch_size" in scores:
         metrics["avsbench"]["batch_size"] = int(scores["avsbench/batch_size"])
     for protocol, prefix, group in _GROUPS:
@@ -171,7 +171,7 @@ def report(scores: Mapping[str, Any], audio: str) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """The score of the method's own convention and both protocols', for the terminal; also each class's."""
+    """Format the scores of the method's own convention, of both protocols and of each class for the terminal."""
     head = f"{metrics['clips']} clips, {metrics['frames']} frames, sound: {metrics['audio']}"
     if "foreground" in metrics:
         head += f", foreground: {100 * metrics['foreground']:.2f} % of the pixels"

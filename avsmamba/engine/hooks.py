@@ -1,4 +1,4 @@
-"""Hooks that keep checkpoints plain, resumed runs exact, long runs fast and broken runs short."""
+"""Hooks: plain checkpoints, exact resume, a stop at NaN, and logs whose cost does not grow."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from avsmamba.engine.distributed import unwrapped
 from avsmamba.engine.seeding import SeededSampler, SkippingIterator, mix, seed_everything
 from avsmamba.limits import counts, limits
 from avsmamba.registry import HOOKS
@@ -21,7 +21,7 @@ _PATH_KEYS = ("last_ckpt", "best_ckpt")
 
 
 def plain(value: Any) -> Any:
-    """The same value from python's own types and tensors, which `torch.load(weights_only=True)` accepts."""
+    """Convert a value to Python's own types and tensors, which `torch.load(weights_only=True)` accepts."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -35,10 +35,10 @@ def plain(value: Any) -> Any:
 
 @HOOKS.register_module()
 class PlainCheckpoint(Hook):
-    """Checkpoints hold tensors and plain values only, and name files of their own folder without its path.
+    """Write tensors and plain values only, and paths relative to the work dir.
 
-    mmengine would store its log history as objects, which today's `torch.load` refuses, and absolute paths, by which
-    a moved or copied run would delete the best checkpoint of the first one.
+    mmengine stores its log history as objects, which `torch.load(weights_only=True)` refuses, and absolute paths, by
+    which a moved or copied run would delete the best checkpoint of the original.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Checkpoint) -> None:
@@ -64,11 +64,10 @@ class PlainCheckpoint(Hook):
 
 @HOOKS.register_module()
 class ExactResume(Hook):
-    """A resumed run ends with the weights of an unbroken one.
+    """A resumed run ends with the same weights as an uninterrupted one.
 
-    The model's random numbers (dropout) are seeded by iteration and rank, the iteration loop goes on at the next
-    batch without loading those before, and gradients that wait for the optimizer's next step (accumulation) are kept
-    in the checkpoint; the last on one process only.
+    The model's random numbers (dropout) are seeded by iteration and rank, the iteration loop continues at the next
+    batch without loading the previous ones, and accumulated gradients are saved in the checkpoint (one process only).
     """
 
     priority = "VERY_HIGH"
@@ -81,7 +80,7 @@ class ExactResume(Hook):
         endless = isinstance(loop, IterBasedTrainLoop)
         if endless and loop._iter and isinstance(loop.dataloader.sampler, SeededSampler):
             loop.dataloader_iterator = SkippingIterator(loop.dataloader, loop._iter, type(loop.dataloader_iterator))
-        for name, parameter in _module(runner).named_parameters():
+        for name, parameter in unwrapped(runner.model).named_parameters():
             if name in self.gradients:
                 parameter.grad = self.gradients[name].to(parameter)
         self.gradients = {}
@@ -94,11 +93,9 @@ class ExactResume(Hook):
         if "optimizer" not in checkpoint or not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
             return
         if runner.world_size > 1:
-            runner.logger.warning(
-                "This checkpoint lies between two optimizer steps: on resume their gradients are lost"
-            )
+            runner.logger.warning("This checkpoint is between two optimizer steps: on resume, gradients are lost")
             return
-        gradients = {n: p.grad for n, p in _module(runner).named_parameters() if p.grad is not None}
+        gradients = {n: p.grad for n, p in unwrapped(runner.model).named_parameters() if p.grad is not None}
         checkpoint["gradients"] = {n: g.detach().cpu().clone() for n, g in gradients.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Checkpoint) -> None:
@@ -107,7 +104,7 @@ class ExactResume(Hook):
 
 @HOOKS.register_module()
 class NaNGuard(Hook):
-    """Stop at the first loss, or norm of the gradients, that is not finite, before such weights are saved."""
+    """Stop at the first loss, or norm of the gradients, that is not finite, before weights are saved."""
 
     priority = "HIGH"
 
@@ -116,7 +113,7 @@ class NaNGuard(Hook):
     ) -> None:
         values = {k: float(torch.as_tensor(v).detach().sum()) for k, v in (outputs or {}).items()}
         norm = runner.message_hub.log_scalars.get("train/grad_norm")
-        # A loss scaler meets infinite gradients on purpose and skips that step.
+        # A loss scaler expects infinite gradients and skips that step.
         if norm is not None and not hasattr(runner.optim_wrapper, "loss_scaler"):
             values["grad_norm"] = float(norm.current())
         faults = ", ".join(f"{k} is {v}" for k, v in values.items() if not math.isfinite(v))
@@ -130,7 +127,7 @@ class NaNGuard(Hook):
 
 @HOOKS.register_module()
 class ShortHistory(Hook):
-    """Keep the end of each logged value's history: mmengine copies all of it on every update.
+    """Shorten the history of each logged value: mmengine copies all of it on every update.
 
     Args:
         length: values to keep.
@@ -148,7 +145,3 @@ class ShortHistory(Hook):
             for history in runner.message_hub.log_scalars.values():
                 history._log_history = history._log_history[-self.length :]
                 history._count_history = history._count_history[-self.length :]
-
-
-def _module(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

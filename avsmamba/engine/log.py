@@ -1,4 +1,4 @@
-"""One short line of progress in place of mmengine's long one."""
+"""Short log lines in place of mmengine's."""
 
 import datetime
 import logging
@@ -17,12 +17,12 @@ _NOT_LOSSES = ("loss", "lr", "time", "data_time", "epoch", "iter", "memory", "ba
 class ShortLog(LogProcessor):
     """`epoch 3/60 it 20/1726 loss 0.4123 lr 2.00e-05 0.412 s/it data 3% eta 1:02:03`.
 
-    Loss and times are means over the last `window_size` iterations; `data` is the share of the time spent on waiting
-    for data.
+    Loss and times are means over the last `window_size` iterations; `data` is the share of the time spent waiting for
+    data.
 
     Args:
         window_size: iterations to average over.
-        by_epoch: whether the training counts epochs; filled in from `train_cfg`.
+        by_epoch: whether the training counts epochs; default: as in `train_cfg`.
         num_digits: digits of a loss or score.
     """
 
@@ -31,13 +31,13 @@ class ShortLog(LogProcessor):
         super().__init__(window_size=window_size, by_epoch=by_epoch, num_digits=num_digits)
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
-        """The values for the log's backends and the line, after an iteration of `mode` train, val or test."""
+        """Return the values for the log's backends and the line, after an iteration of `mode` train, val or test."""
         tag, _ = super().get_log_after_iter(runner, batch_idx, mode)
         words = [self._place(runner, batch_idx, mode)]
         if mode == "train":
             losses = {k: v for k, v in tag.items() if k not in _NOT_LOSSES and not k.endswith("lr")}
             shown = {"loss": tag["loss"]} if "loss" in tag else {}
-            # With a single loss its own value repeats the sum.
+            # A single loss equals the sum.
             shown |= losses if len([k for k in losses if "loss" in k]) > 1 else _without_losses(losses)
             words += [f"{name} {value:.{self.num_digits}f}" for name, value in shown.items()]
             words += [f"lr {tag['lr']:.2e}"] if "lr" in tag else []
@@ -53,7 +53,7 @@ class ShortLog(LogProcessor):
     def get_log_after_epoch(
         self, runner: Runner, batch_idx: int, mode: str, with_non_scalar: bool = False
     ) -> tuple[dict[str, Any], str]:
-        """The scores of a validation or a test."""
+        """Return the values for the log's backends and the line with the scores, after a validation or a test."""
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         shown = {k: v for k, v in tag.items() if not k.startswith("conventions/")}
         scores = [f"{k} {v:.{self.num_digits}f}" for k, v in shown.items() if "M_" in k or "loss" in k]
@@ -72,15 +72,14 @@ def _without_losses(values: dict[str, float]) -> dict[str, float]:
 
 
 class ShortFormat(logging.Formatter):
-    """`14:03:20 message`, with the level's name where it is no plain message."""
+    """`14:03:20 message`; warnings and errors with the level's name."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        return f"{time} {level}{record.getMessage()}"
+        return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
 
 
-# What mmengine says on every start or save, and what is cured here.
+# Messages of mmengine on every start or save, and warnings that do not apply here.
 _DROPPED = (
     '"FileClient" will',
     '"HardDiskBackend" is',
@@ -100,6 +99,6 @@ _DROPPED = (
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """Filter of the run's log."""
+    """Return whether a record is written to the run's log."""
     message = record.getMessage()
     return not message.startswith(_DROPPED) and "has no metainfo" not in message

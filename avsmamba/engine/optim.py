@@ -22,7 +22,7 @@ class AutocastOptimWrapper(OptimWrapper):
     Args:
         optimizer: the torch optimizer.
         dtype: 'bfloat16'; float16 needs a loss scaler, which mmengine's AmpOptimWrapper has (GPU only).
-        accumulative_counts: iterations whose gradients make one step.
+        accumulative_counts: iterations whose gradients are accumulated for one step.
         clip_grad: arguments of `clip_grad_norm_`, or with `type: value` of `clip_grad_value_`.
 
     Raises:
@@ -49,10 +49,10 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def use_amp(cfg: Config) -> None:
-    """Turn a config's `optim_wrapper` to mixed precision: bfloat16, or float16 with a scaler on GPUs without it.
+    """Change a config's `optim_wrapper` to mixed precision: bfloat16, or float16 with a scaler on GPUs without it.
 
     Raises:
-        UserError: if the config's own wrapper is one that this cannot replace.
+        UserError: if the config's own wrapper is of another type.
     """
     wrapper = cfg.get("optim_wrapper")
     kind = (wrapper or {}).get("type", "OptimWrapper")
@@ -66,5 +66,5 @@ def use_amp(cfg: Config) -> None:
 
 
 def amp_dtype() -> torch.dtype:
-    """What `--amp` computes in: bfloat16, or float16 on GPUs without it."""
+    """Return the dtype of `--amp`: bfloat16, or float16 on GPUs without it."""
     return torch.float16 if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else torch.bfloat16

@@ -1,6 +1,6 @@
-"""Testing with the right and with wrong sounds: what tools/test.py --robustness calls.
+"""Score a checkpoint with the real sound and with wrong ones: `avsmamba test --robustness`.
 
-With a wrong sound the right answer is an empty mask, as in AVSBench-Robust (Li et al., arXiv 2502.00358).
+With a wrong sound the correct mask is empty, as in AVSBench-Robust (Li et al., arXiv 2502.00358).
 """
 
 import json
@@ -20,11 +20,11 @@ from avsmamba.utils import atomic_write
 
 SOUNDS = ("real", "silence", "noise", "swap")
 _KNOWN = {
-    "visible": "the table of clips lists all that is seen: a swapped sound is of nothing in the picture",
-    "category": "the table of clips names what sounds, but not what is seen and silent: a swapped sound is of another "
-    "kind than the clip's own, but may be of something that is seen",
-    "nothing": "what sounds in each clip is not known: a swapped sound is any other clip's, and may be of something "
-    "that is seen",
+    "visible": "the table of clips lists all visible objects: a swapped sound is of none of them",
+    "category": "the table of clips lists sounding objects, but not silent visible ones: a swapped sound is of another "
+    "category than the clip's own, but may be of a visible object",
+    "nothing": "the sounding objects of the clips are not known: a swapped sound is any other clip's, and may be of a "
+    "visible object",
 }
 
 
@@ -43,20 +43,20 @@ def robustness(
 
     Args:
         config: YAML file.
-        checkpoint: weights; all of the model's must be in it.
-        work_dir: for the files and the log; else the config's, else `work_dirs/` and the config's name.
+        checkpoint: file with all of the model's weights.
+        work_dir: for the files and the log; default: the config's, else `work_dirs/` and the config's name.
         out: folder for the predicted masks, in a folder for each sound.
         show_dir: folder for pictures, in a folder for each sound.
         launcher: 'none', 'pytorch' or 'slurm'.
-        options: `key=value` words that override the config.
+        options: `key=value` strings that override the config.
         data_root: folder with `Single-source/` and `Multi-sources/`.
-        amp: the model runs in mixed precision (bfloat16 on the CPU).
+        amp: run the model in mixed precision (bfloat16 on the CPU).
 
     Returns:
         The content of `robustness.json`, see `summary`.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: if the config, its data or the checkpoint is missing or faulty.
     """
     scores: dict[str, Mapping[str, Any]] = {}
     swapped: Mapping[str, Any] = {}
@@ -91,7 +91,7 @@ def robustness(
 
 
 def add_metric(cfg: Config, metric: dict[str, Any]) -> None:
-    """Let a test compute one more metric."""
+    """Add a metric to a config's test."""
     evaluator = cfg.test_evaluator
     if isinstance(evaluator, dict) and "metrics" in evaluator:
         metrics = evaluator["metrics"]
@@ -101,18 +101,18 @@ def add_metric(cfg: Config, metric: dict[str, Any]) -> None:
 
 
 def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `robustness.json`.
+    """Return the content of `robustness.json`.
 
-    For each sound `own` holds the scores against the picture's own masks, as a test without `--robustness` gives them;
-    `right` those against the right answer, which with a wrong sound is an empty mask in every frame. There M_J is the
-    IoU of the backgrounds, 1 minus the share of pixels that are marked, and M_F is null, since frames with an empty
-    mask have none. `marked` holds the shares of pixels and of frames (those with a marked pixel) that are marked: with
-    a wrong sound the false-positive rates. `silent` holds those of the frames whose own mask is empty.
+    For each sound, `own` has the scores against the clip's own masks, as without `--robustness`; `right` has those
+    against the correct masks, which are empty with a wrong sound. There M_J is the IoU of the backgrounds, 1 minus the
+    share of marked pixels, and M_F is null, since it is not defined for empty masks. `marked` has the shares of marked
+    pixels and of frames with a marked pixel: with a wrong sound the false-positive rates. `silent` has the same for the
+    frames whose own mask is empty.
 
-    For each wrong sound `gap` holds three differences and a quotient: `own_M_J` and `own_M_F`, by how much the scores
-    against the own masks are higher with the real sound than with this one (what the model owes to listening);
-    `right_M_J`, by how much the real M_J is higher than the one against the empty mask; `marked_ratio`, the pixels
-    marked with this sound for each one marked with the real sound (null where that is none).
+    For each wrong sound, `gap` has `own_M_J` and `own_M_F`, the scores against the own masks with the real sound minus
+    those with this one (how much the model depends on the sound); `right_M_J`, the real M_J minus the one against the
+    empty masks; `marked_ratio`, the pixels marked with this sound over those marked with the real one (null if there
+    are none).
     """
     sounds: dict[str, Any] = {}
     for sound, values in scores.items():
@@ -140,7 +140,7 @@ def _part(values: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def table_and_notes(result: Mapping[str, Any]) -> str:
-    """Return the results as a Markdown table, padded for the terminal, with an explanation."""
+    """Format a result as a Markdown table, padded for the terminal, with notes on the columns."""
     sounds = result["sounds"]
     head = ("sound", "M_J own", "M_F own", "gap own", "M_J right", "gap right", "pixels", "frames")
     rows = []
@@ -153,7 +153,7 @@ def table_and_notes(result: Mapping[str, Any]) -> str:
     first = f"{result['clips']} clips, {result['frames']} frames."
     if silent["count"]:
         first += (
-            f" {int(silent['count'])} of them have an empty mask of their own: an answer that is empty throughout has\n"
+            f" {int(silent['count'])} of them have an empty mask of their own: empty predictions score\n"
             f"M_J own {silent['count'] / result['frames']:.4f}; with the real sound "
             f"{100 * silent['frames']:.1f} % of them are marked."
         )
@@ -162,8 +162,8 @@ def table_and_notes(result: Mapping[str, Any]) -> str:
 
 {table(head, rows, "lrrrrrrr", padded=True)}
 
-own: against the picture's own masks, each frame once; right: against the right answer, with a wrong sound an empty
-mask (M_J is then the share of pixels that is not marked; M_F has no value). gap: by how much the real sound's M_J is
-higher than this one. pixels, frames: what is marked, with a wrong sound the false-positive rates; a frame is marked if
-one of its pixels is.
+own: against the clip's own masks, each frame once; right: against the correct masks, which are empty with a wrong
+sound (M_J is then the share of pixels that are not marked; M_F has no value). gap: M_J with the real sound minus this
+M_J. pixels, frames: share that is marked, with a wrong sound the false-positive rates; a frame is marked if one of its
+pixels is.
 swap: {_KNOWN[result["swap"]["known"]]}{end}"""

@@ -1,56 +1,50 @@
-"""mmengine's Runner with a quiet start, checked configs, exact resume and errors that name the config's key."""
+"""mmengine's Runner with short logs, checked configs, exact resume and errors that name the config's key."""
 
 import os
-import platform
-import subprocess
-import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from avsmamba.checkpoint.load import find_latest, load_weights
+from avsmamba.checkpoint.load import load_weights
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.checkpoint.released import READING
 from avsmamba.config import yaml_io
 from avsmamba.config.check import check_config
+from avsmamba.engine.distributed import unwrapped
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
+from avsmamba.engine.work_dir import environment, find_latest
 from avsmamba.registry import SCOPE
-from avsmamba.utils import UserError, atomic_write
-from avsmamba.version import __version__
+from avsmamba.utils import UserError, atomic_write, one_line
 
-_PACKAGES = ("torch", "torchvision", "mmengine", "timm", "numpy")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 _BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, OSError)
 
 
 def fill_from_train_loop(cfg: Config) -> None:
-    """Write down in a config what follows from the rest of it.
+    """Set defaults of a config that depend on its other keys.
 
-    Checkpoints and scores are counted in epochs or iterations as the training is; a checkpoint is written before each
-    validation unless `interval` says otherwise. Keys of a dataloader that need workers go where there are none. A
-    validation scores under protocols frame and avsbench alone, unless its metric's `conventions` says otherwise.
+    Checkpoints and scores are counted in epochs or iterations, as the training is; by default a checkpoint is written
+    before each validation. Keys of a dataloader that need workers are removed if there are none. By default a
+    validation scores only under the protocols frame and avsbench (the metric's `conventions: false`).
     """
     evaluator = cfg.get("val_evaluator")
     metrics = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
         if isinstance(metric, dict) and metric.get("type") in ("AVSMetric", "AVSSMetric"):
             metric.setdefault("conventions", False)
-    # mmengine lets null drop its own default hooks only.
+    # mmengine accepts null only for its own default hooks.
     hooks = cfg.get("default_hooks") or {}
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
         del hooks[name]
@@ -68,7 +62,7 @@ def fill_from_train_loop(cfg: Config) -> None:
         cfg.setdefault("log_processor", {"type": "ShortLog"}).setdefault("by_epoch", by_epoch)
         schedulers = cfg.get("param_scheduler")
         if isinstance(schedulers, (list, tuple)) and not by_epoch:
-            # One that begins after the last iteration (a run cut short by hand) would be refused, not ignored.
+            # mmengine refuses a scheduler that begins after the last iteration, as in a run that was shortened.
             last = loop.get("max_iters", 0)
             cfg.param_scheduler = [s for s in schedulers if s.get("by_epoch", True) or s.get("begin", 0) < last]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,7 +70,7 @@ def fill_from_train_loop(cfg: Config) -> None:
         loader = cfg.get(key)
         if not loader:
             continue
-        # More workers than cores only wait for each other, and torch warns; random numbers do not depend on them.
+        # torch warns of more workers than cores, which are no faster; random numbers do not depend on the workers.
         if isinstance(loader.get("num_workers"), int):
             loader["num_workers"] = min(loader["num_workers"], max(1, cores))
         if not loader.get("num_workers"):
@@ -87,18 +81,29 @@ def fill_from_train_loop(cfg: Config) -> None:
 
 
 class YamlConfig(Config):
-    """A Config whose text, in checkpoints and logs, is YAML; mmengine formats Python for seconds at each save."""
+    """A Config whose text, in checkpoints and logs, is YAML; mmengine's Python takes seconds to format at each save."""
 
     @property
     def pretty_text(self) -> str:
-        """The config as YAML."""
+        """Return the config as YAML."""
         return yaml_io.dump(self.to_dict())
 
 
-class AVSRunner(Runner):
-    """Built by `AVSRunner.from_cfg(cfg)`; see the module's docstring for what differs from mmengine's Runner."""
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Convert an error of a constructor to a UserError that names the place in the config."""
+    try:
+        yield
+    except _BUILD_ERRORS as error:
+        if os.environ.get("AVSMAMBA_TRACEBACK"):
+            raise
+        raise UserError(f"{place}: {one_line(error)}") from error
 
-    # mmengine sets these in its __init__ without a type.
+
+class AVSRunner(Runner):
+    """Runner of trainings and tests, built by `AVSRunner.from_cfg(cfg)`."""
+
+    # mmengine assigns these without a type.
     _train_dataloader: Any
     _load_from: Any
     _resume: Any
@@ -109,20 +114,20 @@ class AVSRunner(Runner):
         """Check a config and build the runner.
 
         Raises:
-            UserError: naming the key of the config that is at fault.
+            UserError: if the config is faulty; names the key.
         """
         cfg = YamlConfig(cfg.to_dict(), filename=cfg.filename)
         check_config(cfg)
         with _naming("work_dir"):
             Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         fill_from_train_loop(cfg)
-        # Two runs of one process and second would share their log, scores and writers under one name.
+        # Two runs of one process in the same second would otherwise share their log, scores and writers.
         stem = Path(cfg.filename).stem if cfg.filename else "run"
         cfg.experiment_name = f"{cfg.get('experiment_name') or stem}_{uuid.uuid4().hex[:8]}"
         cfg.setdefault("default_scope", SCOPE)
         return super().from_cfg(cfg)
 
-    # A quiet start
+    # Logs
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         logger = super().build_logger(*args, **kwargs)
@@ -132,9 +137,9 @@ class AVSRunner(Runner):
         return logger
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
-        # Gradients are gathered over iterations, and the schedule counts iterations: torch's advice does not apply.
+        # Does not apply: gradients are accumulated over iterations, and the schedule counts iterations.
         warnings.filterwarnings("ignore", message="Detected call of `(lr_)?scheduler.step")
-        info = environment(self)
+        info = environment(self.seed)
         self.logger.info(
             f"{self.experiment_name} | avsmamba {info['avsmamba']}, torch {info['torch']} | {info['device']} "
             f"| processes {info['processes']}, threads {info['threads']} | seed {self.seed}"
@@ -144,11 +149,11 @@ class AVSRunner(Runner):
                 mmengine.dump(info, str(path), indent=2)
 
     def get_hooks_info(self) -> str:
-        """Nothing: mmengine would print a table of 100 lines."""
+        """Return an empty string: mmengine would log a table of 100 lines."""
         return ""
 
     def dump_config(self) -> None:
-        """Write the resolved config: a training's into the work dir, a test's beside its log."""
+        """Write the resolved config: of a training into the work dir, of a test beside its log."""
         if is_main_process():
             file = Path(self.cfg.filename or "config.yaml")
             values = self.cfg.to_dict()
@@ -156,7 +161,7 @@ class AVSRunner(Runner):
             if name not in ("", "run", file.stem):
                 values["experiment_name"] = name
             target = self._record_dir() / file.name
-            if target.resolve() == file.resolve():  # a work dir that holds the config itself
+            if target.resolve() == file.resolve():  # the work dir contains the config itself
                 target = target.with_name(f"{file.stem}.resolved.yaml")
             with atomic_write(target) as path:
                 path.write_text(yaml_io.dump(values), encoding="utf-8")
@@ -165,11 +170,11 @@ class AVSRunner(Runner):
         return Path(self.log_dir if self._train_loop is None else self.work_dir)
 
     def train(self) -> nn.Module:
-        """Train; the workers are gone afterwards."""
+        """Train, then stop the data workers."""
         model = super().train()
         for loop in (self.train_loop, self.val_loop):
             loader: Any = getattr(loop, "dataloader", None)
-            # Left to the garbage collector, persistent workers are waited for ten seconds.
+            # When the garbage collector stops persistent workers, it waits for ten seconds.
             if getattr(loader, "_iterator", None) is not None:
                 loader._iterator._shutdown_workers()
                 loader._iterator = None
@@ -177,13 +182,12 @@ class AVSRunner(Runner):
 
     # Building, with errors that name the place in the config
 
-    def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        with _naming("env_cfg"):
-            super().setup_env(env_cfg)
-
-    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
-        with _naming("default_hooks or custom_hooks"):
-            super().register_hooks(default_hooks, custom_hooks)
+    setup_env = _naming("env_cfg")(Runner.setup_env)
+    register_hooks = _naming("default_hooks or custom_hooks")(Runner.register_hooks)
+    build_val_loop = _naming("val_dataloader, val_evaluator or val_cfg")(Runner.build_val_loop)
+    build_test_loop = _naming("test_dataloader, test_evaluator or test_cfg")(Runner.build_test_loop)
+    build_optim_wrapper = _naming("optim_wrapper")(Runner.build_optim_wrapper)
+    build_param_scheduler = _naming("param_scheduler")(Runner.build_param_scheduler)
 
     def build_model(self, model: Any) -> nn.Module:
         with _naming("model"):
@@ -197,7 +201,7 @@ class AVSRunner(Runner):
 
     def build_train_loop(self, loop: Any) -> Any:
         if isinstance(self._train_dataloader, dict):
-            # One seed for all ranks: their samplers must share an order to split it.
+            # The same for all ranks, whose samplers split one order.
             seed = self.seed - (self.rank if self._randomness_cfg.get("diff_rank_seed") else 0)
             with _naming("train_dataloader"):
                 config = seeded_parts(self._train_dataloader, seed)
@@ -207,26 +211,10 @@ class AVSRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        """mmengine's, with functions found in avsmamba's registry as well."""
+        """Build mmengine's dataloader; functions are also found in avsmamba's registry."""
         if isinstance(dataloader, Mapping):
             dataloader = with_functions(dict(dataloader))
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-
-    def build_val_loop(self, loop: Any) -> Any:
-        with _naming("val_dataloader, val_evaluator or val_cfg"):
-            return super().build_val_loop(loop)
-
-    def build_test_loop(self, loop: Any) -> Any:
-        with _naming("test_dataloader, test_evaluator or test_cfg"):
-            return super().build_test_loop(loop)
-
-    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        with _naming("optim_wrapper"):
-            return super().build_optim_wrapper(optim_wrapper)
-
-    def build_param_scheduler(self, scheduler: Any) -> Any:
-        with _naming("param_scheduler"):
-            return super().build_param_scheduler(scheduler)
 
     # Checkpoints
 
@@ -241,102 +229,45 @@ class AVSRunner(Runner):
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        with _naming(f"{filename}: cannot go on with this config"):
+        with _naming(f"{filename}: cannot be resumed with this config"):
             super().resume(filename, *args, **kwargs)
         loop = self.train_loop
         if isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(loop.dataloader):
             self.logger.warning(
-                f"{filename} is of iteration {loop.iter}, which is not the end of epoch {loop.epoch} as this config "
-                "counts them: training goes on with a whole epoch and ends at another iteration"
+                f"{filename} is of iteration {loop.iter}, which is not the end of epoch {loop.epoch} with this config: "
+                "training continues with a whole epoch and ends at another iteration"
             )
         if loop.iter >= loop.max_iters:
-            self.logger.info(f"{filename} is of the last iteration already: there is nothing left to train")
+            self.logger.info(f"{filename} is of the last iteration: there is nothing left to train")
 
     def load_checkpoint(
         self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ()
     ) -> dict[str, Any]:
-        """Read a checkpoint and put its weights into the model.
+        """Load a checkpoint's weights into the model.
 
         Raises:
             UserError: if its shapes are not the model's; for a test or `--resume` also if weights are missing.
         """
         checkpoint = read_file(filename, map_location)
         if not isinstance(checkpoint, dict):
-            raise UserError(f"{filename}: no checkpoint, but a {type(checkpoint).__name__}")
+            raise UserError(f"{filename}: expected a checkpoint, got a {type(checkpoint).__name__}")
         if self._resume and not {"optimizer", "meta", "message_hub"} <= checkpoint.keys():
             raise UserError(
-                f"{filename}: has no optimizer state (a best_*.pth?), so training cannot go on from it; resume from an "
-                "epoch_*.pth or iter_*.pth, or start anew from its weights by --cfg-options load_from=FILE"
+                f"{filename}: has no optimizer state (a best_*.pth?), so training cannot be resumed from it; resume "
+                "from an epoch_*.pth or iter_*.pth, or start from its weights by --cfg-options load_from=FILE"
             )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         exact = strict or self._resume or self._train_loop is None
-        load_weights(model, checkpoint, filename, exact, self.logger.warning)
+        load_weights(unwrapped(self.model), checkpoint, filename, exact, self.logger.warning)
         self._has_loaded = True
         self.logger.info(f"{'Resumed from' if self._resume else 'Weights of'} {filename}")
         return checkpoint
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """mmengine's, but a run that is killed while it writes leaves the file before whole."""
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        """Save a checkpoint; if the process is killed while it writes, the previous file stays complete."""
+        model = unwrapped(self.model)
         if hasattr(model, READING):
             kwargs["meta"] = {**(kwargs.get("meta") or {}), READING: getattr(model, READING)}
         if is_main_process():
             with atomic_write(Path(out_dir) / filename) as path:
                 super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Turn what a constructor says of its arguments into one line that names the place in the config."""
-    try:
-        yield
-    except _BUILD_ERRORS as error:
-        if os.environ.get("AVSMAMBA_TRACEBACK"):
-            raise
-        raise UserError(f"{place}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def environment(runner: Runner) -> dict[str, Any]:
-    """What a run rests on: versions, commit, seed, device, processes and the command."""
-    device = get_device()
-    return {
-        "command": _command(),
-        "seed": runner.seed,
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "processes": runner.world_size,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "avsmamba": __version__,
-        "commit": _commit(),
-        **{name: _version(name) for name in _PACKAGES},
-    }
-
-
-def _command() -> str:
-    program = sys.argv[0]
-    words = ["avsmamba"] if Path(program).name == "avsmamba" else [Path(sys.executable).name, program]
-    return " ".join([*words, *sys.argv[1:]])
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The git commit of the source tree, with a + where files differ from it."""
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
-    try:
-        run = subprocess.run(
-            [*git, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None if run.returncode == 0 else None

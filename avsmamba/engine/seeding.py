@@ -1,7 +1,7 @@
-"""Random numbers that depend on the place in the training alone, so that a resumed run repeats an unbroken one.
+"""Random numbers that depend only on the position in the training, so that a resumed run repeats an unbroken one.
 
 Each draw of a training sample is seeded by (seed, epoch, draw, rank): augmentation is the same with any number of
-workers, persistent or not, differs between ranks and epochs, and a resumed run need not replay what it skips.
+workers, persistent or not, differs between ranks and epochs, and a resumed run does not replay skipped samples.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from avsmamba.registry import DATASETS, FUNCTIONS
 
 
 def mix(*numbers: int) -> int:
-    """One well-spread 32-bit seed from several non-negative numbers."""
+    """Hash several non-negative numbers to a 32-bit seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -31,7 +31,7 @@ def seed_everything(seed: int) -> None:
 
 
 class SeededDataset(Dataset):
-    """A data set asked by (index, seed): all its random numbers come from that seed."""
+    """A data set indexed by (index, seed): the seed determines all random numbers of the sample."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -51,11 +51,11 @@ class SeededDataset(Dataset):
 
 
 class SeededSampler(Sampler):
-    """Gives (index, seed) for each index of a sampler.
+    """Sampler that yields (index, seed) for each index of another one.
 
     Args:
-        build: makes the sampler; called anew for each pass, since mmengine's InfiniteSampler can be read only once.
-        seed: the run's seed.
+        build: returns the other sampler; called for each pass, since mmengine's InfiniteSampler can be read only once.
+        seed: of the run.
     """
 
     def __init__(self, build: Callable[[], Any], seed: int):
@@ -67,7 +67,7 @@ class SeededSampler(Sampler):
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this one's."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -80,7 +80,7 @@ class SeededSampler(Sampler):
 
 
 def seeded_parts(config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A dataloader's config with its data set and sampler built and wrapped as above; the rest is left."""
+    """Return a dataloader's config with its data set and sampler built and wrapped as above."""
     dataset = DATASETS.build(config["dataset"])
     if hasattr(dataset, "full_init"):
         dataset.full_init()
@@ -92,7 +92,7 @@ def seeded_parts(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def with_functions(config: dict[str, Any]) -> dict[str, Any]:
-    """The same config with `worker_init_fn` and `collate_fn` found; mmengine looks into its root registry only."""
+    """Return the config with `worker_init_fn` and `collate_fn` looked up; mmengine searches its root registry only."""
     config = dict(config)
     for key in ("worker_init_fn", "collate_fn"):
         value = config.get(key)
@@ -104,12 +104,12 @@ def with_functions(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class SkippingIterator:
-    """For mmengine's iteration loop, which draws `skip` batches again when it resumes: they are given as None.
+    """Iterator for mmengine's iteration loop, which draws `skip` batches again on resume: yields None for each.
 
     Args:
         loader: the training dataloader, its sampler a SeededSampler.
-        skip: iterations that are done.
-        restart: makes the loop's own iterator over `loader`.
+        skip: number of finished iterations.
+        restart: returns the loop's own iterator over `loader`.
     """
 
     def __init__(self, loader: DataLoader, skip: int, restart: Callable[[DataLoader], Any]):

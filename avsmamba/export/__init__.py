@@ -1,1 +1,1 @@
-"""ONNX and torch.export programs: write them, run them."""
+"""Write and run ONNX and torch.export programs."""

@@ -1,7 +1,7 @@
 """Our operators in plain ONNX, for torch.onnx.export(dynamo=True, custom_translation_table=translations()).
 
-The scan is ONNX's own `Scan` over the tokens, all K directions in one step; batch, length and orders stay free. Needs
-onnxscript, which `pip install avsmamba[onnx]` brings.
+The scan is ONNX's own `Scan` over the tokens, all K directions in one step; batch, length and orders are variable.
+Requires onnxscript (`pip install avsmamba[onnx]`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ import torch
 from onnxscript import FLOAT, INT64, graph, script
 from onnxscript import opset18 as op
 
-# States (K E N) up to which the loop's inputs are made for all steps at once. Below, a step costs little more than the
-# loop itself; above, what it saves is lost to the copies, which take K L E numbers each.
+# Number of states (K E N) up to which the loop's inputs are computed for all steps at once. For more, copies of K L E
+# numbers each cost more than is saved in the steps.
 FEW_STATES = 1 << 14
 
 
 def translations() -> dict[Callable, Callable]:
-    """The functions that build the graph of each of our operators, by operator."""
+    """Return the functions that build the graphs of our operators, by operator."""
     return {
         torch.ops.avsmamba.multi_directional_scan.default: translate_scan,
         torch.ops.avsmamba.depthwise_conv.default: translate_depthwise_conv,
@@ -38,9 +38,9 @@ def translate_scan(
     out_length: Any,
     keep_states: bool = False,
 ) -> tuple[Any, Any]:
-    """`avsmamba::multi_directional_scan` (Eq. 3 and 4), inference only; shapes as there.
+    """Translate `avsmamba::multi_directional_scan` (Eq. 3 and 4), inference only; shapes as there.
 
-    Tokens stand with their batch axis second, `(L, b, …)`, so that one step's tokens are a few whole rows; a state is
+    Tokens have their batch axis second, `(L, b, …)`, so that one step's tokens are a few whole rows; a state is
     `(K, b, N, E)`, so that sums and products run along E.
     """
     directions, channels, states = A.shape
@@ -52,7 +52,7 @@ def translate_scan(
     rows = op.Add(op.Mul(steps, op.Constant(value_int=k)), first)  # of (L K, …)
 
     def by_row(t: Any, *shape: int) -> Any:
-        """`(b, L, K, n)` to `(L K, b, …)`."""
+        """Reshape `(b, L, K, n)` to `(L K, b, …)`."""
         shape_of = op.Concat(op.Constant(value_ints=[-1]), batch, op.Constant(value_ints=list(shape)), axis=0)
         return op.Reshape(op.Transpose(t, perm=[1, 2, 0, 3]), shape_of)
 
@@ -74,7 +74,7 @@ def translate_scan(
     few = k * channels * states <= FEW_STATES
     y = (scan_prepared if few else scan_gathering)(*inputs)  # (L, K, b, 1, E) in the order of the steps
     y = op.Reshape(y, op.Concat(op.Constant(value_ints=[-1]), batch, op.Constant(value_ints=[int(channels)]), axis=0))
-    # Where each token's output stands, for the tokens that are wanted.
+    # Positions of the outputs of the requested tokens.
     count = op.Mul(length, op.Constant(value_ints=[k]))
     places = op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
     places = op.Reshape(places, op.Shape(steps))
@@ -90,7 +90,7 @@ def translate_scan(
 
 
 def _as_vector(value: Any) -> Any:
-    """An index as an int64 vector of one, whether it is known or computed in the graph."""
+    """Return an index, a constant or a value of the graph, as an int64 vector of one."""
     if isinstance(value, int):
         return op.Constant(value_ints=[value])
     return op.Reshape(value, op.Constant(value_ints=[1]))
@@ -98,10 +98,10 @@ def _as_vector(value: Any) -> Any:
 
 # Both loops take x (L, b, E); dt (L K, b, R), B (L K, b, N, 1) and C (L K, b, 1, N), row l K + k of direction k; A
 # (K, 1, N, E), dt_weight (K, R, E), dt_bias (K, 1, E); the tokens (L, K) of the steps, their rows (L, K), and the state
-# before the first step (K, b, N, E). They give (L, K, b, 1, E), in the order of the steps.
+# before the first step (K, b, N, E). They return (L, K, b, 1, E), in the order of the steps.
 #
 # softplus(v) = max(v, 0) + log1p(u), u = exp(-|v|), is written out, with log1p(u) = u log(1 + u) / ((1 + u) - 1) on the
-# rounded 1 + u, or u where that is 1: with onnxruntime's own Softplus a small model's scan took half as long again.
+# rounded 1 + u, or u where that is 1: with onnxruntime's own Softplus the scan of a small model took 1.5 times as long.
 
 
 @script(default_opset=op)
@@ -117,7 +117,7 @@ def scan_prepared(
     rows: INT64[...],
     start: FLOAT[...],
 ) -> FLOAT[...]:
-    """What a step needs is gathered for all steps before the loop."""
+    """Scan; the inputs of all steps are gathered before the loop."""
     raw = op.Add(op.MatMul(op.Gather(dt, rows), dt_weight), dt_bias)
     u = op.Exp(op.Neg(op.Abs(raw)))
     above = op.Add(u, 1.0)
@@ -157,7 +157,7 @@ def scan_gathering(
     rows: INT64[...],
     start: FLOAT[...],
 ) -> FLOAT[...]:
-    """Each step gathers what it needs: nothing of K L E numbers is made but the result."""
+    """Scan; each step gathers its inputs, so that only the result has K L E numbers."""
 
     @graph()
     def step(h, steps_i, rows_i):
@@ -177,7 +177,7 @@ def scan_gathering(
 
 
 def translate_depthwise_conv(x: Any, weight: Any, bias: Any, front: Sequence[int], silu: bool) -> Any:
-    """`avsmamba::depthwise_conv`: `(B, T, H, W, C)` through a grouped Conv of as few axes as the kernel needs."""
+    """Translate `avsmamba::depthwise_conv` of `(B, T, H, W, C)` to a grouped Conv of as few axes as possible."""
     kernel = [int(n) for n in weight.shape[2:]]
     channels, front = int(weight.shape[0]), [int(n) for n in front]
     while len(kernel) > 1 and kernel[0] == 1:

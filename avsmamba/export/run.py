@@ -1,4 +1,4 @@
-"""An exported model run from its file, without its config or checkpoint."""
+"""Run an exported model from its file, without its config or checkpoint."""
 
 import json
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 METADATA = "avsmamba.json"
-TEXTS = ("config", "avsmamba_version", "torch_version")  # of the metadata; in an ONNX file all others are JSON
+TEXTS = ("config", "avsmamba_version", "torch_version")  # strings; all other metadata of an ONNX file are JSON
 Array = NDArray[Any]
 
 
 class ExportedModel:
-    """What tools/export.py wrote, with its inputs checked: a wrong size is an error that says so.
+    """A model that `avsmamba export` wrote; the shapes of its inputs are checked.
 
     Args:
         path: an `.onnx` file (needs onnxruntime) or a `.pt2` file (needs torch). A `.pt2` file is a program: load only
             your own.
-        threads: threads that it computes with; default: the runtime's own choice.
+        threads: number of threads; default: the runtime's.
 
     Attributes:
         metadata: config, avsmamba_version, torch_version, num_frames, one_clip (whether B must be 1), size_divisor,
             least_size (pixels), class_names, mean and std (of RGB in [0, 255]; they are applied inside).
 
     Raises:
-        UserError: if the file is missing, damaged or was not written by tools/export.py, or onnxruntime is missing.
+        UserError: if the file is missing, damaged or was not written by `avsmamba export`, or onnxruntime is missing.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None):
@@ -41,12 +41,11 @@ class ExportedModel:
             self._run, self.metadata = (_open_onnx if self.path.suffix == ".onnx" else _open_pt2)(self.path, threads)
         except ImportError:
             raise UserError(f"{path}: onnxruntime is missing: pip install avsmamba[onnx]") from None
-        except Exception as error:  # each runtime has errors of its own for a damaged file
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: damaged, or not written by tools/export.py ({reason})") from None
+        except Exception as error:  # each runtime has its own errors for a damaged file
+            raise UserError(f"{path}: damaged, or not written by avsmamba export ({one_line(error)})") from None
 
     def __call__(self, frames: Array, log_mel: Array) -> Array:
-        """Run.
+        """Run the model.
 
         Args:
             frames: `(B, T, 3, H, W)` uint8 RGB; H and W multiples of 32, at least 64 pixels.
@@ -56,7 +55,7 @@ class ExportedModel:
             logits `(B, T, N_class, H, W)` float32.
 
         Raises:
-            ValueError: if a dtype or shape does not fit; names it.
+            ValueError: if a dtype or shape is wrong.
         """
         num_frames, divisor, least = (self.metadata[k] for k in ("num_frames", "size_divisor", "least_size"))
         if frames.dtype != np.uint8:
@@ -66,15 +65,17 @@ class ExportedModel:
         if self.metadata["one_clip"] and len(frames) != 1:
             raise ValueError(f"frames: this model takes one clip at a time, got {len(frames)}")
         if any(n % divisor or n < least for n in frames.shape[3:]):
-            raise ValueError(f"frames: H and W must be multiples of {divisor} from {least} on, got {frames.shape[3:]}")
+            raise ValueError(
+                f"frames: H and W must be multiples of {divisor}, at least {least}, got {frames.shape[3:]}"
+            )
         expected = (len(frames), num_frames, 1, 96, 64)
         if log_mel.shape != expected:
-            raise ValueError(f"log_mel: expected {expected} to go with the frames, got {log_mel.shape}")
+            raise ValueError(f"log_mel: expected {expected} for these frames, got {log_mel.shape}")
         return self._run(np.ascontiguousarray(frames), np.ascontiguousarray(log_mel, dtype=np.float32))
 
 
 def run_exported(path: str | Path, clips: Sequence[dict[str, Array]], threads: int | None = None) -> list[Array]:
-    """The logits of each clip (`frames`, `log_mel`); can be called in a process that has loaded nothing else."""
+    """Return the logits of each clip (`frames`, `log_mel`)."""
     model = ExportedModel(path, threads)
     return [model(clip["frames"], clip["log_mel"]) for clip in clips]
 

@@ -1,11 +1,12 @@
-"""A trained model as one file for other programs: what tools/export.py calls."""
+"""Write a trained model as one file for other programs: `avsmamba export`."""
 
 import importlib.util
 import io
 import json
 import logging
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,14 +23,14 @@ from avsmamba.choices import EXPORT_FORMATS
 from avsmamba.export.run import METADATA, TEXTS, run_exported
 from avsmamba.model_zoo.load import load_trained
 from avsmamba.models.segmentor import resize
-from avsmamba.utils import UserError, atomic_write
+from avsmamba.utils import UserError, atomic_write, one_line
 from avsmamba.version import __version__
 
 OPSET = 18
 DIVISOR = 32  # of H and W
-LEAST = 64  # pixels of H and W: with one row or column in the coarsest map, shapes are no longer free
+LEAST = 64  # pixels of H and W: with one row or column in the coarsest map, shapes are not variable
 TOLERANCE = 1e-4
-# (H, W) that a check runs, the second with two clips if the batch is free; none is that of the trace.
+# (H, W) of a check, the second with two clips if the batch is variable; none is that of the trace.
 CHECKED = ((96, 96), (64, 128), (160, 96))
 TRACED = (96, 64)
 PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
@@ -37,18 +38,18 @@ Clip = dict[str, NDArray[Any]]
 
 
 class WholeModel(nn.Module):
-    """The model with what stands around it: normalisation before, the logits at the frames' size after."""
+    """The model with normalisation before and resizing of the logits to the frames' size after it."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
-        """Run.
+        """Run the model.
 
         Args:
             frames: `(B, T, 3, H, W)` uint8 RGB, H and W multiples of 32.
-            log_mel: `(B, T, 1, 96, 64)`, as `avsmamba.datasets.log_mel` makes it.
+            log_mel: `(B, T, 1, 96, 64)`, see `avsmamba.datasets.log_mel`.
 
         Returns:
             logits `(B, T, N_class, H, W)`.
@@ -66,28 +67,28 @@ def export(
     check: bool = False,
     options: Sequence[str] = (),
 ) -> None:
-    """Write a trained model as one file. H and W (multiples of 32, from 64 on) and the batch are free, T is not.
+    """Write a trained model as one file. H and W (multiples of 32, at least 64) and the batch are variable, T is fixed.
 
-    A model whose code ties it to one clip at a time is exported for a batch of one; the file's metadata say so.
+    A model whose code supports only one clip at a time is exported for a batch of one (`one_clip` in the metadata).
 
     Args:
         config: YAML file, or the name of a shipped model.
-        checkpoint: weights; all of the model's must be in it. None with a shipped model.
+        checkpoint: file with all of the model's weights; None for a shipped model.
         out: file to write; ends in `.onnx` or `.pt2`.
-        format: 'onnx', or 'torch-export' (`torch.export.save`; needs avsmamba where it runs).
+        format: 'onnx', or 'torch-export' (`torch.export.save`; requires avsmamba to run).
         num_frames: T; default: that of the config's clips.
         check: run the file on three sizes and compare it with the model; it is renamed to `out` only if they agree.
-        options: `key=value` words that override the config.
+        options: `key=value` strings that override the config.
 
     Raises:
-        UserError: if something is missing or faulty, the model cannot be exported (the part is named), or the check
-            finds a deviation above 1e-4 (of the greatest logit, where that is above 1).
+        UserError: if something is missing or faulty, the model cannot be exported (names the part), or the check finds
+            a deviation above 1e-4 (of the greatest logit, where that is above 1).
     """
     out = Path(out)
     if format not in EXPORT_FORMATS:
         raise UserError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}, got {format!r}")
     if out.suffix != EXPORT_FORMATS[format]:
-        raise UserError(f"--out: expected a name that ends in {EXPORT_FORMATS[format]} for {format}, got {out.name!r}")
+        raise UserError(f"--out: expected a name ending in {EXPORT_FORMATS[format]} for {format}, got {out.name!r}")
     if out.is_dir():
         raise UserError(f"--out: {out} is a folder")
     if num_frames is not None and num_frames < 1:
@@ -108,20 +109,21 @@ def export(
             if check:
                 worst = compare(whole, temporary, frames, 1 if about["one_clip"] else 2)
                 if not worst <= TOLERANCE:
-                    raise UserError(f"{out}: not written: it deviates from the model by {worst:.2g}, at most "
-                                    f"{TOLERANCE:g} was expected")  # fmt: skip
+                    raise UserError(
+                        f"{out}: not written: deviates from the model by {worst:.2g}, expected at most {TOLERANCE:g}"
+                    )
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {frames} frames a clip" + (", checked" if check else ""))
 
 
 def require_onnx() -> None:
-    """Raise a UserError that says what to install unless ONNX's packages are here."""
+    """Raise a UserError with the installation command unless ONNX's packages are installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--format onnx: {', '.join(missing)} missing: pip install avsmamba[onnx]")
 
 
 def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames: int, one_clip: bool) -> dict[str, Any]:
-    """What stands in the file beside the graph."""
+    """Return the metadata of the file."""
     normal = model.data_preprocessor
     return {
         "config": Path(config).name,
@@ -138,7 +140,7 @@ def metadata(model: Any, classes: Sequence[str], config: str | Path, num_frames:
 
 
 def example(shape: tuple[int, int, int], num_frames: int, seed: int = 0) -> Clip:
-    """Noise of (B, H, W) as inputs."""
+    """Return inputs of noise for a shape (B, H, W)."""
     random = np.random.default_rng(seed)
     batch, height, width = shape
     return {
@@ -148,7 +150,7 @@ def example(shape: tuple[int, int, int], num_frames: int, seed: int = 0) -> Clip
 
 
 def trace(whole: nn.Module, num_frames: int, config: str) -> Any:
-    """The model as a `torch.export.ExportedProgram`; for one clip at a time, if its code leaves no other choice.
+    """Trace a `torch.export.ExportedProgram`; for one clip at a time if the model's code supports no other batch.
 
     Raises:
         UserError: if it cannot be traced; names the part.
@@ -160,11 +162,11 @@ def trace(whole: nn.Module, num_frames: int, config: str) -> Any:
             if "Constraints violated (batch)" not in str(error):
                 raise
             return _trace(whole, num_frames, free_batch=False)
-    except Exception as error:  # whatever a part's code makes of symbols
-        part, reason = part_at_fault(error, whole.model), gist(error)
-        if "Constraints violated" in reason:  # found at the end, when no part is running
-            part = f"model.backbone ({type(whole.model.backbone).__name__}) or what follows"
-            reason = f"its code ties it to one size of frames ({reason})"
+    except Exception as error:  # any, from a part's code with symbolic sizes
+        part, reason = failing_part(error, whole.model), f"{type(error).__name__}: {one_line(error)}"
+        if "Constraints violated" in reason:  # raised at the end, when no part is running
+            part = f"model.backbone ({type(whole.model.backbone).__name__}) or a later part"
+            reason = f"its code supports only one size of frames ({reason})"
         raise UserError(f"{config}: {part} cannot be exported: {reason}") from error
 
 
@@ -173,7 +175,7 @@ def _trace(whole: nn.Module, num_frames: int, free_batch: bool) -> Any:
     batch = {0: torch.export.Dim("batch", min=1)} if free_batch else {}
     shapes = {"frames": batch | {3: DIVISOR * height, 4: DIVISOR * width}, "log_mel": batch}
     clip = example((2 if free_batch else 1, *TRACED), num_frames)
-    # A trace that fails prints its graph, of hundreds of lines.
+    # A trace that fails prints its graph of hundreds of lines.
     with torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         return torch.export.export(
             whole, (), {name: torch.from_numpy(value) for name, value in clip.items()}, dynamic_shapes=shapes
@@ -181,16 +183,16 @@ def _trace(whole: nn.Module, num_frames: int, free_batch: bool) -> Any:
 
 
 def one_clip(program: Any) -> bool:
-    """Whether a program takes one clip at a time."""
+    """Return whether a program takes only one clip at a time."""
     frames = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "frames")
     return isinstance(frames.meta["val"].shape[0], int)
 
 
 def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> None:
-    """Translate and write.
+    """Translate a program to ONNX and write it.
 
     Raises:
-        UserError: if an operator has no translation; names it and the part that it is in.
+        UserError: if an operator has no translation; names it and its part.
     """
     import onnx_ir as ir
 
@@ -207,9 +209,12 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
             verbose=False,
         )
     except Exception as error:
-        cause = root(error)
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         part = part_of_operator(str(cause), program) or "the model"
-        raise UserError(f"{config}: {part} cannot be written as ONNX: {gist(cause)}") from error
+        reason = f"{type(cause).__name__}: {one_line(cause)}"
+        raise UserError(f"{config}: {part} cannot be written as ONNX: {reason}") from error
     model = result.model
     for value, axes in ((model.graph.inputs[0], (3, 4)), (model.graph.outputs[0], (3, 4)), (model.graph.inputs[1], ())):
         shape = list(value.shape)
@@ -224,7 +229,7 @@ def write_onnx(program: Any, path: Path, about: dict[str, Any], config: str) -> 
 
 
 def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
-    """Run a file in a process of its own, print its deviation for each size, and return the greatest.
+    """Run a file in another process, print its deviation for each size, and return the greatest.
 
     A deviation is the greatest difference of a logit, over the greatest logit where that is above 1.
     """
@@ -233,13 +238,13 @@ def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
         try:
             found = pool.submit(run_exported, path, clips, torch.get_num_threads()).result()
         except BrokenProcessPool:
-            raise UserError("not written: the process that checked it was killed, most likely for its memory") from None
+            raise UserError("not written: the process of the check was killed, probably for its memory") from None
     worst = 0.0
     for clip, logits in zip(clips, found, strict=True):
         with torch.no_grad():
             expected = whole(*(torch.from_numpy(clip[name]) for name in ("frames", "log_mel"))).numpy()
         if logits.shape != expected.shape:
-            raise UserError(f"not written: it gives {logits.shape}, the model {expected.shape}")
+            raise UserError(f"not written: it returns {logits.shape}, the model {expected.shape}")
         greatest = float(np.abs(expected).max())
         deviation = float(np.abs(logits - expected).max()) / max(1.0, greatest)
         batch, *_, height, width = clip["frames"].shape
@@ -249,39 +254,34 @@ def compare(whole: nn.Module, path: Path, num_frames: int, most: int) -> float:
 
 
 @contextmanager
-def quiet():
-    """Without what torch's exporters say of their own doing."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+def quiet() -> Iterator[None]:
+    """Suppress the warnings of torch's exporters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)
 
 
-def part_at_fault(error: BaseException, model: Any) -> str:
-    """The model's part whose code raised an error, with its class."""
+def failing_part(error: BaseException, model: Any) -> str:
+    """Return the model's part whose code raised an error, with its class."""
     parts = {id(part): name for name in PARTS if (part := getattr(model, name, None)) is not None}
     found = "the model"
     chain: BaseException | None = error
     while chain is not None:
-        trace = chain.__traceback__
-        while trace is not None:
-            name = parts.get(id(trace.tb_frame.f_locals.get("self")))
+        for frame, _ in traceback.walk_tb(chain.__traceback__):
+            name = parts.get(id(frame.f_locals.get("self")))
             if name:
                 found = f"model.{name} ({type(getattr(model, name)).__name__})"
-            trace = trace.tb_next
         chain = chain.__cause__ or chain.__context__
     return found
 
 
 def part_of_operator(message: str, program: Any) -> str | None:
-    """The model's part with an operator that `message` names."""
+    """Return the model's part with an operator that `message` names."""
     for node in program.graph.nodes:
         if node.op == "call_function" and repr(node.target) in message:
             for path, kind in (node.meta.get("nn_module_stack") or {}).values():
@@ -289,16 +289,3 @@ def part_of_operator(message: str, program: Any) -> str | None:
                 if name in PARTS:
                     return f"model.{name} ({str(kind).rpartition('.')[2]})"
     return None
-
-
-def root(error: BaseException) -> BaseException:
-    """What an error was raised from, at last."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def gist(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no message'])[0][:300]}"

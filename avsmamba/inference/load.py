@@ -17,12 +17,12 @@ def load_model(
     """Load a trained model.
 
     Args:
-        config: YAML file, with `checkpoint` beside it; without one, the name of a model that the package ships.
+        config: YAML file, which requires `checkpoint`, or the name of a shipped model.
         checkpoint: file with all of the model's weights. Nothing in it is executed.
         device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', …
-        options: `key=value` words that override the config.
+        options: `key=value` strings that override the config.
 
     Raises:
-        UserError: if a file is missing or faulty, no model has that name, or there is no such device.
+        UserError: if a file is missing or faulty, or there is no such model or device.
     """
     return Predictor(*load_trained(config, checkpoint, device, options))

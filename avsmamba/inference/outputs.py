@@ -1,4 +1,4 @@
-"""The second pass over a video: overlay, masks, masks.json and timeline from its records and its pictures."""
+"""Second pass over a video: render overlay, masks, masks.json and timeline from its records and pictures."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ from avsmamba.visualization.hook import write_png
 from avsmamba.visualization.overlay import Overlay
 from avsmamba.visualization.timeline import draw_timeline
 
-WORK = ".rendering"  # folder in which files are written before they get their places
-CLOSE = 1e-6  # s; times that are the same but for rounding
+WORK = ".rendering"  # folder for files before they are complete
+CLOSE = 1e-6  # s; times that differ less are equal
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Outputs:
     """The files of one video, rendered from its records.
 
     Args:
-        folder: gets `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
-        name: of the video: what its masks are called by.
-        source: its pictures and sizes.
-        sound: a file whose sound the overlay has, or None.
+        folder: for `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
+        name: of the video and of its masks.
+        source: the open video.
+        sound: file with the sound of the overlay, or None.
         classes: names by index, the background first, or the one class.
         fps: predicted frames a second.
         formats: some of 'overlay', 'masks', 'json', 'timeline'.
@@ -47,21 +47,21 @@ class Outputs:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the masks, pixels."""
+        """Return height and width of the masks, pixels."""
         return self.source.info.height, self.source.info.width
 
     def mask_paths(self, folder: Path, index: int) -> list[Path]:
-        """Return where the mask of a frame is written, by AVSBench's layout; of several classes also its colours."""
+        """Return the paths of a frame's mask in AVSBench's layout; with several classes also that of its colours."""
         if len(self.classes) == 1:
             return [folder / "masks" / f"{self.name}_{index + 1}.png"]
         return [folder / "masks" / kind / f"{index}.png" for kind in ("labels_semantic", "labels_rgb")]
 
     def render(self, records: Records, progress: Progress | None = None) -> None:
-        """Write all files, below `.rendering` first: they replace those of an earlier run together, or not at all.
+        """Write all files to `.rendering`, then replace those of an earlier run.
 
         Args:
             records: of the video, or of its part before an interrupt.
-            progress: called with the number of frames drawn and of all while the overlay is written.
+            progress: called with the number of rendered frames and of all while the overlay is written.
 
         Raises:
             UserError, OSError: if a file cannot be written.
@@ -93,7 +93,7 @@ class Outputs:
             shutil.rmtree(work, ignore_errors=True)
 
     def write_mask(self, folder: Path, record: Record) -> None:
-        """Write a frame's mask of 0 and 255; of several classes their indices, and their colours."""
+        """Write a frame's mask of 0 and 255; with several classes their indices, and their colours."""
         labels = np.zeros(self.size, np.uint8)
         for index, mask in masks_of(record, self.size).items():
             labels[mask] = index
@@ -102,7 +102,7 @@ class Outputs:
             write_png(path, image)
 
     def write_overlay(self, folder: Path, records: Records, progress: Progress | None) -> None:
-        """Write the video's pictures, each with the masks of the last predicted frame, and the sound."""
+        """Write the video's pictures with the masks of the last predicted frame, and the sound."""
         from avsmamba.video import VideoWriter, join
 
         pictures, (height, width) = folder / "pictures.mp4", self.size
@@ -130,13 +130,13 @@ def check_formats(formats: Sequence[str]) -> None:
 
 @contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """Make a folder; after an error remove it again if it is empty. An OSError becomes a UserError."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Create a folder; after an error remove it again if it is empty. Convert an OSError to a UserError."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        for path in made:
+        for path in created:
             with suppress(OSError):
                 path.rmdir()
         if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""`avsmamba predict`: videos in; overlay, masks, masks.json and timeline out."""
+"""`avsmamba predict`: write overlay, masks, masks.json and timeline of videos."""
 
 import argparse
 import signal
@@ -20,11 +20,11 @@ from avsmamba.inference.outputs import Outputs, check_formats, output_folder
 from avsmamba.inference.predictor import Predictor, check_stream
 from avsmamba.inference.records import RECORDS, Records
 from avsmamba.inference.sources import audio_file, open_source, stem_of
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predict each video; a broken one does not stop the others, and makes the status 2."""
+    """Predict each video; an error in one does not stop the others, and makes the status 2."""
     check_formats(args.format)
     check_threshold(args.threshold)
     folders = folders_of(args.videos, Path(args.out))
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
             except UserError as error:
                 if len(folders) == 1:
                     raise
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+                print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             except KeyboardInterrupt as stop:
                 done = (folder / RECORDS).exists()
-                kept = f"what was done is in {folder}, --resume goes on" if done else "no frame was done"
+                kept = f"finished frames are in {folder}, --resume continues" if done else "no frame was finished"
                 print(f"interrupted: {kept}", file=sys.stderr, flush=True)
                 if isinstance(stop, Terminated):
                     sys.exit(128 + signal.SIGTERM)
@@ -85,39 +85,39 @@ def predict_video(
 ) -> Path:
     """Predict a video into a folder, in constant memory: `overlay.mp4`, `masks/`, `masks.json`, `timeline.png`.
 
-    The overlay has the video's pictures at their times and the sound that the model heard; masks are carried from a
-    predicted frame to the next. Masks are 8-bit PNG files of the video's size in AVSBench's layout:
-    `masks/{video}_{1, 2, ...}.png` of 0 and 255; of several classes `masks/labels_semantic/{0, 1, ...}.png` of class
+    The overlay has the video's pictures at their times and the sound that the model got; a picture has the masks of the
+    last predicted frame. Masks are 8-bit PNG files of the video's size in AVSBench's layout:
+    `masks/{video}_{1, 2, ...}.png` of 0 and 255; with several classes `masks/labels_semantic/{0, 1, ...}.png` of class
     indices and their colours in `masks/labels_rgb/`. See `avsmamba.inference.records.ABOUT` for `masks.json`.
 
-    The first pass predicts and appends a line a frame to `out/records.jsonl`, the second renders the files from these
-    records and the video. An interrupt (Ctrl-C, SIGTERM) of the first pass renders what was done; a second one, and one
-    of the second pass, stop at once. These and a process that was killed leave the records, from which `resume` goes on
-    to the same masks, masks.json and timeline to the byte, and the same pictures. When all is rendered, the records are
-    removed; until then the files of an earlier run stay.
+    The first pass predicts and appends a line per frame to `out/records.jsonl`, the second renders the files from these
+    records and the video. After an interrupt (Ctrl-C, SIGTERM) of the first pass, the finished frames are rendered; a
+    second interrupt, and one of the second pass, stop at once. `resume` continues from the records, also after the
+    process was killed: masks, masks.json and timeline are then equal to the byte, and so are the overlay's pictures.
+    After rendering, the records are removed; until then the files of an earlier run stay.
 
     Args:
         predictor: from `load_model`.
-        video: a file, or a folder of pictures (`fps` a second) and a wav.
-        out: the folder; made where it is missing.
+        video: a file, or a folder of pictures (`fps` per second) and a wav.
+        out: the folder; is created if it does not exist.
         formats: some of 'overlay', 'masks', 'json', 'timeline'.
-        fps: as in `Predictor.stream`, as the following three.
-        overlap: frames.
-        size: pixels.
+        fps: see `Predictor.stream`.
+        overlap: frames; see `Predictor.stream`.
+        size: pixels; see `Predictor.stream`.
         threshold: of the masks.
         audio: 'real', 'silence' or the path of another sound.
-        require_audio: a video without sound is an error; without it there is a warning.
-        resume: go on with what an interrupted run left in `out`; where there is nothing, start.
+        require_audio: raise an error for a video without sound, instead of a warning.
+        resume: continue an interrupted run in `out`, if there is one.
         progress: see `Predictor.stream`.
-        rendering: called with the number of predicted frames drawn and of all in the second pass.
-        keep_records: leave `records.jsonl`, by which `resume` knows that this video is finished.
+        rendering: called with the number of rendered frames and of all in the second pass.
+        keep_records: keep `records.jsonl`, by which `resume` recognises a finished video.
 
     Returns:
         The folder.
 
     Raises:
         UserError: if the video cannot be read, a file cannot be written, or an interrupted run had other settings.
-        ValueError: if an argument does not fit.
+        ValueError: if an argument is out of its range.
         KeyboardInterrupt: after an interrupt, when the records are complete.
     """
     video, out = Path(video), Path(out)
@@ -125,12 +125,12 @@ def predict_video(
     check_formats(formats)
     check_threshold(threshold)
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: expected a folder to write to, found a file")
+        raise UserError(f"{out}: expected an output folder, found a file")
     if video.resolve() == (out / "overlay.mp4").resolve():
-        raise UserError(f"{video}: would be overwritten by its own overlay; name another folder by --out")
+        raise UserError(f"{video}: would be overwritten by its own overlay; set another folder by --out")
     with open_source(video, fps) as source:
         if require_audio and audio == "real" and not source.info.has_audio:
-            raise UserError(f"{video}: has no sound that can be decoded, which --require-audio asks for")
+            raise UserError(f"{video}: has no sound that can be decoded, but --require-audio is set")
         settings = {
             "video": [video.name, *identity(video)],
             "model": predictor.fingerprint,
@@ -165,7 +165,7 @@ def predict_video(
 
 
 def identity(video: Path) -> list[int]:
-    """What tells that a video is still the same: its size in bytes, of a folder also its number of files."""
+    """Return a video's size in bytes, of a folder also its number of files, to detect a change."""
     if video.is_dir():
         files = [file for file in sorted(video.iterdir()) if file.is_file()]
         return [sum(file.stat().st_size for file in files), len(files)]
@@ -173,7 +173,7 @@ def identity(video: Path) -> list[int]:
 
 
 def folders_of(videos: Sequence[str], out: Path) -> list[Path]:
-    """Where each video's files go: of several a folder each, by its name; the same names are numbered."""
+    """Return the output folder of each video: `out`, or if there are several, a subfolder with a unique name."""
     if len(videos) == 1:
         return [out]
     names: list[str] = []
@@ -187,7 +187,7 @@ def folders_of(videos: Sequence[str], out: Path) -> list[Path]:
 
 
 def written(folder: Path, formats: Sequence[str]) -> list[str]:
-    """What stands in a folder now, for the terminal."""
+    """List the outputs that exist in a folder, for the terminal."""
     names = {"overlay": "overlay.mp4", "masks": "masks/", "json": "masks.json", "timeline": "timeline.png"}
     return [name for key, name in names.items() if key in formats and (folder / name).exists()]
 
@@ -198,7 +198,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated at SIGTERM, unless it is ignored or this is not the main thread, where it cannot be caught."""
+    """Raise Terminated at SIGTERM, unless it is ignored or this is not the main thread (only that can handle it)."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise Terminated
@@ -216,7 +216,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def progress_bars(name: str) -> Iterator[tuple[Progress, Progress]]:
-    """Show bars of the two passes on stderr, with the time that is left; the second ends the first."""
+    """Show progress bars of the two passes on stderr; the second closes the first."""
     with ExitStack() as stack:
 
         def bar_of(text: str) -> Progress:
@@ -236,10 +236,10 @@ def progress_bars(name: str) -> Iterator[tuple[Progress, Progress]]:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Warnings are a line each on stderr, without the place in the code, once for each text."""
+    """Print each warning in one line on stderr, without its place in the code."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

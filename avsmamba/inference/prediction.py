@@ -1,4 +1,4 @@
-"""What a model predicts for a whole video, in memory."""
+"""The prediction for a whole video, in memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What sounds in a video of T predicted frames of h x w pixels.
+    """Masks of the sounding objects in T predicted frames of h x w pixels.
 
     Attributes:
         times: `(T,)` of the frames, seconds from the video's first picture.
         probabilities: `(T, h, w)` uint8 in 1/255, see `FramePrediction`.
-        best: `(T, h, w)` uint8, of several classes the best apart from the background; None for one class.
+        best: `(T, h, w)` uint8, index of the best class apart from the background; None for one class.
         levels: `(T,)` of the sound, dB of full scale.
         classes: names by class index, the background first; of one class `("sounding",)`.
-        cutoff: the threshold of `masks`, `labels` and `scores`.
-        fps: predicted frames a second.
+        cutoff: threshold of `masks`, `labels` and `scores`.
+        fps: predicted frames per second.
         pictures: T small pictures `(h', w', 3)` uint8 RGB of the frames, for `plot`.
-        source: the video's path, or what `predict` was given instead.
-        audio: what was heard: 'real', 'silence' or a path.
+        source: the argument `video` of `predict`.
+        audio: sound that the model got: 'real', 'silence' or a path.
     """
 
     times: NDArray[np.float64]
@@ -49,21 +49,21 @@ class Prediction:
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """`(T, h, w)`, true where something sounds."""
+        """Return masks `(T, h, w)`, true where something sounds."""
         return self.probabilities > 255 * self.cutoff
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
-        """`(T, h, w)` class indices, 0 where nothing sounds; None for a model of one class."""
+        """Return class indices `(T, h, w)`, 0 where nothing sounds; None for a model of one class."""
         return None if self.best is None else self.best * self.masks
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """`(T,)` mean probability over each mask, 0 where it is empty."""
+        """Return the mean probability over each mask `(T,)`, 0 if it is empty."""
         return np.array([frame.score(self.cutoff) for frame in self.frames()])
 
     def threshold(self, value: float) -> "Prediction":
-        """The same prediction with masks above another threshold; the model does not run again.
+        """Return the prediction with another threshold; the model does not run again.
 
         Raises:
             ValueError: if the threshold is not from 0 to 1.
@@ -72,16 +72,16 @@ class Prediction:
         return replace(self, cutoff=value)
 
     def frames(self) -> Iterator[FramePrediction]:
-        """The frames one by one; their `picture` is the small one."""
+        """Yield the frames; their `picture` is the small one."""
         for i, time in enumerate(self.times):
             best = None if self.best is None else self.best[i]
             yield FramePrediction(i, float(time), self.pictures[i], self.probabilities[i], best, float(self.levels[i]))
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
-        """Write what `avsmamba predict` writes.
+        """Write the files of `avsmamba predict`.
 
         Args:
-            folder: gets `overlay.mp4`, `masks/`, `masks.json` and `timeline.png`.
+            folder: for `overlay.mp4`, `masks/`, `masks.json` and `timeline.png`.
             formats: some of 'overlay', 'masks', 'json', 'timeline'.
 
         Returns:
@@ -111,7 +111,7 @@ class Prediction:
         return folder
 
     def plot(self, most: int = 6) -> "Figure":
-        """Draw up to `most` frames, evenly spread, with what sounds in them, over the timeline.
+        """Draw up to `most` evenly spaced frames with their masks, above the timeline.
 
         Raises:
             ValueError: if `most` is not positive.

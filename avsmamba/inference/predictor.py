@@ -1,4 +1,4 @@
-"""A trained model on a video of any length, window by window."""
+"""Run a trained model on a video of any length, window by window."""
 
 import hashlib
 import warnings
@@ -27,13 +27,13 @@ from avsmamba.registry import TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
-_CLASSES_AT_ONCE = 8  # that are brought to the video's size together: 71 classes of a large picture fill the memory
-_THUMBNAIL_HEIGHT = 180  # of the pictures that a Prediction keeps, pixels
+_CLASSES_AT_ONCE = 8  # resized to the video's size together, to limit memory: there are 71 in AVSS
+_THUMBNAIL_HEIGHT = 180  # of the pictures in a Prediction, pixels
 
 
 @dataclass(slots=True)
 class WindowFrame:
-    """A frame in a window: the picture, and the input of the model, `(3, H', W')` uint8."""
+    """A frame in a window: the picture `(h, w, 3)`, and the model's input `frame`, `(3, H', W')` uint8."""
 
     index: int
     time: float
@@ -43,19 +43,19 @@ class WindowFrame:
 
 
 def level_of(wave: NDArray[np.floating]) -> float:
-    """RMS of a sound in dB of full scale, at least -90."""
+    """Return the RMS of a sound in dB of full scale, at least -90."""
     power = float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
     return max(SILENCE_DB, 10 * float(np.log10(max(power, 1e-30))))
 
 
 def check_stream(fps: float, overlap: int | None, size: Sequence[int] | int | None, num_frames: int) -> int:
-    """Check what `Predictor.stream` takes; the overlap, frames.
+    """Check arguments of `Predictor.stream` and return the overlap, frames.
 
     Raises:
-        ValueError: naming what does not fit.
+        ValueError: if one is out of its range.
     """
     if not 0 < fps <= 1000:
-        raise ValueError(f"fps: expected a positive number of frames a second, got {fps}")
+        raise ValueError(f"fps: expected a positive number of frames per second, got {fps}")
     if overlap is not None and not 0 <= overlap < num_frames:
         raise ValueError(f"overlap: expected 0 to {num_frames - 1} of a window of {num_frames} frames, got {overlap}")
     pair = [size] if isinstance(size, int) else list(size or [])
@@ -64,42 +64,32 @@ def check_stream(fps: float, overlap: int | None, size: Sequence[int] | int | No
     return num_frames // 3 if overlap is None else overlap
 
 
+@dataclass(eq=False, repr=False)
 class Predictor:
-    """A trained model and what it takes to run it on a video; `load_model` makes one.
-
-    Args:
-        model: an `AVSSegmentor` in evaluation.
-        cfg: its config.
-        classes: names by class index, the background first; of one class `("sounding",)`.
-        num_frames: T, frames of a clip that it was trained on and of a window here.
-        pipeline: configs of what a test does to frames.
+    """A trained model that predicts videos, from `avsmamba.load_model`.
 
     Attributes:
-        model: an `AVSSegmentor` in evaluation.
+        model: an `AVSSegmentor` in evaluation mode.
         cfg: its config.
         classes: names by class index, the background first; of one class `("sounding",)`.
-        num_frames: T, frames of a clip that it was trained on and of a window here.
+        num_frames: T, frames in a clip of its training and in a window here.
+        pipeline: configs of the transforms that a test applies to frames.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        cfg: Config,
-        classes: Sequence[str],
-        num_frames: int,
-        pipeline: Sequence[dict[str, Any]] = (),
-    ):
-        self.model, self.cfg, self.classes = model, cfg, tuple(classes)
-        self.pipeline, self.num_frames = pipeline, num_frames
+    model: nn.Module
+    cfg: Config
+    classes: Sequence[str]
+    num_frames: int
+    pipeline: Sequence[dict[str, Any]] = ()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the model's device."""
         return next(self.model.parameters()).device
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the config of the model and of its weights, as they are when it is asked for first."""
+        """Return a hash of the model's config and weights at the time of the first call."""
         digest = hashlib.sha256(repr(sorted(self.cfg.model.to_dict().items())).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
@@ -116,27 +106,27 @@ class Predictor:
         first: int = 0,
         progress: Progress | None = None,
     ) -> Iterator[FramePrediction]:
-        """Predict frame by frame in constant memory: a window of frames is held, whatever the video's length.
+        """Yield predictions frame by frame; buffers one window of frames, whatever the video's length.
 
-        Windows of T frames run through the model, the last one moved back to end with the video; logits of frames that
-        several windows hold are averaged with weights that fall towards a window's edges. At 1 frame a second a window
-        hears what a clip of AVSBench of its T seconds would (log-mel patches every 0.96 s); at another rate each frame
-        hears the 0.975 s from its time on.
+        The model runs on windows of T frames, the last one moved back to end with the video; logits of frames in
+        several windows are averaged with weights that decrease towards a window's edges. At 1 frame per second the
+        model gets the sound of a window as of a clip of AVSBench (log-mel patches every 0.96 s); at another rate it
+        gets for each frame the 0.975 s from its time on.
 
         Args:
             video: a path (a file, or a folder of pictures with a wav), an open `avsmamba.video.Video`, or
                 `(frames (T, H, W, 3) uint8 RGB, waveform (samples[, channels]) or None, sample_rate in Hz)` with `fps`
-                frames a second.
-            fps: frames to predict a second; models are trained on 1.
-            size: at which the model sees the frames, [height, width] or one number, pixels; default: the config's.
-            overlap: frames that windows share, less than T; default: T // 3.
+                frames per second.
+            fps: frames to predict per second; models are trained on 1.
+            size: of the model's input, [height, width] or one number, pixels; default: the config's.
+            overlap: frames that two windows share, less than T; default: T // 3.
             audio: 'real', 'silence', or the path of another sound (a wav, a video).
-            first: the frame to begin with; it and all later ones are as they would be from the beginning.
-            progress: called with the number of frames predicted and of all (None: not known), first with 0.
+            first: index of the first frame; predictions do not depend on it.
+            progress: called with the number of predicted frames and of all (None: unknown), first with 0.
 
         Raises:
             UserError: if a file cannot be read.
-            ValueError: if an argument does not fit.
+            ValueError: if an argument is out of its range.
         """
         overlap = check_stream(fps, overlap, size, self.num_frames)
         preprocess = self.transforms(size)
@@ -176,20 +166,13 @@ class Predictor:
         audio: str | Path = "real",
         progress: Progress | None = None,
     ) -> Prediction:
-        """Predict a whole video; a byte a pixel and frame is kept (two for several classes). See `stream`.
+        """Predict a whole video; keeps a byte per pixel and frame (two for several classes).
 
-        Args:
-            video: as in `stream`.
-            fps: as in `stream`.
-            size: as in `stream`.
-            overlap: as in `stream`.
-            threshold: of the masks, which `Prediction.threshold` can change later.
-            audio: as in `stream`.
-            progress: as in `stream`.
+        Args as in `stream`; `threshold` of the masks can be changed later by `Prediction.threshold`.
 
         Raises:
             UserError: if a file cannot be read or has no picture.
-            ValueError: if an argument does not fit.
+            ValueError: if an argument is out of its range.
         """
         check_threshold(threshold)
         found, pictures = [], []
@@ -213,7 +196,7 @@ class Predictor:
         )
 
     def transforms(self, size: Sequence[int] | int | None) -> Callable[[NDArray[np.uint8]], Tensor]:
-        """What the config's tests do to a frame: `(h, w, 3)` to `(3, H, W)`, here with another size."""
+        """Return the test's transforms of a frame, `(h, w, 3)` to `(3, H, W)`, resizing to `size` if it is set."""
         configs = [dict(c) for c in self.pipeline]
         if size is not None:
             pair = [size] if isinstance(size, int) else list(size)
@@ -230,7 +213,7 @@ class Predictor:
         return preprocess
 
     def open_audio(self, stack: ExitStack, source: Any, video: Any, audio: str | Path) -> Any:
-        """What reads the sound, or None for silence."""
+        """Return the function that reads the sound, or None for silence."""
         if str(audio) == "silence":
             return None
         if str(audio) != "real":
@@ -238,13 +221,13 @@ class Predictor:
 
             return stack.enter_context(open_sound(audio)).read
         if not source.info.has_audio:
-            warnings.warn(f"{name_of(video)}: has no sound track: the model hears silence", stacklevel=3)
+            warnings.warn(f"{name_of(video)}: has no sound track: the model gets silence", stacklevel=3)
             return None
         return source.sound
 
     @torch.no_grad()
     def run(self, window: Sequence[WindowFrame], sound: ForwardAudioReader, fps: float) -> Tensor:
-        """Logits `(n, N, h, w)` of a window of n frames; the level of each frame's sound is put on it."""
+        """Return logits `(n, N, h, w)` of a window of n frames, and set the `level` of each frame."""
         count, begin = len(window), round(window[0].time * SAMPLE_RATE)
         patch = round(SHORTEST * SAMPLE_RATE)
         if fps == 1:
@@ -266,11 +249,11 @@ class Predictor:
     def postprocess(
         self, logits: Tensor, shape: Sequence[int], size: Sequence[int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Of one frame's logits `(N, h, w)`, the probability at the video's size in 1/255, and the best class.
+        """Return `probability` and `best` of a `FramePrediction`.
 
         Args:
-            logits: `(N, h, w)`.
-            shape: of the frame as the model sees it, pixels; the preprocessor pads it.
+            logits: `(N, h, w)` of the frame.
+            shape: of the model's input before padding, (height, width) in pixels.
             size: of the video, (height, width) in pixels.
         """
         sample = AVSDataSample(metainfo={"img_shape": tuple(shape), "ori_shape": tuple(size)})
@@ -295,12 +278,12 @@ class Predictor:
 
 
 def quantised(probability: Tensor) -> NDArray[np.uint8]:
-    """Probabilities in 1/255, rounded so that one above 0.5 is at least 128 and one of 0.5 is not."""
+    """Convert probabilities to 1/255; those above 0.5 become at least 128, others less."""
     return (probability * 255 - 0.5).ceil().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture of at most 180 lines."""
+    """Reduce a picture to a height of at most 180 pixels."""
     height, width = picture.shape[:2]
     if height <= _THUMBNAIL_HEIGHT:
         return picture.copy()

@@ -1,4 +1,4 @@
-"""`records.jsonl`, one line for each predicted frame, and `masks.json` made of it: COCO's format for videos."""
+"""`records.jsonl`, one line for each predicted frame, and `masks.json`, written from it: COCO's format for videos."""
 
 import json
 import os
@@ -33,9 +33,9 @@ class Records:
     when the video has ended, `{"done": "rendered"}` when its files are written.
 
     Args:
-        path: of the file, which appears with the first frame.
-        settings: what must be the same for an earlier run to be continued, by name.
-        resume: continue with the file of an earlier run, if there is one. A last line that is not whole is cut off.
+        path: of the file, which is created with the first frame.
+        settings: an earlier run is continued only if it had the same, by name.
+        resume: continue the file of an earlier run, if there is one. An incomplete last line is removed.
 
     Attributes:
         path: of the file.
@@ -78,7 +78,7 @@ class Records:
         self.count = frame.index + 1
 
     def mark(self, done: str) -> None:
-        """Write that all is 'predicted' or 'rendered'."""
+        """Write that all frames are 'predicted' or 'rendered'."""
         self._write({"done": done})
         self.done = done
 
@@ -106,7 +106,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _parse(line: bytes) -> Record:
-    """Return the entry of a line, an empty one if the line is not whole."""
+    """Return the entry of a line, an empty one if the line is incomplete."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -120,13 +120,13 @@ def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
         if before.get(key) != now.get(key):
             old, new = (str(values.get(key))[:60] for values in (before, now))
             raise UserError(
-                f"{folder}: was begun with {key} {old}, now it is {new}: --resume needs the same, without it all is "
-                "predicted anew"
+                f"{folder}: was started with {key} {old}, now it is {new}; --resume requires the same, without it the "
+                "prediction starts over"
             )
 
 
 def record_of(frame: FramePrediction, threshold: float) -> Record:
-    """Return a frame's index, time (s), level (dB), and of each class that sounds its mask and figures."""
+    """Return a frame's index, time (s), level (dB), and mask, area, bbox and score of each class that sounds."""
     classes: dict[str, Any] = {}
     for index, mask in frame.by_class(threshold).items():
         encoded = coco.encode(np.asfortranarray(mask, np.uint8))
@@ -146,7 +146,7 @@ def masks_of(record: Record, size: tuple[int, int]) -> dict[int, NDArray[np.bool
 
 
 def shares_of(records: Iterable[Record], pixels: int) -> tuple[list[float], list[float], dict[int, NDArray[Any]]]:
-    """Return times (s), levels (dB), and the share of the picture that sounds by class index, `(T,)` each."""
+    """Return times (s), levels (dB), and the sounding share of the picture by class index, `(T,)` each."""
     times, levels, areas = [], [], []
     for record in records:
         times.append(record["time"])
@@ -159,14 +159,14 @@ def shares_of(records: Iterable[Record], pixels: int) -> tuple[list[float], list
 def write_masks_json(
     path: Path, records: Iterable[Record], name: str, size: tuple[int, int], fps: float, classes: list[str]
 ) -> None:
-    """Write `masks.json`, class by class, so that no more than one record's mask is held at a time.
+    """Write `masks.json` class by class, so that only one record's mask is in memory.
 
     Args:
         path: the file.
         records: can be iterated several times.
         name: of the video.
         size: h and w of the masks, pixels.
-        fps: predicted frames a second.
+        fps: predicted frames per second.
         classes: names by index, the background first, or the one class.
 
     Raises:

@@ -13,12 +13,12 @@ from avsmamba.datasets.log_mel import SAMPLE_RATE, to_mono
 
 Picture = NDArray[np.uint8]
 Wave = NDArray[np.floating]
-STRIDE = 20.0  # s; a jump further than 30 s ahead would make a reader seek, and resample on another grid
+STRIDE = 20.0  # s; a reader seeks at jumps of more than 30 s, and then resamples on another grid
 ReadSound = Callable[[float, float], Wave]
 
 
 class Info(NamedTuple):
-    """The fields of `avsmamba.video.VideoInfo` that are used: pixels, seconds, pictures a second, audio or not."""
+    """The fields of `avsmamba.video.VideoInfo` that are used: pixels, seconds, pictures per second, audio or not."""
 
     width: int
     height: int
@@ -44,13 +44,13 @@ class ArraySource:
     """Frames and a waveform instead of a video.
 
     Args:
-        frames: `(T, H, W, 3)` uint8 RGB, `fps` a second.
+        frames: `(T, H, W, 3)` uint8 RGB, `fps` per second.
         waveform: `(samples,)` or `(samples, channels)` in [-1, 1]; None is silence.
         sample_rate: of the waveform, Hz.
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
-        ValueError: if a shape, type or the rate does not fit.
+        ValueError: if a shape, type or the rate is wrong.
     """
 
     def __init__(self, frames: Any, waveform: Any, sample_rate: int, fps: float = 1.0):
@@ -81,10 +81,10 @@ class ArraySource:
 
 
 class ForwardAudioReader:
-    """Read a sound at 16 kHz forwards, without gaps: its samples do not depend on where reading began.
+    """Reader of a sound at 16 kHz, forward without gaps, so that samples do not depend on the first position.
 
     Args:
-        read: `(samples,)` between two seconds; None is silence.
+        read: returns `(samples,)` between two times in seconds; None is silence.
     """
 
     def __init__(self, read: ReadSound | None):

@@ -1,1 +1,1 @@
-"""Models by name: those that the package ships, and the public ones that checkpoints are recognised as."""
+"""Shipped models, and recognition of public checkpoints."""

@@ -1,7 +1,7 @@
-"""The models that come with the package: where they lie, and that their files are whole.
+"""Find the models that are shipped with the package and verify their files.
 
-In the source tree they are in `models/`, in a wheel in `avsmamba/shipped_models/`: a folder for each, with `card.json`
-(names, SHA-256, scores, how it was made), the config and the weights. They know shapes and timbres, not the world.
+They are in `models/` of the source tree and in `avsmamba/shipped_models/` of a wheel: a folder for each, with
+`card.json`, the config and the weights. They were trained on generated shapes, not on real videos.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avsmamba.choices import DEFAULT_MODEL as DEFAULT
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 DEMO = "demo"
 CARD = "card.json"
@@ -27,10 +27,10 @@ class ShippedModel:
     """A model of the package.
 
     Attributes:
-        name: for `find_model`, and `--model` of the tools.
-        config: its YAML file, without bases.
-        checkpoint: its weights.
-        card: the content of its `card.json`: `about`, `parameters`, `files` with bytes and SHA-256, `scores`, `made`.
+        name: for `find_model` and the option `--model`.
+        config: YAML file, without bases.
+        checkpoint: weights.
+        card: content of `card.json`: `about`, `parameters`, `files` with bytes and SHA-256, `scores`, `training`.
     """
 
     name: str
@@ -40,16 +40,16 @@ class ShippedModel:
 
 
 def models_folder() -> Path:
-    """Where the models lie: in the package of a wheel, beside it in the source tree."""
+    """Return the folder of the models: inside the package in a wheel, beside it in the source tree."""
     inside = PACKAGE / "shipped_models"
     return inside if inside.is_dir() else SOURCE / "models"
 
 
 def shipped_models(folder: Path | None = None) -> list[ShippedModel]:
-    """All models of the package by name, the default first. Their files are not read: `find_model` verifies them.
+    """List the models by name, the default first; their files are verified by `find_model`, not here.
 
     Args:
-        folder: another one than the package's.
+        folder: default: the package's.
 
     Raises:
         UserError: if a card cannot be read.
@@ -59,18 +59,17 @@ def shipped_models(folder: Path | None = None) -> list[ShippedModel]:
 
 
 def find_model(name: str = DEFAULT, folder: Path | None = None) -> tuple[Path, Path]:
-    """Config and checkpoint of a model by its name.
+    """Return config and checkpoint of a model.
 
-    `demo` is the checkpoint that `make demo` trains: it is looked for in `work_dirs/demo` of the working directory and
-    of the source tree.
+    `demo` is the checkpoint that `make demo` trains; it is searched in `work_dirs/demo` of the working directory and of
+    the source tree.
 
     Args:
         name: of a shipped model, or `demo`.
-        folder: another one than the package's.
+        folder: default: the package's.
 
     Raises:
-        UserError: if there is no such model (the names are listed), a file is missing, or its SHA-256 is not that of
-            the card.
+        UserError: if there is no such model (lists the names), a file is missing, or its SHA-256 differs from the card.
     """
     models = {model.name: model for model in shipped_models(folder)}
     demo = _find_demo()
@@ -78,7 +77,7 @@ def find_model(name: str = DEFAULT, folder: Path | None = None) -> tuple[Path, P
         return demo
     if name not in models:
         names = ", ".join([*models, *([DEMO] if demo else [])]) or "none"
-        hint = "; `make demo` makes demo" if name == DEMO else ""
+        hint = "; `make demo` trains demo" if name == DEMO else ""
         raise UserError(f"model {name!r}: there is no such model; there are: {names}{hint}")
     model = models[name]
     for path in (model.config, model.checkpoint):
@@ -87,7 +86,7 @@ def find_model(name: str = DEFAULT, folder: Path | None = None) -> tuple[Path, P
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -100,9 +99,9 @@ def _read_card(path: Path) -> ShippedModel:
         card = json.loads(path.read_text(encoding="utf-8"))
         names = [card[key] for key in ("name", "config", "checkpoint")]
         if not all(isinstance(card["files"][name]["sha256"], str) for name in names[1:]):
-            raise TypeError("sha256 is no text")
+            raise TypeError("sha256 is not a string")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no card of a model ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a model's card ({type(error).__name__}: {one_line(error)})") from None
     return ShippedModel(names[0], path.parent / names[1], path.parent / names[2], card)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is and how it goes with a config: what tools/inspect_checkpoint.py calls."""
+"""Describe a checkpoint and compare it with a config: `avsmamba inspect`."""
 
 import zipfile
 from collections import Counter
@@ -15,7 +15,7 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.model_zoo.public_models import is_whole, recognise
 from avsmamba.utils import UserError
 
-# Of a training's checkpoint, what tells one from another.
+# Shown of a training's checkpoint.
 META = ("epoch", "iter", "experiment_name", "time", "seed")
 LISTED = 20
 
@@ -23,20 +23,20 @@ LISTED = 20
 def inspect_checkpoint(
     path: str | Path, config: str | Path | None = None, options: Sequence[str] = (), every: bool = False
 ) -> bool:
-    """Print what a file is and, with a config, how it goes with the config's model. Nothing in it is executed.
+    """Describe a checkpoint and, with a config, compare it with the config's model. Nothing in it is executed.
 
     Args:
         path: a checkpoint.
         config: YAML file. A checkpoint of a whole model is compared with the model, one of a part with the part that
             it fits best: the backbone or the audio encoder.
-        options: `key=value` words that override the config.
-        every: list all names, not the first 20 of each kind, and the matching ones too.
+        options: `key=value` strings that override the config.
+        every: list all names, also matching ones, not only the first 20 of each kind of mismatch.
 
     Returns:
-        Whether all fits; True without a config.
+        Whether all tensors match; True without a config.
 
     Raises:
-        UserError: if the file cannot be read, holds no named tensors, or the config is at fault.
+        UserError: if the file cannot be read or contains no named tensors, or the config is faulty.
     """
     content = read_file(path)
     state = find_state_dict(content, path)
@@ -66,20 +66,20 @@ def inspect_checkpoint(
 
 
 def describe(path: str | Path, content: Any, state: Mapping[str, Tensor]) -> Iterator[str]:
-    """Lines on a file: what it is, its form, what lies beside the tensors, their number, size and dtypes."""
+    """Yield lines on a file: model, format, number, size and dtypes of its tensors, other content."""
     kind = recognise(state)
     what = [kind.around] if kind.around else []
     if kind.model:
         what.append(f"{kind.family} {kind.model}")
     elif kind.family:
-        what.append(f"names as in {kind.family}, but it fits no {kind.family} that is known")
-    yield f"{path}: {', in it '.join(what) or 'no model that is known'}"
+        what.append(f"names as in {kind.family}, but it fits no known {kind.family}")
+    yield f"{path}: {', in it '.join(what) or 'no known model'}"
     inner, keys = unwrap(content)
     names = [str(k) for k, v in inner.items() if isinstance(v, Tensor)]
     place = f"tensors under {'.'.join(keys)!r}" if keys else "tensors at the top"
     yield f"  form: {_form(Path(path))}, {place}"
     if names and all(name.startswith("module.") for name in names):
-        yield "  prefix: 'module.' (DataParallel), taken off"
+        yield "  prefix: 'module.' (DataParallel), removed"
     groups = Counter(k.partition(".")[0] for k in state)
     if len(groups) <= 12:
         yield f"  leading parts: {', '.join(f'{part} ({count})' for part, count in groups.items())}"
@@ -103,11 +103,10 @@ def describe(path: str | Path, content: Any, state: Mapping[str, Tensor]) -> Ite
 def compare_with_config(
     model_config: Mapping[str, Any], state: Mapping[str, Tensor], path: str | Path
 ) -> tuple[str, Fit, dict[str, list[str]]]:
-    """How a state dict goes with the model of a config, or with the part that it fits best.
+    """Compare a state dict with the model of a config, or with the part that it fits best.
 
     Returns:
-        what it was compared with; how it fits; names by a word on them, of tensors that are not used and of those that
-        the file need not hold.
+        what it was compared with; how it fits; names of tensors that are not used or not required, by their heading.
 
     Raises:
         UserError: if it is not of the whole model, and no part reads public files.
@@ -123,7 +122,7 @@ def compare_with_config(
     found = [_compare_with_part(name, child, shapes, path) for name, child in model.named_children()]
     parts = [part for part in found if part is not None]
     if not parts:
-        raise UserError(f"{path}: holds not the whole model, and none of its parts reads files of others")
+        raise UserError(f"{path}: does not contain the whole model, and none of its parts reads foreign files")
     return max(parts, key=lambda part: len(part[1].matching) + len(part[1].misfits))
 
 
@@ -137,11 +136,11 @@ def _compare_with_part(
     own = layout.module.state_dict()
     try:
         ours, unused, kept = layout.read(inner, path)
-    except UserError:  # names that a translation stumbles over
+    except UserError:  # names that cannot be translated
         ours, unused, kept = inner, [], []
     fit = compare(own, ours)
     matching = [k for k in fit.matching if k not in kept]
-    notes = {"not in such files, left as made": kept, "not part of it, not used": [*unused, *rest]}
+    notes = {"not in such files, keep their initial values": kept, "not part of it, not used": [*unused, *rest]}
     which = getattr(part, "arch", "") or getattr(part, "model_name", "")
     what = f"model.{name} ({type(part).__name__}{f' {which}' if which else ''})"
     return what, fit._replace(matching=matching), {k: v for k, v in notes.items() if v}
@@ -150,7 +149,7 @@ def _compare_with_part(
 def _form(path: Path) -> str:
     if path.suffix == ".safetensors":
         return "safetensors"
-    return "torch.save" if zipfile.is_zipfile(path) else "torch.save of before torch 1.6"
+    return "torch.save" if zipfile.is_zipfile(path) else "torch.save before torch 1.6"
 
 
 def _meta(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Load a trained model: one that the package ships, by its name, or a config with its checkpoint."""
+"""Load a trained model: a shipped one by its name, or a config with its checkpoint."""
 
 import inspect
 import warnings
@@ -18,19 +18,19 @@ from avsmamba.datasets.avsbench import find_folder
 from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
 from avsmamba.model_zoo.bundled import find_model
 from avsmamba.registry import DATASETS
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 BINARY = ("sounding",)
 
 
 class TrainedModel(NamedTuple):
-    """A model with its weights, in evaluation mode, and what its config says about its input.
+    """A model with its weights, in evaluation mode, and the parts of its config that describe its input.
 
     Attributes:
         model: an `AVSSegmentor`.
         cfg: its config.
         classes: names by class index, the background first; of one class `("sounding",)`.
-        num_frames: T, frames of a clip that it was trained on.
+        num_frames: T, frames in a clip of its training.
         pipeline: configs of the transforms that a test applies to frames.
     """
 
@@ -50,7 +50,7 @@ def load_trained(
     """Load a trained model; arguments and errors as in `avsmamba.load_model`."""
     if checkpoint is None:
         if Path(config).suffix in (".yaml", ".yml"):
-            raise UserError(f"{config}: expected a checkpoint with it (--checkpoint FILE)")
+            raise UserError(f"{config}: a config requires a checkpoint (--checkpoint FILE)")
         config, checkpoint = find_model(str(config))
     place = find_device(device)
     cfg = load_config(config, parse_options(options))
@@ -61,10 +61,10 @@ def load_trained(
 
 
 def find_device(name: str) -> torch.device:
-    """The device of this name.
+    """Return the device of this name; 'auto' is a GPU if there is one.
 
     Raises:
-        UserError: if it is unknown or not here.
+        UserError: if it is unknown or not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,15 +72,14 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device: expected auto, cpu or a GPU that is here, got {name!r} ({reason})") from None
+        raise UserError(f"--device: expected auto, cpu or an available GPU, got {name!r} ({one_line(error)})") from None
     return device
 
 
 def class_names(cfg: Config, checkpoint: Any) -> tuple[str, ...]:
-    """Names of a model's classes by index, the background first; of one class `("sounding",)`.
+    """Return the names of a model's classes by index, the background first; of one class `("sounding",)`.
 
-    They stand in the checkpoint that a training wrote, else beside the data; else they are numbers.
+    They are read from the checkpoint, else from the data set; else they are numbers.
     """
     count = (cfg.model.get("head") or {}).get("num_classes", 1)
     if count == 1:
@@ -99,7 +98,7 @@ def class_names(cfg: Config, checkpoint: Any) -> tuple[str, ...]:
 
 
 def data_set(cfg: Config) -> dict[str, Any]:
-    """The config of the test set, or of the first one that there is; empty without any."""
+    """Return the config of the test set, else of the validation or training set; empty without any."""
     for loader in reversed(LOADERS):
         for found in data_sets((cfg.get(loader) or {}).get("dataset")):
             return found
@@ -107,7 +106,7 @@ def data_set(cfg: Config) -> dict[str, Any]:
 
 
 def trained_frames(dataset: dict[str, Any]) -> int:
-    """T, the number of frames of a clip of this data set."""
+    """Return T, the number of frames in a clip of a data set."""
     if "num_frames" in dataset:
         return int(dataset["num_frames"])
     known = DATASETS.get(dataset.get("type", ""))

@@ -1,4 +1,4 @@
-"""What a checkpoint is, by the names and shapes of its tensors: the public models that the configs start from."""
+"""Recognise public checkpoints, from which configs start, by the names and shapes of their tensors."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,12 @@ from avsmamba.utils import UserError
 
 
 class Family(NamedTuple):
-    """Models whose tensors have like names.
+    """Models whose tensors have similar names.
 
     Attributes:
-        name: as it is told.
-        sign: a pattern that the name of one tensor in every file of the family fits.
-        members: what makes each model, by name; made on the meta device.
+        name: shown to the user.
+        sign: pattern that matches the name of at least one tensor in every file of the family.
+        members: constructors of the models by name.
     """
 
     name: str
@@ -50,7 +50,7 @@ FAMILIES = (
     ),
     Family("VGGish", r"(?:^|\.)embeddings\.4\.weight$", {"torchvggish": partial(VGGish, pretrained=False)}),
 )
-# Larger models around a backbone, by the leading part of a name that only they have; the first that is found counts.
+# Larger models around a backbone, by a pattern of names that only they have; the first match counts.
 AROUND = (
     (r"^roi_heads\.mask_predictor\.", "torchvision's Mask R-CNN"),
     (r"^roi_heads\.", "torchvision's Faster R-CNN"),
@@ -64,13 +64,13 @@ AROUND = (
 
 
 class Kind(NamedTuple):
-    """What a state dict is.
+    """The model that a state dict belongs to.
 
     Attributes:
-        family: name of the family; None: none that is known.
-        model: the member that all of its tensors fit; None: none does.
-        around: the larger model that it stands in; None: it stands alone.
-        unused: tensors that are not the member's, such as a classifier's or those of the larger model.
+        family: name of the family; None: unknown.
+        model: the member of the family that it fits; None: it fits none.
+        around: the larger model that contains it; None: there is none.
+        unused: names of tensors that are not the member's, such as a classifier's or those of the larger model.
     """
 
     family: str | None
@@ -80,12 +80,12 @@ class Kind(NamedTuple):
 
 
 def is_whole(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is of a whole audio-visual model of this package."""
+    """Return whether a state dict is of a whole audio-visual model of this package."""
     return any(k.startswith("audio_encoder.") for k in state)
 
 
 def recognise(state: Mapping[str, Tensor]) -> Kind:
-    """Which of the public models a state dict is of."""
+    """Recognise the public model that a state dict belongs to."""
     if is_whole(state):
         return Kind(None, None, "a whole model of avsmamba", [])
     if is_released(state):

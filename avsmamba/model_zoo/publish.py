@@ -1,4 +1,4 @@
-"""From a training's checkpoint to a model that the package ships: what tools/ship_model.py calls."""
+"""Reduce a training's checkpoint to a shipped model: `avsmamba ship`."""
 
 import json
 import re
@@ -38,30 +38,30 @@ def ship_model(
 
     Args:
         config: YAML file that the model was trained with.
-        checkpoint: what the training wrote; `env.json` beside it tells how.
-        name: of the model: small letters, digits, `_` and `-`.
-        scores: files that `tools/test.py` wrote, `metrics.json` or `robustness.json`, each as `PATH` or `WHAT=PATH`,
-            where WHAT says of which data they are (else: the name of the file's folder).
-        about: a sentence or two: what the model knows.
-        commands: what was run before the training (how the data were made).
-        out: folder of all models; else the package's.
-        dtype: of the weights: 'float32' (as trained: the scores hold to the last bit) or 'float16' (half as large).
+        checkpoint: of the training, with its `env.json` in the same folder.
+        name: of the model: lower-case letters, digits, `_` and `-`.
+        scores: `metrics.json` or `robustness.json` of `avsmamba test`, each as `PATH` or `WHAT=PATH`, where WHAT names
+            the data (default: the name of the file's folder).
+        about: a sentence or two: what the model was trained on.
+        commands: run before the training, to create the data.
+        out: folder of all models; default: the package's.
+        dtype: of the weights: 'float32' (the scores are exactly those of the training) or 'float16' (half as large).
 
     Returns:
-        The folder that was written. One that was there is replaced when the new one is complete.
+        The folder. An existing one is replaced when the new one is complete.
 
     Raises:
-        UserError: if a file is missing or faulty, the weights are not the config's, or they take 10 MB or more.
+        UserError: if a file is missing or faulty, the weights do not fit the config, or they take 10 MB or more.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "demo":
-        raise UserError(f"--name: expected small letters, digits, _ and -, and not 'demo', got {name!r}")
+        raise UserError(f"--name: expected lower-case letters, digits, _ and -, and not 'demo', got {name!r}")
     if dtype not in DTYPES:
         raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     content, cfg = read_file(checkpoint), load_config(config)
     weights = {"state_dict": find_state_dict(content, checkpoint)}
     model = build_model(cfg.model, checkpoint, content=weights, warn=_refuse)
     if any(not value.isfinite().all() for value in model.state_dict().values()):
-        raise UserError(f"{checkpoint}: holds weights that are not finite")
+        raise UserError(f"{checkpoint}: contains weights that are not finite")
     rows = [row for word in scores for row in read_scores(word)]
     target = Path(out or models_folder()) / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def ship_model(
         torch.save(_stripped(model.state_dict(), content, DTYPES[dtype]), files[1])
         if files[1].stat().st_size >= MOST_BYTES:
             raise UserError(
-                f"{checkpoint}: {files[1].stat().st_size} bytes of weights; a shipped model has under 10 MB"
+                f"{checkpoint}: {files[1].stat().st_size} bytes of weights; a shipped model has less than 10 MB"
             )
         card = {
             "name": name,
@@ -83,7 +83,7 @@ def ship_model(
             "dtype": dtype,
             "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files},
             "scores": rows,
-            "made": {"config": str(config), "before": list(commands), **_training(content, Path(checkpoint))},
+            "training": {"config": str(config), "before": list(commands), **_training(content, Path(checkpoint))},
         }
         (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(card), encoding="utf-8")
@@ -96,10 +96,10 @@ def ship_model(
 
 
 def read_scores(word: str) -> list[dict[str, Any]]:
-    """The scores in one file of `tools/test.py`, a row for each sound: `of`, `sound`, `clips`, `frames`, `M_J`, `M_F`.
+    """Read a file of `avsmamba test` to a row for each sound: `of`, `sound`, `clips`, `frames`, `M_J`, `M_F`.
 
-    A row of `robustness.json` has also `marked_frames`, the share of frames in which any pixel is marked. M_J and M_F
-    are against what the picture's own masks say (protocol frame), also where the sound is a wrong one.
+    A row of `robustness.json` also has `marked_frames`, the share of frames with a marked pixel. M_J and M_F are
+    against the clip's own masks (protocol frame), also with a wrong sound.
 
     Raises:
         UserError: if the file is missing or of another kind.
@@ -123,7 +123,7 @@ def read_scores(word: str) -> list[dict[str, Any]]:
         else:
             rows = [{**counts, "sound": found["audio"], **_m(found["frame"])}]
     except (KeyError, TypeError):
-        raise UserError(f"{path}: expected metrics.json or robustness.json of tools/test.py") from None
+        raise UserError(f"{path}: expected metrics.json or robustness.json of avsmamba test") from None
     for env in [path.parent / "env.json", *sorted(path.parent.glob("*/env.json"))][-1:]:
         if env.is_file():
             rows[0]["command"] = read_json(env)["command"]
@@ -131,15 +131,15 @@ def read_scores(word: str) -> list[dict[str, Any]]:
 
 
 def readme(card: Mapping[str, Any]) -> str:
-    """The card for people, in Markdown."""
-    made = card["made"]
+    """Format a card as Markdown."""
+    training = card["training"]
     lines = [
         f"# {card['name']}",
         "",
         card["about"],
         "",
-        f"{card['parameters']} parameters, {card['dtype']}. Written by `tools/ship_model.py`, as is `{CARD}`, which "
-        "holds the same for programs.",
+        f"{card['parameters']} parameters, {card['dtype']}. Written by `avsmamba ship`, as is `{CARD}`, which has the "
+        "same content for programs.",
         "",
         table(
             ("file", "bytes", "SHA-256"),
@@ -158,14 +158,14 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
             table(head, rows, "llrrrrr"),
             "",
-            "M_J and M_F are against the masks of what really sounds, also where the model hears a wrong sound: it "
-            "should score low and mark no frame there.",
+            "M_J and M_F are against the clips' own masks, also with a wrong sound: there the model should score low "
+            "and mark no frame.",
         ]
-    commands = [*made["before"], *([made["command"]] if "command" in made else [])]
+    commands = [*training["before"], *([training["command"]] if "command" in training else [])]
     commands += [row["command"] for row in card["scores"] if "command" in row]
     if commands:
-        lines += ["", "How it was made and scored:", "", "```bash", *commands, "```"]
-    facts = [f"{key} {made[key]}" for key in ("iterations", "date", *_FROM_ENV[1:]) if key in made]
+        lines += ["", "Commands of the training and the tests:", "", "```bash", *commands, "```"]
+    facts = [f"{key} {training[key]}" for key in ("iterations", "date", *_FROM_ENV[1:]) if key in training]
     return "\n".join(lines + (["", f"{', '.join(facts)}."] if facts else [])) + "\n"
 
 
@@ -178,7 +178,7 @@ def _refuse(message: str) -> None:
 
 
 def _stripped(weights: Mapping[str, torch.Tensor], content: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Weights, and of all else in a checkpoint the names of the classes."""
+    """Return the weights and the names of the classes, without the rest of a checkpoint."""
     state = {k: v.detach().to(dtype if v.is_floating_point() else v.dtype).clone() for k, v in weights.items()}
     meta = content.get("meta") if isinstance(content, Mapping) else None
     classes = [str(name) for name in ((meta or {}).get("dataset_meta") or {}).get("classes") or ()]
@@ -186,20 +186,20 @@ def _stripped(weights: Mapping[str, torch.Tensor], content: Any, dtype: torch.dt
 
 
 def _training(content: Any, checkpoint: Path) -> dict[str, Any]:
-    """When and how a checkpoint was trained, as far as it and the `env.json` beside it tell."""
+    """Return iterations, date and environment of a training from its checkpoint and `env.json`, if they have them."""
     meta = (content.get("meta") if isinstance(content, Mapping) else None) or {}
-    made: dict[str, Any] = {"iterations": int(meta["iter"])} if "iter" in meta else {}
+    training: dict[str, Any] = {"iterations": int(meta["iter"])} if "iter" in meta else {}
     day = str(meta.get("time", ""))
     if re.match(r"\d{8}_", day):
-        made["date"] = f"{day[:4]}-{day[4:6]}-{day[6:8]}"
+        training["date"] = f"{day[:4]}-{day[4:6]}-{day[6:8]}"
     env = checkpoint.parent / "env.json"
     if env.is_file():
-        made |= {key: value for key, value in read_json(env).items() if key in _FROM_ENV}
-    return made
+        training |= {key: value for key, value in read_json(env).items() if key in _FROM_ENV}
+    return training
 
 
 def _replace(folder: Path, target: Path) -> None:
-    """Rename `folder` to `target`; what was there goes away last."""
+    """Rename `folder` to `target`; an existing target is removed at the end."""
     if not target.exists():
         folder.rename(target)
         return

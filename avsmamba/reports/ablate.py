@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from avsmamba.checkpoint.load import find_latest
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.yaml_io import dump
 from avsmamba.engine.evaluate import drop_pretrained, evaluate
 from avsmamba.engine.train import train
+from avsmamba.engine.work_dir import find_latest
 from avsmamba.exit_status import run_tool
 from avsmamba.registry import MODELS
 from avsmamba.reports.curves import read_curves

@@ -45,7 +45,7 @@ def depth(state: State, stage: str) -> int:
 
 
 def pvt_attention(state: State, name: str, x: Tensor, heads: int) -> Tensor:
-    """Attend from each token of x (B, H, W, C) to the tokens of the map that the convolution `sr` made smaller."""
+    """Attend from each token of x (B, H, W, C) to the tokens of the map that the convolution `sr` reduced."""
     source = x
     if f"{name}.sr.weight" in state:
         ratio = state[f"{name}.sr.weight"].shape[-1]

@@ -15,7 +15,7 @@ VMamba's public conventions. What these leave open is decided as follows:
     (THW, THW reversed, TWH, TWH reversed), as the eight of Temporal Mamba are: see FUSION_DIRECTIONS.
  4. Vision-to-Audio: a reversed direction reverses the visual tokens and, apart from them, the audio tokens; audio
     stays behind. Audio-to-Vision: the same with audio in front. Audio and visual tokens share x_proj, dt_projs, A, D.
- 5. Temporal Mamba and VSS over several scales: in every direction the scales stand one after the other, finest
+ 5. Temporal Mamba and VSS over several scales: in every direction the scales follow one after the other, finest
     first, each flattened in the direction's order; the whole sequence is reversed (so the coarsest comes first then).
  6. Causal convolution: tap 3 meets the present token, taps 2, 1, 0 those before; zeros before the first token. It and
     the depthwise convolutions run before the tokens are put in order, so time is never reversed in them.
@@ -25,7 +25,7 @@ VMamba's public conventions. What these leave open is decided as follows:
     `input_proj.0` left it.
  9. LayerNorm eps 1e-6 also in `self_attns.*.ln_l` and in `cross_attns.*.norm_v`, `norm_a`; GroupNorm eps 1e-5, over
     one frame each. GELU of the MixFFN is the exact one.
-10. In the head, x 4 is bilinear with align_corners False, and no ReLU stands between `fc.0` and the upsampling.
+10. In the head, x 4 is bilinear with align_corners False, and there is no ReLU between `fc.0` and the upsampling.
 11. CIP's nearest upsampling goes to the exact size of the finer map (torch's rule), also where that is not twice.
 12. Frame flags multiply the backbone's maps before `input_proj` (whose bias and norm make them non-zero again), the
     log-mel before VGGish, and the logits of both decoder layers at the end. Nothing else knows of padding.
@@ -76,7 +76,7 @@ def random_values(name: str, shape: tuple[int, ...], generator: torch.Generator)
     if name.endswith("running_var"):
         return 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
     if name == "mlp.layers.0.bias":
-        return noise  # its bends lie where the pixels' numbers do
+        return noise  # its bends are in the range of the pixels' numbers
     if len(shape) == 1:
         return 0.1 * noise + (1 if name.endswith((".weight", "Ds")) else 0)
     if name == "mlp.layers.0.weight":
@@ -84,7 +84,7 @@ def random_values(name: str, shape: tuple[int, ...], generator: torch.Generator)
     fan_in = shape[-1] if name.endswith("_weight") else math.prod(shape[1:])
     gain = 1
     if name.startswith(("audio_backbone.", "mlp.")):
-        gain = 2  # no norm stands between their ReLUs
+        gain = 2  # there is no norm between their ReLUs
     if name.endswith("x_proj_weight"):
         gain = 4  # else D x hides what the scan adds
     return noise * math.sqrt(gain / fan_in)
@@ -203,7 +203,7 @@ def vss_block(state: State, prefix: str, maps: Sequence[Tensor]) -> list[Tensor]
 
 
 def temporal_mamba(state: State, norm: str, block: str, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Run Temporal Mamba (Eq. 8 to 10) over all frames and the given scales; `norm` and `block` are full names."""
+    """Run Temporal Mamba (Eq. 8 to 10) over all frames and some scales; `norm` and `block` are full names."""
     return clip_block(state, norm, block, "conv3d", maps, TEMPORAL_DIRECTIONS)
 
 

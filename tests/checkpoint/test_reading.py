@@ -109,7 +109,7 @@ def random_state(module):
 def test_load_into_fills_every_tensor_in_place(module):
     parameters = list(module.parameters())
     state = random_state(module)
-    load_into(module, {f"net.{k}": v for k, v in state.items()}, file="w.pth", prefix="net.")
+    load_into(module, state, file="w.pth")
     assert same(module.state_dict(), state)
     assert all(p is q for p, q in zip(parameters, module.parameters(), strict=True))
 
@@ -128,15 +128,6 @@ def test_only_the_batch_counter_may_be_missing(module):
     del state["1.running_mean"]
     with pytest.raises(UserError, match=r"w\.pth: .*1 missing \(1\.running_mean\)"):
         load_into(module, state, file="w.pth")
-
-
-def test_ignored_names_are_told(module, log_lines):
-    state = random_state(module) | {"fc.weight": torch.ones(2), "fcx.weight": torch.ones(1)}
-    with pytest.raises(UserError, match=r"1 unexpected \(fcx\.weight\)"):
-        load_into(module, state, file="w.pth", ignore=("fc",))
-    del state["fcx.weight"]
-    load_into(module, state, file="w.pth", ignore=("fc",))
-    assert log_lines == ["w.pth: not part of Sequential, not used: fc.weight"]
 
 
 def test_errors_name_keys_and_shapes_and_leave_the_module_as_it_was(module):

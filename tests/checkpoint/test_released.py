@@ -42,7 +42,7 @@ def released_state(kind, without=()):
 
 
 def released_shapes(kind):
-    """The names and shapes of a file, on the meta device."""
+    """Return the names and shapes of a file, on the meta device."""
     lines = reference.key_lines(f"avs_mamba_released_{kind}")
     if kind.startswith("r50"):
         lines = [*lines, *resnet_lines((3, 4, 6, 3))]
@@ -51,7 +51,7 @@ def released_shapes(kind):
 
 
 def loaded_model(kind, state):
-    """The full-size model of a config with a released state dict in float32, and the lines that loading wrote."""
+    """Return the full-size model of a config with a released state dict in float32, and the lines of the loading."""
     model = MODELS.build(load_config(str(ROOT / f"configs/avs_mamba/{CONFIGS[kind]}.yaml")).model)
     lines: list[str] = []
     single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
@@ -103,7 +103,7 @@ def test_the_model_gives_what_the_reference_gives(kind):
     counts, flags = None, None
     if "semantic" in kind:
         counts, flags = [2, 1], torch.tensor([[1, 1], [1, 0]])
-        frames[1, 1], log_mel[1, 1] = float("nan"), 7.0  # what lies in the padding is of no account
+        frames[1, 1], log_mel[1, 1] = float("nan"), 7.0  # the padding is not used
     found = [output.logits for output in model.layer_outputs(frames, log_mel, counts, every_layer=True)]
     del model
     gc.collect()
@@ -116,7 +116,7 @@ def test_the_model_gives_what_the_reference_gives(kind):
 
 @pytest.fixture(scope="module")
 def neck():
-    """The model with the neck's and the head's weights of an AVSS file, and the file's tensors in float64."""
+    """Return the model with the neck's and the head's weights of an AVSS file, and the file's tensors in float64."""
     state = released_state("pvt_semantic")
     model, _ = loaded_model("pvt_semantic", state)
     return model, {k: v for k, v in state.items() if not k.startswith(reference.BACKBONES)}
@@ -127,14 +127,14 @@ SIZES = ((10, 6), (5, 3), (3, 2), (1, 2))
 
 @pytest.fixture
 def clip():
-    """Four maps (T, C, H, W) and audio (T, C) of a clip in float64."""
+    """Return four maps (T, C, H, W) and audio (T, C) of a clip in float64."""
     generator = torch.Generator().manual_seed(5)
     maps = [torch.randn(3, 256, *size, generator=generator, dtype=torch.float64) for size in SIZES]
     return maps, torch.randn(3, 256, generator=generator, dtype=torch.float64)
 
 
 def tokens(x):
-    """(T, C, H, W) float64 to our (1, T, H, W, C) float32."""
+    """Convert (T, C, H, W) float64 to our (1, T, H, W, C) float32."""
     return x.movedim(1, -1).unsqueeze(0).float()
 
 

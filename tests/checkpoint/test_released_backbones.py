@@ -26,14 +26,14 @@ LISTS = [f"avs_mamba_released_{name}" for name in ("pvt_object", "pvt_semantic",
 
 
 def listed(name):
-    """Random tensors by the names and shapes of a released file's list."""
+    """Return random tensors by the names and shapes of a released file's list."""
     path = FOLDER / f"{name}.txt"
     lines = [line.partition(" ") for line in path.read_text().splitlines() if line and not line.startswith("#")]
     return {key: torch.randn(ast.literal_eval(shape)) for key, _, shape in lines}
 
 
 def two_headed(resnet, prefix="", other=1.0):
-    """A ResNet-50's tensors by the names of AVSBench's two-headed one; the second head's are off by `other`."""
+    """Return a ResNet-50's tensors by the names of AVSBench's two-headed one; the second head's differ by `other`."""
     state = {}
     for name, value in resnet.state_dict().items():
         stage = name.split(".")[0]

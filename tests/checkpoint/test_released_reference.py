@@ -68,7 +68,7 @@ def changed(state, *prefixes):
 
 
 def differ(a, b):
-    """Largest difference, relative to the size of b."""
+    """Return the largest difference, relative to the size of b."""
     return float((a - b).abs().max() / b.abs().max())
 
 

@@ -25,7 +25,7 @@ def test_a_script_names_every_command(shell, capsys):
 
 @pytest.fixture
 def complete(tmp_path, capsys):
-    """The words that bash offers for the last of these, in a folder with two files and a folder."""
+    """Return a function: completions of bash for the last of its arguments, in a folder with two files and a folder."""
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
     main(["completion", "bash"])

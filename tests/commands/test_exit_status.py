@@ -17,7 +17,7 @@ SHAPES = ROOT / "configs" / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 
 
 def run(tool, *arguments, **environment):
-    """A tool with the stand-ins; its status, stdout and stderr."""
+    """Run a tool with the small model; return status, stdout and stderr."""
     command = [sys.executable, "-m", "tests.engine.drive", tool, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stdout, done.stderr
@@ -25,7 +25,7 @@ def run(tool, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A config and the work dir of its training, by the command."""
+    """Train and return the config and the work dir."""
     folder = tmp_path_factory.mktemp("trained")
     path = config(folder)
     return path, folder / "w", run("train", path, "--work-dir", folder / "w")
@@ -65,7 +65,7 @@ def test_a_test_is_quiet_and_ends_well(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def places(trained, tmp_path_factory):
-    """Names in the commands below, and what they stand for."""
+    """Return the paths for the names in the commands below."""
     path, work_dir, _ = trained
     folder = tmp_path_factory.mktemp("faults")
     checkpoint = work_dir / "epoch_4.pth"
@@ -88,7 +88,7 @@ FAULTS = [
     ("test CONFIG CHECKPOINT --cfg-options model.embed_dims=6", ["norm.weight is (4,), the model's (6,)"]),
     ("test CONFIG DIR/code.pth", ["code.pth: holds more than weights; nothing was executed"]),
     ("test SHAPES CHECKPOINT --data-root DIR/empty", ["Multi-sources"]),
-    ("test CONFIG CHECKPOINT --robustness --audio noise", ["--robustness: takes the sounds in turn"]),
+    ("test CONFIG CHECKPOINT --robustness --audio noise", ["--robustness: tests with each sound"]),
     ("test SHAPES DIR/none.pth --robustness", ["none.pth: no such checkpoint"]),
     ("visualize_features CONFIG CHECKPOINT --out DIR/x", ["model.pyramid is null"]),
     ("qualitative CONFIG --pred A --out DIR/x.png", ["--pred: expected NAME=DIR, got 'A'"]),

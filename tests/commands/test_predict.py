@@ -59,7 +59,7 @@ def wait_for(process, condition):
 
 @pytest.fixture
 def one_thread():
-    """As the subprocesses have it: sums are the same to the bit."""
+    """Use one thread, as the subprocesses do, for sums that are equal to the bit."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -96,7 +96,7 @@ def test_killed_interrupted_and_resumed(checkpoint, tmp_path, one_thread):
     status, printed, err = finish(interrupted)
     assert (status, printed) == (130, "")
     assert "long.mkv: " in err and "/35 [" in err and "long.mkv, rendering: " in err
-    assert err.splitlines()[-1] == f"interrupted: what was done is in {out}, --resume goes on"
+    assert err.splitlines()[-1] == f"interrupted: finished frames are in {out}, --resume continues"
     assert sorted(os.listdir(out)) == sorted([*FILES, "records.jsonl"])
 
     predict_video(model, video, out, threshold=cutoff, resume=True)

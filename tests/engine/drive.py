@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py with the stand-ins registered: `python -m tests.engine.drive train CONFIG ...`.
+"""tools/train.py and tools/test.py with the parts of standins.py: `python -m tests.engine.drive train CONFIG ...`.
 
 WITHOUT_KERNEL=1 in the environment: as if the C++ scan had not been built.
 """

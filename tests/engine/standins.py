@@ -108,7 +108,7 @@ class StandInMetric(BaseMetric):
 
 
 def config(tmp_path, loop="epoch", workers=0, persistent=False, size=12, **top):
-    """A config as YAML on disk; the file is made in `tmp_path`."""
+    """Write a config as YAML to `tmp_path`."""
     from avsmamba.config import yaml_io
 
     by_epoch = loop == "epoch"

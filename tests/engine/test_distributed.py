@@ -22,7 +22,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def torchrun(tool, *arguments):
-    """A tool under torchrun with two processes; what it printed."""
+    """Run a tool under torchrun with two processes and return its output."""
     command = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.engine.drive", tool]
     done = subprocess.run(
         [sys.executable, "-m", *command, *map(str, arguments), "--launcher", "pytorch"],
@@ -66,7 +66,7 @@ def test_two_processes_score_as_one(tmp_path):
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """One process as srun starts it."""
+    """Set the environment of one process of srun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -86,9 +86,9 @@ def test_slurm_trains(tmp_path, slurm):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there mmengine makes the process group")
 def test_slurm_variables(tmp_path, slurm, monkeypatch):
-    made = []
+    groups = []
     monkeypatch.setattr(
-        distributed.dist, "init_process_group", lambda backend: made.append((backend, dict(os.environ)))
+        distributed.dist, "init_process_group", lambda backend: groups.append((backend, dict(os.environ)))
     )
     monkeypatch.setenv("SLURM_PROCID", "5")
     monkeypatch.setenv("SLURM_NTASKS", "8")
@@ -98,7 +98,7 @@ def test_slurm_variables(tmp_path, slurm, monkeypatch):
     cfg = load_config(config(tmp_path))
     with process_group(cfg, "slurm"):
         pass
-    ((backend, environment),) = made
+    ((backend, environment),) = groups
     assert backend == "gloo"
     expected = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node03", "MASTER_PORT": "29500"}
     assert {k: environment[k] for k in expected} == expected
@@ -108,8 +108,8 @@ def test_slurm_variables(tmp_path, slurm, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1234")
     with process_group(cfg, "slurm"):
         pass
-    assert made[1][1]["MASTER_ADDR"] == "10.0.0.1"
-    assert made[1][1]["MASTER_PORT"] == "1234"
+    assert groups[1][1]["MASTER_ADDR"] == "10.0.0.1"
+    assert groups[1][1]["MASTER_PORT"] == "1234"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ TINY = CONFIGS / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 
 
 def full_size():
-    """One config of each model, losses and frames; those that differ in size, data or schedule only are left out.
+    """Return one config of each model, losses and frames; only one of those that differ in size or data.
 
     `tools/zoo.py --memory` runs every config.
     """
@@ -49,7 +49,7 @@ def test_a_small_config_takes_a_step(amp):
 
 
 def ask_for_a_number(query):
-    """What makes a GPU wait for the CPU."""
+    """Read a value, which makes a GPU wait for the CPU."""
     return query + 1 if query.sum() > 0 else query
 
 

@@ -16,7 +16,7 @@ from tests.engine.standins import config
 from tests.engine.test_distributed import torchrun
 from tests.engine.test_resume import assert_equal, load, train
 
-PART = "head.layers.0"  # the first linear layer of the stand-in's head
+PART = "head.layers.0"  # the first linear layer of the small model's head
 KEYS = [f"{PART}.weight", f"{PART}.bias"]
 KEEP = "default_hooks.checkpoint.max_keep_ckpts=-1"
 
@@ -31,7 +31,7 @@ def part_of(checkpoint):
 
 
 def states(checkpoint):
-    """The steps that the optimizer counts for each parameter that it has moved, in the order of the model."""
+    """Return the optimizer's number of steps of each parameter that it has changed, in the order of the model."""
     return [float(state["step"]) for _, state in sorted(checkpoint["optimizer"]["state"].items())]
 
 
@@ -163,5 +163,5 @@ def test_what_does_not_go_with_the_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no part 'backbone'; it has data_preprocessor, norm, head"):
         run_training(config(tmp_path, **frozen(part="backbone")), work_dir=str(tmp_path / "a"))
     path = config(tmp_path, "iter", custom_hooks=[{"type": "FreezeBackbone", "epochs": 2, "part": PART}])
-    with pytest.raises(UserError, match="epochs is of training by epoch; give iters"):
+    with pytest.raises(UserError, match="epochs applies to training by epoch; set iters"):
         run_training(path, work_dir=str(tmp_path / "b"))

@@ -1,14 +1,14 @@
-"""A resumed run ends with the weights of an unbroken one, bit for bit, whatever the loop and the workers."""
+"""A resumed run ends with the same weights as an uninterrupted one, bit for bit, for all loops and workers."""
 
 import shutil
 
 import pytest
 import torch
 
-from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.engine.train import train as run_training
+from avsmamba.engine.work_dir import find_latest
 from avsmamba.utils import UserError
 from tests.engine.standins import config
 
@@ -23,7 +23,7 @@ def load(path):
 
 
 def assert_equal(a, b):
-    """State dicts and optimizer states hold the same bits."""
+    """Assert that state dicts and optimizer states are equal to the bit."""
     for key in a["state_dict"]:
         assert torch.equal(a["state_dict"][key], b["state_dict"][key]), key
     for key, state in a["optimizer"]["state"].items():
@@ -40,7 +40,7 @@ CASES = [
     ("iter", 0, False, ()),
     ("iter", 2, True, ()),
     ("epoch", 0, False, ("optim_wrapper.type=AutocastOptimWrapper",)),
-    # three batches an optimizer step, four batches an epoch: the checkpoint lies between two steps
+    # three batches per optimizer step, four per epoch: the checkpoint is between two steps
     ("epoch", 0, False, ("optim_wrapper.accumulative_counts=3", "optim_wrapper.clip_grad={max_norm: 1.0}")),
     ("iter", 0, False, ("optim_wrapper.accumulative_counts=3", "train_dataloader.sampler.type=DefaultSampler")),
 ]
@@ -105,17 +105,6 @@ def test_a_moved_work_dir_resumes_from_its_own_files(tmp_path):
     assert (tmp_path / "b" / "epoch_4.pth").is_file()
     assert sorted((tmp_path / "a").glob("best_*")) == best
     assert len(list((tmp_path / "b").glob("best_*"))) == 1
-
-
-def test_the_note_of_the_last_checkpoint_may_be_lost(tmp_path):
-    for name in ("iter_9.pth", "iter_100.pth", "best_M_J_iter_200.pth"):
-        (tmp_path / name).touch()
-    assert find_latest(tmp_path).name == "iter_100.pth"
-    (tmp_path / "last_checkpoint").write_text("/gone/iter_9.pth")
-    assert find_latest(tmp_path).name == "iter_9.pth"
-    (tmp_path / "last_checkpoint").write_text("")
-    assert find_latest(tmp_path).name == "iter_100.pth"
-    assert find_latest(tmp_path / "nowhere") is None
 
 
 def test_nothing_to_resume_is_said_and_starts_anew(tmp_path, capfd):

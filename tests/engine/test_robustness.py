@@ -80,8 +80,8 @@ def test_the_notes_say_how_sure_a_swapped_sound_is():
     scores |= {"frames": 10, "marked/pixels": 0.1, "marked/frames": 0.2}
     scores |= {"silent/count": 0.0, "silent/pixels": 0.0, "silent/frames": 0.0}
     for known, words in (
-        ("category", "may be of something that is seen; 2 clips"),
-        ("nothing", "is not known: a swapped"),
+        ("category", "may be of a visible object; 2 clips"),
+        ("nothing", "are not known: a swapped"),
     ):
         result = summary(dict.fromkeys(SOUNDS, scores), {"known": known, "clips_without": 2})
         assert words in table_and_notes(result) and "empty mask of their own" not in table_and_notes(result)

@@ -24,7 +24,7 @@ from tests.small_model import CONFIG, SMALL
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.timeout(900)  # a graph of a whole model is made several times
+pytestmark = pytest.mark.timeout(900)  # the whole model is traced several times
 
 # Every kind of scan once or twice: half of what it takes to make a graph goes with their number.
 OPTIONS = [
@@ -47,14 +47,14 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(checkpoint):
-    """The model is traced once for all tests; its weights are the checkpoint's each time."""
+    """Trace the model once for all tests; its weights are the checkpoint's each time."""
     model = load_model(CONFIG, checkpoint, "cpu", OPTIONS).model
     return module.trace(module.WholeModel(model).eval(), T, "config")
 
 
 @pytest.fixture
 def tool(monkeypatch, capfd, checkpoint, program):
-    """The tool as a user runs it: exit status, stdout, stderr."""
+    """Return a function that runs the tool: exit status, stdout, stderr."""
     monkeypatch.setattr(module, "trace", lambda whole, num_frames, config: program)
 
     def run(*arguments):
@@ -90,7 +90,7 @@ def test_onnx_agrees_with_the_model_on_three_sizes(tool, monkeypatch, tmp_path, 
     with torch.no_grad():
         expected = whole(torch.from_numpy(clip["frames"]), torch.from_numpy(clip["log_mel"]))
     np.testing.assert_allclose(exported(**clip), expected.numpy(), atol=1e-4)
-    for shape, words in (((1, 100, 96), "multiples of 32 from 64 on"), ((1, 32, 96), "multiples of 32 from 64 on")):
+    for shape, words in (((1, 100, 96), "multiples of 32, at least 64"), ((1, 32, 96), "multiples of 32, at least 64")):
         with pytest.raises(ValueError, match=words):
             exported(**module.example(shape, T))
     with pytest.raises(ValueError, match=r"frames: expected \(B, 3, 3, H, W\), got \(1, 4,"):
@@ -103,7 +103,7 @@ def test_onnx_agrees_with_the_model_on_three_sizes(tool, monkeypatch, tmp_path, 
 
 
 def the_page_s_code_runs(monkeypatch, folder, exported):
-    """The code of docs/export.md, which knows nothing of avsmamba, gives what our own gives."""
+    """Compare the code of docs/export.md, which does not import avsmamba, with our own."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL)
     assert "avsmamba" not in code
     frames = module.example((1, 64, 96), T, seed=3)["frames"]
@@ -136,7 +136,7 @@ def test_a_file_that_deviates_is_not_written(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "run_exported", wrong)
     out = tmp_path / "model.pt2"
     status, _, errors = tool("--format", "torch-export", "--out", out, "--check")
-    assert status == 2 and "not written: it deviates from the model by" in errors and errors.count("\n") == 1
+    assert status == 2 and "not written: deviates from the model by" in errors and errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_exported_is_named(program, monkeypatch, tmp_path, checkp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--out", "model.pt2"], "--out: expected a name that ends in .onnx for onnx, got 'model.pt2'"),
+        (["--out", "model.pt2"], "--out: expected a name ending in .onnx for onnx, got 'model.pt2'"),
         (["--out", "model.onnx", "--num-frames", "0"], "--num-frames: expected at least 1, got 0"),
     ],
 )

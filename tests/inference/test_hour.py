@@ -39,7 +39,7 @@ def minute(folder):
 
 
 def repeated(source, path, times):
-    """The packets of a file of one minute, one minute after the other."""
+    """Repeat the packets of a file of one minute."""
     with av.open(str(path), "w") as out, av.open(str(source)) as first:
         streams = [out.add_stream_from_template(stream) for stream in first.streams]
         last = [-(1 << 60)] * len(streams)

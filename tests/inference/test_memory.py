@@ -13,7 +13,7 @@ from tests.video.clips import tone, write_clip
 
 
 def peak_of(function):
-    """The most memory that the process held meanwhile, MB."""
+    """Return the peak memory of the process during a call, MB."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     function()
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

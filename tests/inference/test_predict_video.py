@@ -175,7 +175,7 @@ def test_several_videos_and_resume(video, checkpoint, tmp_path, capsys, monkeypa
     monkeypatch.setattr(tool, "predict_video", predict)
     with pytest.raises(KeyboardInterrupt):
         run(videos, out, checkpoint=checkpoint)
-    assert "interrupted: what was done is in" in capsys.readouterr().err
+    assert "interrupted: finished frames are in" in capsys.readouterr().err
     first = (out / "clip one" / "overlay.mp4").stat().st_mtime_ns
     with pytest.raises(SystemExit):
         run(videos, out, "--resume", checkpoint=checkpoint)
@@ -188,10 +188,10 @@ def test_several_videos_and_resume(video, checkpoint, tmp_path, capsys, monkeypa
 def test_a_video_without_sound(checkpoint, tmp_path, capsys):
     mute = write_clip(tmp_path / "mute.mp4")
     run([mute], tmp_path / "out", checkpoint=checkpoint)
-    assert f"warning: {mute}: has no sound track: the model hears silence" in capsys.readouterr().err
+    assert f"warning: {mute}: has no sound track: the model gets silence" in capsys.readouterr().err
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         assert [s.type for s in container.streams] == ["video"]
-    with pytest.raises(UserError, match=r"mute\.mp4: has no sound that can be decoded, which --require-audio"):
+    with pytest.raises(UserError, match=r"mute\.mp4: has no sound that can be decoded, but --require-audio"):
         run([mute], tmp_path / "other", "--require-audio", checkpoint=checkpoint)
     assert not (tmp_path / "other").exists()
 
@@ -221,7 +221,7 @@ def test_a_folder_of_pictures(model, tmp_path):
 
 def test_where_it_must_not_write(model, video, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: expected a folder to write to, found a file"):
+    with pytest.raises(UserError, match="file: expected an output folder, found a file"):
         predict_video(model, video, tmp_path / "file")
     with pytest.raises(UserError, match=r"file.*: cannot be written to"):
         predict_video(model, video, tmp_path / "file" / "below")

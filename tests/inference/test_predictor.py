@@ -26,7 +26,7 @@ from tests.video.clips import tone, write_clip
 
 
 def clip(seconds, height=40, width=56, rate=16_000, seed=0):
-    """Frames of noise in patches, and a tone that changes each second."""
+    """Return frames of noise in patches, and a tone that changes each second."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (seconds, height // 8, width // 8, 3), dtype=np.uint8)
     frames = frames.repeat(8, 1).repeat(8, 2)
@@ -157,7 +157,7 @@ def test_another_sound_or_none(model, tmp_path):
 
 def test_without_a_sound_track_there_is_a_warning(model, tmp_path):
     path = write_clip(tmp_path / "mute.mp4")
-    with pytest.warns(UserWarning, match=r"mute\.mp4: has no sound track: the model hears silence"):
+    with pytest.warns(UserWarning, match=r"mute\.mp4: has no sound track: the model gets silence"):
         found = model.predict(path)
     assert len(found) == 2 and (found.levels == -90).all()
     with warnings.catch_warnings():
@@ -176,7 +176,7 @@ def test_a_stream_holds_a_window_of_frames(model):
             yield k / fps, picture
             del picture
 
-    info = SimpleNamespace(width=56, height=40, duration=None, has_audio=True, path="made")
+    info = SimpleNamespace(width=56, height=40, duration=None, has_audio=True, path="generated")
     source = SimpleNamespace(
         info=info, sampled=pictures, sound=lambda a, b: np.zeros(round(b * 16e3) - round(a * 16e3))
     )
@@ -185,7 +185,7 @@ def test_a_stream_holds_a_window_of_frames(model):
         most = max(most, len(alive))
         assert frame.index in alive
         del frame
-    assert most <= model.num_frames + 2, "the window, the one given out, the one just read"
+    assert most <= model.num_frames + 2, "the window, the yielded frame, the one just read"
     assert calls[-1] == (30, None)
 
 
@@ -240,11 +240,11 @@ def test_arrays_that_do_not_fit(model, video, message):
 
 
 def test_what_cannot_be_loaded(checkpoint, tmp_path):
-    with pytest.raises(UserError, match="expected a checkpoint with it"):
+    with pytest.raises(UserError, match="a config requires a checkpoint"):
         avsmamba.load_model(CONFIG)
     with pytest.raises(UserError, match=r"none\.pth: no such checkpoint"):
         avsmamba.load_model(CONFIG, tmp_path / "none.pth", options=SMALL)
-    with pytest.raises(UserError, match="--device: expected auto, cpu or a GPU"):
+    with pytest.raises(UserError, match="--device: expected auto, cpu or an available GPU"):
         avsmamba.load_model(CONFIG, checkpoint, device="abacus", options=SMALL)
     with pytest.raises(UserError, match="does not fit"):
         avsmamba.load_model(CONFIG, checkpoint, options=["model.embed_dims=16", *SMALL[1:]])

@@ -10,7 +10,7 @@ from avsmamba.inference.windows import blended, first_window, window_weights
 
 
 def value(frame, begin, count):
-    """What a window of `count` frames from `begin` on says of a frame: something that tells all three apart."""
+    """Return the result of a window of `count` frames from `begin` on for a frame, different for all three."""
     return torch.tensor([np.sin(frame + 0.1), begin * 0.5 + frame, count / (frame + 1.0)], dtype=torch.float64)
 
 
@@ -19,7 +19,7 @@ def run(window):
 
 
 def expected(number, length, overlap):
-    """Means over whole videos, with all windows at hand."""
+    """Return means over whole videos, from all windows at once."""
     starts = list(range(0, max(1, number - length + 1), length - overlap))
     if starts[-1] + length < number:
         starts.append(number - length)
@@ -77,7 +77,7 @@ def test_no_more_than_a_window_is_held():
         most = max(most, len(alive))
         assert frame.index in alive
         del frame
-    # The one that was given out, and the window behind it.
+    # The yielded frame, and the window after it.
     assert most <= 6
 
 

@@ -23,7 +23,7 @@ ABOUT = "Knows nothing: random weights."
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A small config that has a base, and what a training of it would leave: random weights and much beside them."""
+    """Write a small config with a base, and the files of its training, with random weights."""
     folder = tmp_path_factory.mktemp("trained")
     write_checkpoint(folder / "plain.pth")
     weights = read_file(folder / "plain.pth")["state_dict"]
@@ -73,10 +73,10 @@ def test_what_is_shipped_is_found_and_is_the_same_model(trained, tmp_path):
     assert set(content) == {"state_dict", "meta"} and content["meta"] == {"dataset_meta": {"classes": ["sounding"]}}
     assert checkpoint.stat().st_size < (trained / "iter_7.pth").stat().st_size / 3
     (model,) = shipped_models(tmp_path)
-    made, (score,) = model.card["made"], model.card["scores"]
+    training, (score,) = model.card["training"], model.card["scores"]
     assert (model.name, model.card["about"], model.card["dtype"]) == ("toy", ABOUT, "float32")
-    assert made["iterations"] == 7 and made["date"] == "2026-01-02" and made["seed"] == 3 and made["commit"] == "abc"
-    assert made["before"] == ["make the data"] and made["command"] == "python tools/train.py X"
+    assert [training[key] for key in ("iterations", "date", "seed", "commit")] == [7, "2026-01-02", 3, "abc"]
+    assert training["before"] == ["make the data"] and training["command"] == "python tools/train.py X"
     assert (score["of"], score["sound"], score["M_J"], score["clips"]) == ("a test set", "real", 0.1235, 2)
     text = (folder / "README.md").read_text()
     assert ABOUT in text and "0.1235" in text and sha256(checkpoint) in text and "python tools/train.py X" in text
@@ -113,7 +113,7 @@ def test_a_changed_or_missing_file_and_an_unknown_name_are_refused(trained, tmp_
     with pytest.raises(UserError, match=r"toy\.pth: is missing"):
         find_model("toy", tmp_path / "models")
     (folder / "card.json").write_text('{"name": "toy"}')
-    with pytest.raises(UserError, match=r"card\.json: is no card of a model"):
+    with pytest.raises(UserError, match=r"card\.json: not a model.s card"):
         shipped_models(tmp_path / "models")
 
 
@@ -158,7 +158,7 @@ def test_weights_that_are_too_large_or_not_numbers_are_refused(trained, tmp_path
     with pytest.raises(UserError, match="not finite"):
         ship(trained, tmp_path / "out", checkpoint=tmp_path / "nan.pth")
     monkeypatch.setattr("avsmamba.model_zoo.publish.MOST_BYTES", 1000)
-    with pytest.raises(UserError, match="under 10 MB"):
+    with pytest.raises(UserError, match="less than 10 MB"):
         ship(trained, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -188,7 +188,7 @@ def test_the_tool(trained, tmp_path):
 @pytest.mark.parametrize("model", shipped_models(), ids=lambda model: model.name)
 def test_each_model_of_the_package_is_whole_and_small(model):
     config, checkpoint = find_model(model.name)
-    assert checkpoint.stat().st_size < MOST_BYTES and model.card["about"] and model.card["made"]["before"]
+    assert checkpoint.stat().st_size < MOST_BYTES and model.card["about"] and model.card["training"]["before"]
     assert any(row["sound"] == "real" and 0 < row["M_J"] <= 1 for row in model.card["scores"])
     net = MODELS.build(load_config(config).model)
     net.load_state_dict(read_file(checkpoint)["state_dict"])

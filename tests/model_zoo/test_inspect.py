@@ -22,7 +22,7 @@ from tests.models.test_segmentor import TINY, build
 
 @pytest.fixture
 def inspect(monkeypatch, capsys):
-    """The tool as a user runs it: exit status, stdout, stderr."""
+    """Return a function that runs the tool: exit status, stdout, stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["inspect_checkpoint.py", *map(str, arguments)])
@@ -35,7 +35,7 @@ def inspect(monkeypatch, capsys):
 
 @pytest.fixture
 def config(tmp_path):
-    """A config on one of the new backbones, with the tiny model's rest."""
+    """Return a function that writes a config with another backbone and the tiny model's other parts."""
 
     def write(backbone):
         path = tmp_path / "config.yaml"
@@ -115,7 +115,7 @@ def test_a_public_file_and_the_config_that_starts_from_it(tmp_path, inspect, con
     for line in (
         f"{tmp_path / 'v.pth'}: Vim tiny",
         "  form: torch.save, tensors under 'model'",
-        "  prefix: 'module.' (DataParallel), taken off",
+        "  prefix: 'module.' (DataParallel), removed",
         "  tensors: 415, 7,148,008 numbers, 28.6 MB, float32 (415)",
         "  beside them: epoch, optimizer",
         "  epoch: 299",
@@ -135,7 +135,7 @@ def test_a_public_file_and_the_config_that_starts_from_it(tmp_path, inspect, con
     assert (status, err) == (1, "")
     text = " ".join(out.split())
     for part in (
-        "names as in Vim, but it fits no Vim that is known",
+        "names as in Vim, but it fits no known Vim",
         "form: safetensors, tensors at the top",
         "missing: 2 blocks.5.ssms.1.D norm.weight",
         "unexpected: 1 layers.0.mixer.odd",
@@ -206,9 +206,8 @@ def test_nothing_is_executed_and_faults_are_one_line(tmp_path, inspect, config):
         assert err.startswith(f"error: {tmp_path / name}: ") and said in err and err.count("\n") == 1, err
     torch.save({"x": torch.ones(1)}, tmp_path / "x.pth")
     status, out, err = inspect(tmp_path / "x.pth", TINY)
-    assert status == 2 and "x.pth: no model that is known" in out
-    assert (
-        err == f"error: {tmp_path / 'x.pth'}: holds not the whole model, and none of its parts reads files of others\n"
-    )
+    assert status == 2 and "x.pth: no known model" in out
+    said = "does not contain the whole model, and none of its parts reads foreign files"
+    assert err == f"error: {tmp_path / 'x.pth'}: {said}\n"
     status, out, err = inspect(tmp_path / "x.pth", config("type: Vim, arch: huge"))
     assert status == 2 and "arch: expected one of" in err

@@ -1,4 +1,4 @@
-"""`records.jsonl`: interrupts, `--resume` after any byte of it, a disk that is full; nothing is left half-written."""
+"""`records.jsonl`: interrupts, `--resume` after any byte of it, a full disk; no file is left incomplete."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_resume_with_another_setting(model, video, tmp_path):
         ({"size": 64}, "size None, now it is"),
         ({"formats": ["masks"]}, "format .*, now it is"),
     ):
-        with pytest.raises(UserError, match=f"o: was begun with {words}"):
+        with pytest.raises(UserError, match=f"o: was started with {words}"):
             predict_video(model, video, tmp_path / "o", resume=True, **more)
     assert tree(tmp_path / "o") == before
     predict_video(model, video, tmp_path / "o", threshold=0.7)
@@ -108,7 +108,7 @@ def test_resume_after_any_byte_of_the_records(name, request, video, cutoff, tmp_
 
 @contextmanager
 def largest_file(size):
-    """Writing more than so many bytes to a file fails, as on a disk that is full."""
+    """Limit the size of files: writing more bytes fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
