@@ -142,6 +142,15 @@ def test_two_tabs_run_at_once_and_leave_nothing(browser, server, material, tab):
     assert tab.play("#overlay video")["time"] > 0.5
 
 
+def test_the_example_clip_is_run(tab, server):
+    tab.click("#example")
+    assert tab.notice("status").startswith("sample.mp4: 10.0 s, 320 x 320")
+    assert tab.play("#video video")["sound"] > 0
+    assert "10 pictures looked at" in tab.run()
+    assert [path for path in server.files() if path.name == "sample.mp4"]
+    nothing_leaks(tab, server)
+
+
 def test_a_recording_is_taken(tab):
     tab.click("#video [aria-label='Capture from camera']")
     tab.wait(lambda: "Access Webcam" in tab.text("#video"))
