@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     handler = signal.signal(signal.SIGTERM, _exit)
     root = Path(tempfile.mkdtemp(prefix="avsmamba-web-")).resolve()
     link = Path("/tmp", root.name)
+    proxies = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     try:
         # Browsers see the paths of files: below /tmp, whatever TMPDIR is.
         if link != root:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         os.environ.update(
             GRADIO_TEMP_DIR=str(link),
             GRADIO_ANALYTICS_ENABLED="False",  # and no check for a new version
-            NO_PROXY=f"{os.environ.get('NO_PROXY', '')},localhost,{args.host}",  # Gradio sends itself a first request
+            no_proxy=f"{proxies},localhost,{args.host}",  # Gradio sends itself a first request
         )
         from avsmamba.web.serve import serve
 

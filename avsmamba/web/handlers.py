@@ -82,7 +82,7 @@ class Handlers:
     @_guarded("notice", go=gr.update(interactive=False))
     def _describe(self, session: Session, path: str | None) -> Update:
         session.show("video", path)
-        note = _note(describe(self.app.limits, Path(path)), "status") if path else _HIDDEN
+        note = _note(describe(self.app, Path(path)), "status") if path else _HIDDEN
         return {self.page.notice: note, self.page.go: gr.update(interactive=path is not None)}
 
     def on_example(self) -> Update:

@@ -1,7 +1,6 @@
 """Start and stop the server of the page."""
 
 import argparse
-import logging
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from avsmamba.utils import UserError
 from avsmamba.web.page import build, theme
 from avsmamba.web.style import STYLE
-from avsmamba.web.work import AppState, Limits, find_models
+from avsmamba.web.work import AppState, find_models
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -28,15 +27,13 @@ def serve(args: argparse.Namespace, root: Path) -> None:
         if not getattr(args, option) > 0:
             raise UserError(f"--{option.replace('_', '-')}: expected more than 0, got {getattr(args, option):g}")
     port = _free_port(args.host, args.port)
-    limits = Limits(args.max_mb, args.max_seconds)
-    app = AppState(find_models(args.model, args.checkpoint), args.device, limits, root)
+    app = AppState(find_models(args.model, args.checkpoint), args.device, args.max_mb, args.max_seconds, root)
     app.predictor(next(iter(app.models)))
     if args.host not in _LOCAL:
         print(
             f"note: {args.host} can be reached from other machines, and whoever reaches it can use this page",
             flush=True,
         )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     host = f"[{args.host}]" if ":" in args.host else args.host
     blocks = build(app, args.max_queue)
     try:
@@ -44,7 +41,7 @@ def serve(args: argparse.Namespace, root: Path) -> None:
             server_name=host,
             server_port=port,
             prevent_thread_lock=True,
-            max_file_size=int(limits.max_mb * 2**20),
+            max_file_size=int(app.max_mb * 2**20),
             theme=theme(),
             css=STYLE,
             quiet=True,
@@ -52,9 +49,6 @@ def serve(args: argparse.Namespace, root: Path) -> None:
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
             app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         )
         print(f"avsmamba web: http://{host}:{port} (Ctrl-C ends it)", flush=True)

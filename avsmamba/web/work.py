@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +17,12 @@ from avsmamba.model_zoo.bundled import DEMO, find_model, shipped_models
 from avsmamba.sounding_shapes.sample import make_sample
 from avsmamba.utils import UserError
 from avsmamba.video import open_sound, open_video
-from avsmamba.web.results import Result, Run, count_pixels, frame_file, write_jpeg
+from avsmamba.web.results import Counts, Result, Run, count_pixels, frame_file, write_jpeg
 from avsmamba.web.sessions import Session, Uploads, link, new_folder
 
-Report = Callable[[int, int | None], None]
+Report = Callable[[int, int | None], None]  # gets the frames done and of all; an exception ends the run
 Models = dict[str, tuple[str, str | None]]
 _MOST_BYTES = 2e9  # of the probabilities of one run on disk
-
-
-class Limits(NamedTuple):
-    """Largest file, MB of 2^20 bytes, and longest video, s."""
-
-    max_mb: float
-    max_seconds: float
 
 
 @dataclass
@@ -40,13 +32,15 @@ class AppState:
     Attributes:
         models: config or name, and checkpoint or None, by the name on the page.
         device: of the model.
-        limits: of uploads.
+        max_mb: largest file, MB of 2^20 bytes.
+        max_seconds: longest video, s.
         root: folder of all files; Gradio stores uploads there and serves files from there only.
     """
 
     models: Models
     device: str
-    limits: Limits
+    max_mb: float
+    max_seconds: float
     root: Path
     uploads: Uploads = field(default_factory=Uploads)
     _loaded: tuple[str, Predictor] | None = None
@@ -99,7 +93,7 @@ def find_models(model: str | None, checkpoint: str | None) -> Models:
     return known
 
 
-def describe(limits: Limits, path: Path) -> str:
+def describe(app: AppState, path: Path) -> str:
     """Return one line on an upload.
 
     Raises:
@@ -108,37 +102,29 @@ def describe(limits: Limits, path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: has been removed meanwhile; send it again")
     size = path.stat().st_size / 2**20
-    if size > limits.max_mb:
-        raise UserError(f"{path}: is too large: {size:.1f} MB; this page takes up to {limits.max_mb:g} MB")
+    if size > app.max_mb:
+        raise UserError(f"{path}: is too large: {size:.1f} MB; this page takes up to {app.max_mb:g} MB")
     with open_video(path) as video:
         info = video.info
-    _check_length(path, info.duration, limits, f"{info.duration:.1f} s")
+    _check_length(path, info.duration, app, f"{info.duration:.1f} s")
     sound = f"sound at {info.sample_rate} Hz" if info.has_audio else "no sound: the model will hear silence"
     rate = f"{float(info.frame_rate):.3g} pictures a second"
     return f"{path.name}: {info.duration:.1f} s, {info.width} x {info.height}, {rate}, {sound}"
 
 
-def _check_length(path: Path, seconds: float, limits: Limits, words: str) -> None:
-    if seconds > limits.max_seconds + 0.5:
-        raise UserError(f"{path}: is too long: {words}; this page takes up to {limits.max_seconds:g} s")
+def _check_length(path: Path, seconds: float, app: AppState, words: str) -> None:
+    if seconds > app.max_seconds + 0.5:
+        raise UserError(f"{path}: is too long: {words}; this page takes up to {app.max_seconds:g} s")
 
 
 def analyse(app: AppState, session: Session, upload: Path, model: str, fps: float, report: Report) -> Result:
-    """Run a model on a video with its own sound; the result replaces the session's last one.
-
-    Args:
-        app: models and limits.
-        session: of the tab.
-        upload: the video.
-        model: its name on the page.
-        fps: predicted frames a second.
-        report: called with the number of frames done and of all; an exception ends the run.
+    """Run a model on a video with its own sound at `fps` frames a second; the result replaces the session's last one.
 
     Raises:
         UserError: if the video or the model cannot be used.
         SessionClosed: if the tab was closed.
     """
-    describe(app.limits, upload)
+    describe(app, upload)
     predictor = app.predictor(model)
     start = time.monotonic()
     session.check_open()
@@ -160,14 +146,7 @@ def analyse(app: AppState, session: Session, upload: Path, model: str, fps: floa
 
 
 def compare(app: AppState, session: Session, result: Result, sound: Path | None, report: Report) -> None:
-    """Run the model on a result's video with another sound; the run becomes `result.other`.
-
-    Args:
-        app: models and limits.
-        session: of the tab.
-        result: gets the run.
-        sound: a sound file or a video with sound; None is silence.
-        report: called with the number of frames done and of all; an exception ends the run.
+    """Run the model on a result's video with another sound, None for silence; the run becomes `result.other`.
 
     Raises:
         UserError: if the sound or the model cannot be used.
@@ -195,10 +174,12 @@ def _run(
 ) -> Run:
     """Write the probabilities to `folder`, and the frames of the first run beside it."""
     folder.mkdir()
-    times, levels, counts = [], [], []
+    times: list[float] = []
+    levels: list[float] = []
+    counts: list[Counts] = []
     with (folder / "probability").open("wb") as probabilities, (folder / "best").open("wb") as best:
         for frame in predictor.stream(source, fps=fps, audio=audio, progress=report):
-            _check_length(source, frame.time, app.limits, f"more than {frame.time:.0f} s")
+            _check_length(source, frame.time, app, f"more than {frame.time:.0f} s")
             if (len(times) + 1) * frame.probability.size > _MOST_BYTES:
                 raise UserError(f"{source}: is too large: choose fewer pictures a second, or send a smaller video")
             probabilities.write(frame.probability.tobytes())

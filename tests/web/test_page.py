@@ -151,6 +151,24 @@ def test_the_example_clip_is_run(tab, server):
     nothing_leaks(tab, server)
 
 
+def test_a_tab_that_is_closed_during_a_run_leaves_nothing(browser, server, material):
+    from tests.web.browser import Tab
+
+    tab = Tab(browser, server.url, material)
+    tab.click("#example")
+    tab.notice("status")
+    tab.wait(tab.one("#go").is_enabled)
+    tab.click("#go")
+    tab.wait(lambda: [path for path in server.files() if "frames" in path.parts])
+    tab.close()
+    end = time.monotonic() + 60
+    while left := [path for path in server.files() if "sessions" in path.parts]:
+        assert time.monotonic() < end, f"left of a tab that was closed: {left}"
+        time.sleep(0.2)
+    assert "Traceback" not in "".join(server.log)
+    assert [path for path in server.files() if path.name == "sample.mp4"]
+
+
 def test_a_recording_is_taken(tab):
     tab.click("#video [aria-label='Capture from camera']")
     tab.wait(lambda: "Access Webcam" in tab.text("#video"))

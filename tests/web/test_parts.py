@@ -13,7 +13,7 @@ from avsmamba.inference.predictor import Predictor
 from avsmamba.utils import UserError
 from avsmamba.web.results import count_above, count_pixels
 from avsmamba.web.sessions import Session, SessionClosed, Uploads, without_folders
-from avsmamba.web.work import AppState, Limits, analyse, compare, describe, find_models
+from avsmamba.web.work import AppState, analyse, compare, describe, find_models
 
 
 def parse(*words):
@@ -25,7 +25,7 @@ def parse(*words):
 @pytest.fixture
 def app(material, tmp_path):
     models = {"listener": (str(material / "listener.yaml"), str(material / "listener.pth"))}
-    return AppState(models, "cpu", Limits(2, 12), tmp_path)
+    return AppState(models, "cpu", 2, 12, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_an_upload_stays_while_a_tab_shows_it_and_goes_with_the_last(tmp_path):
 
 def test_the_example_clip_is_created_once_and_stays(app):
     clip = app.example()
-    assert describe(app.limits, clip).startswith("sample.mp4: 10.0 s, 320 x 320")
+    assert describe(app, clip).startswith("sample.mp4: 10.0 s, 320 x 320")
     session, created = app.open_session(), clip.stat().st_mtime_ns
     session.show("video", str(clip))
     session.close()
@@ -116,13 +116,13 @@ def test_a_failed_run_leaves_the_last_result_and_no_files(app, material):
 
 
 def test_limits(app, material):
-    assert "no sound" in describe(app.limits, material / "mute.webm")
+    assert "no sound" in describe(app, material / "mute.webm")
     with pytest.raises(UserError, match=r"too long: 14.6 s; this page takes up to 12 s"):
-        describe(app.limits, material / "long.mp4")
+        describe(app, material / "long.mp4")
     with pytest.raises(UserError, match=r"too large: 2.9 MB; this page takes up to 2 MB"):
-        describe(app.limits, material / "large.mp4")
+        describe(app, material / "large.mp4")
     with pytest.raises(UserError, match="removed meanwhile"):
-        describe(app.limits, material / "nothing.mp4")
+        describe(app, material / "nothing.mp4")
 
 
 def test_pixels_are_counted_by_probability():
