@@ -76,7 +76,8 @@ class Handlers:
 
     def on_upload(self, session: Session | None, path: str | None) -> Update:
         """Open the session if there is none, and show what the video is, or why it cannot be used."""
-        session = session or self.app.open_session()
+        if session is None or session.closed:
+            session = self.app.open_session()
         return {self.page.session: session, **self._describe(session, path)}
 
     @_guarded("notice", go=gr.update(interactive=False))
@@ -90,10 +91,9 @@ class Handlers:
         try:
             return {self.page.video: str(self.app.example())}
         except Exception:
-            _LOG.exception("the example clip cannot be created")
-            return {
-                self.page.notice: _note("the example clip cannot be created; the server's log has the details", "alert")
-            }
+            text = "the example clip cannot be created"
+            _LOG.exception(text)
+            return {self.page.notice: _note(f"{text}; the server's log has the details", "alert")}
 
     @_guarded("notice")
     def on_run(
@@ -134,13 +134,7 @@ class Handlers:
 
     @_guarded("warning")
     def on_compare(
-        self,
-        session: Session,
-        kind: str,
-        path: str | None,
-        moment: float,
-        threshold: float,
-        progress: Any = _PROGRESS,
+        self, session: Session, kind: str, path: str | None, moment: float, threshold: float, progress: Any = _PROGRESS
     ) -> Update:
         """Run the model on the same frames with silence or another sound."""
         result = session.result

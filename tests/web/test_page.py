@@ -90,7 +90,7 @@ def nothing_leaks(tab, server):
         # The browser's own first page is no part of this.
         assert address.startswith((server.url, "data:", "blob:" + server.url, "chrome:")), address
         for secret in secrets:
-            assert secret not in text and secret not in address, f"{address} tells {secret}"
+            assert secret not in text and secret not in address, f"{address} contains {secret}"
     page = tab.driver.page_source
     assert not any(secret in page for secret in secrets)
 
@@ -103,7 +103,7 @@ def nothing_leaks(tab, server):
         ("long.mp4", "long.mp4: is too long: 14.6 s; this page takes up to 12 s"),
     ],
 )
-def test_a_video_that_cannot_be_used_is_told_in_one_line(tab, name, words):
+def test_a_video_that_cannot_be_used_is_reported_in_one_line(tab, name, words):
     tab.send(name)
     said = tab.notice("alert")
     assert words in said and "/" not in said and "Traceback" not in said

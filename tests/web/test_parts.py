@@ -1,4 +1,4 @@
-"""What the page is made of, without a browser."""
+"""Parts of the page, without a browser."""
 
 import argparse
 import importlib.util
@@ -29,7 +29,7 @@ def app(material, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("/r/x/sessions/a_-B/9f/source/my clip (1).mp4: is too long", "my clip (1).mp4: is too long"),
         ("cannot open '/r/x/0af/ü.mov'", "cannot open 'ü.mov'"),
@@ -37,8 +37,8 @@ def app(material, tmp_path):
         ("at 24/1 s, see http://127.0.0.1:1/a/b", "at 24/1 s, see http://127.0.0.1:1/a/b"),
     ],
 )
-def test_messages_name_no_folder(text, told):
-    assert without_folders(text, Path("/r/x")) == told
+def test_messages_name_no_folder(text, expected):
+    assert without_folders(text, Path("/r/x")) == expected
 
 
 def test_an_upload_stays_while_a_tab_shows_it_and_goes_with_the_last(tmp_path):
@@ -138,7 +138,7 @@ def test_models_to_choose_from():
         find_models(None, "c.pth")
 
 
-def test_what_cannot_be_served_is_told_in_one_line(monkeypatch, material):
+def test_what_cannot_be_served_is_reported_in_one_line(monkeypatch, material):
     model = ["--model", str(material / "listener.yaml"), "--checkpoint", str(material / "listener.pth")]
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
         monkeypatch.setenv(name, "before")

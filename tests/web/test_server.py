@@ -8,8 +8,8 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("gradio")
 
 
-def answer(server, number, data, session="made-up"):
-    """What the queue says at the end to a made-up event."""
+def answer(server, number, data, session="invented"):
+    """What the queue says at the end to an event that the page did not send."""
     body = {"data": data, "fn_index": number, "session_hash": session, "trigger_id": None, "event_data": None}
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         joined = client.post("/gradio_api/queue/join", json=body)
@@ -48,5 +48,5 @@ def test_nothing_else_is_offered(server, path):
 
 
 def test_no_event_has_a_public_name(server):
-    told = httpx.get(server.url + "/gradio_api/info", trust_env=False).json()
-    assert not told["named_endpoints"] and not told["unnamed_endpoints"]
+    info = httpx.get(server.url + "/gradio_api/info", trust_env=False).json()
+    assert not info["named_endpoints"] and not info["unnamed_endpoints"]
