@@ -6,19 +6,16 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from avsmamba.utils import UserError
+from avsmamba.web.layout import OTHER, Layout
 from avsmamba.web.results import Result
 from avsmamba.web.sessions import Session, SessionClosed, without_folders
 from avsmamba.web.work import AppState, Report, analyse, compare, describe
 
-if TYPE_CHECKING:
-    from avsmamba.web.page import Layout
-
-SILENCE, OTHER = "silence", "another sound"
 _LOG = logging.getLogger(__name__)
 _PROGRESS = gr.Progress()
 _HIDDEN = gr.update(value="", visible=False)
@@ -71,7 +68,7 @@ class Handlers:
         page: components to update.
     """
 
-    def __init__(self, app: AppState, page: "Layout") -> None:
+    def __init__(self, app: AppState, page: Layout) -> None:
         self.app, self.page = app, page
 
     def on_upload(self, session: Session | None, path: str | None) -> Update:

@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 from avsmamba.utils import UserError
-from avsmamba.web.page import build, theme
+from avsmamba.web.layout import theme
+from avsmamba.web.page import build
 from avsmamba.web.style import STYLE
 from avsmamba.web.work import AppState, find_models
 
