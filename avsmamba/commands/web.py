@@ -46,18 +46,28 @@ def run(args: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError("avsmamba web needs gradio, which is not installed: pip install avsmamba[web]")
-    before = signal.signal(signal.SIGTERM, _leave)
+    handler = signal.signal(signal.SIGTERM, _exit)
     root = Path(tempfile.mkdtemp(prefix="avsmamba-web-")).resolve()
+    link = Path("/tmp", root.name)
+    proxies = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     try:
-        # Gradio reads these when it is imported: the folder for its files; no statistics, no check for a new version.
-        os.environ.update(GRADIO_TEMP_DIR=str(root), GRADIO_ANALYTICS_ENABLED="False")
+        # Browsers see the paths of files: below /tmp, whatever TMPDIR is.
+        if link != root:
+            link.symlink_to(root)
+        os.environ.update(
+            GRADIO_TEMP_DIR=str(link),
+            GRADIO_ANALYTICS_ENABLED="False",  # and no check for a new version
+            no_proxy=f"{proxies},localhost,{args.host}",  # Gradio sends itself a first request
+        )
         from avsmamba.web.serve import serve
 
-        serve(args, root)
+        serve(args, link)
     finally:
+        if link != root:
+            link.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)

@@ -1,1 +1,1 @@
-"""The page on which a video is dropped and what sounds in it is outlined: what `avsmamba web` serves."""
+"""The page of `avsmamba web`: a video is uploaded and its sounding objects are outlined."""

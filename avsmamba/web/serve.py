@@ -1,31 +1,25 @@
-"""Serving the page: one process, one folder for all its files, nothing asked of the internet."""
+"""Start and stop the server of the page."""
 
 import argparse
-import logging
 import socket
-import warnings
+import threading
 from pathlib import Path
 
-import gradio as gr
-import uvicorn
-from fastapi import FastAPI
-from starlette.middleware import Middleware
-
 from avsmamba.utils import UserError
-from avsmamba.web import page, work
-from avsmamba.web.hidden_paths import HiddenPaths
-from avsmamba.web.sessions import Sessions
+from avsmamba.web.layout import theme
+from avsmamba.web.page import build
 from avsmamba.web.style import STYLE
+from avsmamba.web.work import AppState, find_models
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(args: argparse.Namespace, root: Path) -> None:
-    """Run the server until a signal ends it.
+    """Serve the page until a signal raises an exception in the main thread.
 
     Args:
         args: what `avsmamba.commands.web.add_arguments` defines.
-        root: the folder for all files, which Gradio knows as its own.
+        root: folder of all files, Gradio's GRADIO_TEMP_DIR.
 
     Raises:
         UserError: if an option cannot be used.
@@ -33,85 +27,50 @@ def serve(args: argparse.Namespace, root: Path) -> None:
     for option in ("max_mb", "max_seconds", "max_queue"):
         if not getattr(args, option) > 0:
             raise UserError(f"--{option.replace('_', '-')}: expected more than 0, got {getattr(args, option):g}")
-    limits = work.Limits(args.max_mb, args.max_seconds)
-    desk = work.Desk(work.choices(args.model, args.checkpoint), args.device, limits, Sessions(root))
-    with _listen(args.host, args.port) as listener:
-        desk.predictor(next(iter(desk.models)))
-        _run(make_app(desk, args.max_queue), listener, args.host)
-
-
-def make_app(desk: work.Desk, max_queue: int) -> FastAPI:
-    """The page as a web application; all its files are under the root of the desk's sessions."""
-    root = desk.sessions.root
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    blocks = page.build(desk, max_queue)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        gr.mount_gradio_app(
-            app,
-            blocks,
-            path="/",
-            app_kwargs={
-                "middleware": [Middleware(HiddenPaths, root=str(root))],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
+    port = _free_port(args.host, args.port)
+    app = AppState(find_models(args.model, args.checkpoint), args.device, args.max_mb, args.max_seconds, root)
+    app.predictor(next(iter(app.models)))
+    if args.host not in _LOCAL:
+        print(
+            f"note: {args.host} can be reached from other machines, and whoever reaches it can use this page",
+            flush=True,
+        )
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    blocks = build(app, args.max_queue)
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            max_file_size=int(app.max_mb * 2**20),
+            theme=theme(),
+            css=STYLE,
+            quiet=True,
+            share=False,
             footer_links=[],
             run_history=False,
-            show_error=False,
-            max_file_size=int(desk.limits.max_mb * 2**20),
             enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            theme=page.theme(),
-            css=STYLE,
+            app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         )
-    # Gradio refuses files that nobody has sent only where it believes itself launched, which mounting does not tell it;
-    # without this a made-up request could read any file of the server.
-    blocks.has_launched = True
-    return app
+        print(f"avsmamba web: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _free_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0: Gradio replaces the reasons below by 'Cannot find empty port in range'."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: expected 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: not an address of this machine ({error})") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); try --port 0") from error
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """Says where the page is once it can be opened."""
-
-    def __init__(self, config: uvicorn.Config, words: str) -> None:
-        super().__init__(config)
-        self.words = words
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if not self.should_exit:
-            print(self.words, flush=True)
-
-
-def _run(app: FastAPI, listener: socket.socket, host: str) -> None:
-    port = listener.getsockname()[1]
-    name = f"[{host}]" if ":" in host else host
-    if host not in _LOCAL:
-        print(f"note: {host} can be reached from other machines, and whoever reaches it can use this page", flush=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Open pages hold a connection all the time; they are given a second to end.
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
-    _Server(config, f"avsmamba web: http://{name}:{port} (Ctrl-C ends it)").run(sockets=[listener])
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); try --port 0") from error
+        return listener.getsockname()[1]

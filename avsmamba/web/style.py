@@ -1,4 +1,4 @@
-"""How the page looks, beyond Gradio's theme: readable at 1280 pixels and at 420."""
+"""CSS of the page, for widths from 420 pixels on."""
 
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }

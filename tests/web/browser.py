@@ -89,7 +89,7 @@ class Tab:
         return " ".join(part.text for part in self.all(query))
 
     def wait(self, condition, words="", patience=PATIENCE):
-        """Until the condition holds; what the page then looks like is told when it never does."""
+        """Wait until the condition holds; the error quotes the page."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
             try:

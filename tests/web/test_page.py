@@ -90,7 +90,7 @@ def nothing_leaks(tab, server):
         # The browser's own first page is no part of this.
         assert address.startswith((server.url, "data:", "blob:" + server.url, "chrome:")), address
         for secret in secrets:
-            assert secret not in text and secret not in address, f"{address} tells {secret}"
+            assert secret not in text and secret not in address, f"{address} contains {secret}"
     page = tab.driver.page_source
     assert not any(secret in page for secret in secrets)
 
@@ -103,7 +103,7 @@ def nothing_leaks(tab, server):
         ("long.mp4", "long.mp4: is too long: 14.6 s; this page takes up to 12 s"),
     ],
 )
-def test_a_video_that_cannot_be_used_is_told_in_one_line(tab, name, words):
+def test_a_video_that_cannot_be_used_is_reported_in_one_line(tab, name, words):
     tab.send(name)
     said = tab.notice("alert")
     assert words in said and "/" not in said and "Traceback" not in said
@@ -140,6 +140,33 @@ def test_two_tabs_run_at_once_and_leave_nothing(browser, server, material, tab):
         time.sleep(0.2)
     tab.show()
     assert tab.play("#overlay video")["time"] > 0.5
+
+
+def test_the_example_clip_is_run(tab, server):
+    tab.click("#example")
+    assert tab.notice("status").startswith("sample.mp4: 10.0 s, 320 x 320")
+    assert tab.play("#video video")["sound"] > 0
+    assert "10 pictures looked at" in tab.run()
+    assert [path for path in server.files() if path.name == "sample.mp4"]
+    nothing_leaks(tab, server)
+
+
+def test_a_tab_that_is_closed_during_a_run_leaves_nothing(browser, server, material):
+    from tests.web.browser import Tab
+
+    tab = Tab(browser, server.url, material)
+    tab.click("#example")
+    tab.notice("status")
+    tab.wait(tab.one("#go").is_enabled)
+    tab.click("#go")
+    tab.wait(lambda: [path for path in server.files() if "frames" in path.parts])
+    tab.close()
+    end = time.monotonic() + 60
+    while left := [path for path in server.files() if "sessions" in path.parts]:
+        assert time.monotonic() < end, f"left of a tab that was closed: {left}"
+        time.sleep(0.2)
+    assert "Traceback" not in "".join(server.log)
+    assert [path for path in server.files() if path.name == "sample.mp4"]
 
 
 def test_a_recording_is_taken(tab):

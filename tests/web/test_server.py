@@ -8,8 +8,8 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("gradio")
 
 
-def answer(server, number, data, session="made-up"):
-    """What the queue says at the end to a made-up event."""
+def answer(server, number, data, session="invented"):
+    """What the queue says at the end to an event that the page did not send."""
     body = {"data": data, "fn_index": number, "session_hash": session, "trigger_id": None, "event_data": None}
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         joined = client.post("/gradio_api/queue/join", json=body)
@@ -28,10 +28,13 @@ def test_no_file_of_the_server_can_be_had(server, tmp_path):
     secret.write_text("secret")
     file = {"path": str(secret), "orig_name": "secret.mp4", "meta": {"_type": "gradio.FileData"}}
     config = httpx.get(server.url + "/config", trust_env=False).json()
-    numbers = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 1 and len(d["outputs"]) == 2]
-    assert numbers
-    for number in numbers:
-        said = json.loads(answer(server, number, [file]))
+    types = {component["id"]: component["type"] for component in config["components"]}
+    events = {d["id"]: [types[i] for i in d["inputs"]] for d in config["dependencies"]}
+    events = {number: inputs for number, inputs in events.items() if {"video", "file"} & set(inputs)}
+    assert len(events) == 4
+    for number, inputs in events.items():
+        data = [file if kind in ("video", "file") else None for kind in inputs]
+        said = json.loads(answer(server, number, data))
         assert not said["success"] and said["output"].get("error") is None
     assert not [path for path in server.files() if path.name == "secret.mp4"]
     for path in (secret, "/etc/hostname", server.folder / "x"):
@@ -45,5 +48,5 @@ def test_nothing_else_is_offered(server, path):
 
 
 def test_no_event_has_a_public_name(server):
-    told = httpx.get(server.url + "/gradio_api/info", trust_env=False).json()
-    assert not told["named_endpoints"] and not told["unnamed_endpoints"]
+    info = httpx.get(server.url + "/gradio_api/info", trust_env=False).json()
+    assert not info["named_endpoints"] and not info["unnamed_endpoints"]
