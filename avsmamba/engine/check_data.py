@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
-from avsmamba.datasets.avsbench import attempt
+from avsmamba.datasets.readers import attempt
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 

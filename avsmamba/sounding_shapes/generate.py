@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from avsmamba.choices import COLOURS, DIFFICULTIES, SUBSETS
-from avsmamba.datasets.files import SPLITS
+from avsmamba.datasets.clip_table import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.palette import to_colours
 from avsmamba.sounding_shapes.hard import hard_mix, hard_scene

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import torch
 
-from avsmamba.datasets.files import read_mask
 from avsmamba.datasets.log_mel import SAMPLE_RATE
+from avsmamba.datasets.readers import read_mask
 from avsmamba.evaluation.scores import clip_scores, frame_protocol
 from avsmamba.sounding_shapes.pictures import Scene, draw_frames, random_scene
 from avsmamba.sounding_shapes.sounds import KINDS, mix, walk

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avsmamba.choices import SUBSETS
-from avsmamba.datasets.files import PARTS, SPLITS
+from avsmamba.datasets.clip_table import PARTS, SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 
 NUM_FRAMES = 5  # one a second; part v2 of AVSS has 10

@@ -14,8 +14,8 @@ import soundfile
 import torch
 
 from avsmamba.datasets import AVSBenchAVSS
-from avsmamba.datasets.files import read_class_colours, read_class_indices
 from avsmamba.datasets.log_mel import log_mel_patches
+from avsmamba.datasets.readers import read_class_colours, read_class_indices
 from avsmamba.sounding_shapes.generate import divide, make_sounding_shapes, parse_splits
 from avsmamba.sounding_shapes.pictures import OUTLINES, Scene, Shape, draw_clip, random_scene
 from avsmamba.sounding_shapes.sounds import (
