@@ -39,7 +39,7 @@ def pick_mismatched(clips: Sequence[Clip], index: int, seed: int) -> int:
 
 
 def known_kinds(clips: Sequence[Clip]) -> str:
-    """Return the kinds that the table lists: 'visible' (all visible ones), 'category' (those that sound) or 'nothing'."""
+    """Return which kinds the table lists: 'visible' (all in view), 'category' (those that sound) or 'nothing'."""
     if not all(clip.heard for clip in clips):
         return "nothing"
     return "visible" if all(clip.lists_visible for clip in clips) else "category"
