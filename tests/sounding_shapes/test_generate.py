@@ -22,7 +22,7 @@ from avsmamba.sounding_shapes.sounds import (
     CLASSES,
     KINDS,
     TIMBRES,
-    Clip,
+    ClipSpec,
     mix_sounds,
     plan_sounds,
     plan_voices,
@@ -36,7 +36,7 @@ AVSS_SPLITS = {"train": 6, "val": 1, "test": 5}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def shapes(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     for subset in ("s4", "ms3"):
         make_sounding_shapes(root, subset, SPLITS, size=48, seed=3)
@@ -48,22 +48,22 @@ def files(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_the_same_seed_gives_the_same_bytes(made, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(shapes, tmp_path):
     make_sounding_shapes(tmp_path / "a", "ms3", SPLITS, size=48, seed=3, workers=2)
-    first, second = files(made / "Multi-sources"), files(tmp_path / "a" / "Multi-sources")
+    first, second = files(shapes / "Multi-sources"), files(tmp_path / "a" / "Multi-sources")
     assert first == second
     make_sounding_shapes(tmp_path / "b", "ms3", SPLITS, size=48, seed=4)
     assert files(tmp_path / "b" / "Multi-sources") != first
 
 
-def test_the_size_of_one_split_does_not_change_another(made, tmp_path):
+def test_the_size_of_one_split_does_not_change_another(shapes, tmp_path):
     make_sounding_shapes(tmp_path, "ms3", {**SPLITS, "train": 1}, size=48, seed=3)
-    few, many = files(tmp_path / "Multi-sources"), files(made / "Multi-sources")
+    few, many = files(tmp_path / "Multi-sources"), files(shapes / "Multi-sources")
     assert {k for k in few if "/test/" in k} and all(many[k] == v for k, v in few.items() if not k.endswith(".csv"))
 
 
-def test_layout_of_s4(made):
-    root = made / "Single-source"
+def test_layout_of_s4(shapes):
+    root = shapes / "Single-source"
     rows = list(csv.reader((root / "s4_meta_data.csv").open()))
     assert rows[0].index("split") == 3 and len(rows) == 1 + sum(SPLITS.values())
     for name, _, category, split, _ in rows[1:]:
@@ -77,8 +77,8 @@ def test_layout_of_s4(made):
             assert read_mask(root / "s4_data/gt_masks" / place / name / mask).any()
 
 
-def test_layout_of_ms3(made):
-    root = made / "Multi-sources"
+def test_layout_of_ms3(shapes):
+    root = shapes / "Multi-sources"
     rows = list(csv.DictReader((root / "ms3_meta_data.csv").open()))
     assert len(rows) == sum(SPLITS.values())
     for row in rows:
@@ -90,8 +90,8 @@ def test_layout_of_ms3(made):
         check_sound(root / "ms3_data", Path(split) / name)
 
 
-def test_layout_of_avss(made, tmp_path):
-    root = made / "AVSS"
+def test_layout_of_avss(shapes, tmp_path):
+    root = shapes / "AVSS"
     rows = list(csv.DictReader((root / "metadata.csv").open()))
     assert list(rows[0]) == ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"]
     assert [r["label"] for r in rows if r["split"] == "train"] == ["v1s", "v1s", "v1m", "v1m", "v2", "v2"]
@@ -115,7 +115,7 @@ def test_layout_of_avss(made, tmp_path):
     make_sounding_shapes(tmp_path, "avss", AVSS_SPLITS, size=48, seed=3, workers=2)
     assert files(tmp_path / "AVSS") == files(root)
     for split in AVSS_SPLITS:
-        data = AVSBenchAVSS(made, split)
+        data = AVSBenchAVSS(shapes, split)
         assert all(data.faults(i) == [] for i in range(len(data)))
 
 
@@ -127,7 +127,7 @@ def test_a_class_of_avss_needs_picture_and_sound():
     heard, silent = set(), set()
     for pair in range(60):
         for variant in (0, 1):
-            clip = Clip("avss", "train", pair, variant, 48, 0)
+            clip = ClipSpec("avss", "train", pair, variant, 48, 0)
             scene = random_scene(clip.rng(), KINDS, clip.num_frames, apart=True)
             kinds = [s.kind for s in scene.shapes]
             voices, plan = plan_voices(clip, kinds), plan_sounds(clip, len(kinds))
@@ -157,7 +157,7 @@ def check_sound(data, place):
 def test_pairs_share_pictures_and_differ_in_sound():
     for pair in range(40):
         for subset in ("s4", "ms3"):
-            clips = [Clip(subset, "train", pair, v, 48, 0) for v in (0, 1)]
+            clips = [ClipSpec(subset, "train", pair, v, 48, 0) for v in (0, 1)]
             scenes = [random_scene(c.rng(), KINDS, 5) for c in clips]
             kinds = [s.kind for s in scenes[0].shapes]
             assert len(set(kinds)) == len(kinds) in (2, 3)
@@ -170,7 +170,7 @@ def test_pairs_share_pictures_and_differ_in_sound():
 
 
 def test_ms3_has_silent_seconds_and_several_sources():
-    plans = [plan_sounds(Clip("ms3", "train", i, v, 48, 0), 3) for i in range(100) for v in (0, 1)]
+    plans = [plan_sounds(ClipSpec("ms3", "train", i, v, 48, 0), 3) for i in range(100) for v in (0, 1)]
     sources = np.stack([p.sum(0) for p in plans])
     share = [(sources == n).mean() for n in range(3)]
     assert min(share) > 0.1 and (sources.max(1) == 0).sum() == 0
@@ -211,9 +211,9 @@ def test_hues_tell_a_kind_unless_told_not_to():
 
 
 def test_a_sound_is_heard_only_while_its_shape_sounds():
-    clip = Clip("ms3", "train", 0, 0, 48, 1)
+    clip = ClipSpec("ms3", "train", 0, 0, 48, 1)
     on = np.array([[True, False, True, True, False], [False] * 5])
-    wave = mix_sounds(clip, ["circle", "star"], on).astype(float).reshape(5, 16000)
+    wave = mix_sounds(clip.rng(3, 0), ["circle", "star"], on).astype(float).reshape(5, 16000)
     loudness = np.sqrt((wave[:, 2000:-2000] ** 2).mean(1))
     assert loudness[on[0]].min() > 20 * loudness[~on[0]].max()
 
@@ -242,7 +242,7 @@ def test_malformed(tmp_path, change, match):
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_there_is_kept_and_nothing_half_made_is_left(tmp_path, monkeypatch):
+def test_what_is_there_is_kept_and_nothing_half_written_is_left(tmp_path, monkeypatch):
     (tmp_path / "Multi-sources").mkdir()
     with pytest.raises(UserError, match="exists already"):
         make_sounding_shapes(tmp_path, "ms3", SPLITS, size=48)
