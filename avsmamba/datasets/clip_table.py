@@ -120,7 +120,7 @@ def _clips(
         elif any(name in ("", ".", "..") or re.search(r"[/\\\0]", name) for name in names):
             faults.append(f"row {number}: expected names of files, got {', '.join(map(repr, names))}")
         else:
-            clips.append(Clip(**fields))
+            clips.append(Clip(fields["name"], fields["split"], fields.get("category", ""), fields.get("part", "")))
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return clips

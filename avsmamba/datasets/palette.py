@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 NUM_COLOURS = 256
 _INDEX = np.arange(NUM_COLOURS)[:, None]
-PALETTE: NDArray[np.uint8] = sum((_INDEX >> (3 * i + np.arange(3)) & 1) << (7 - i) for i in range(3)).astype(np.uint8)
+PALETTE = np.sum([(_INDEX >> (3 * i + np.arange(3)) & 1) << (7 - i) for i in range(3)], axis=0).astype(np.uint8)
 _PACK = np.array([1 << 16, 1 << 8, 1], np.int32)  # one integer for red, green and blue
 _PACKED = PALETTE @ _PACK
 _ORDER = np.argsort(_PACKED)

@@ -7,8 +7,7 @@ import soundfile
 
 from avsmamba.utils import UserError
 from avsmamba.video import VideoWarning, open_video
-from tests.video.clips import picture, tone
-from tests.video.test_reader import index_of
+from tests.video.clips import index_of, picture, tone
 
 
 def test_folder_of_pictures_and_a_wav(tmp_path):
