@@ -23,8 +23,8 @@ class Clip(NamedTuple):
         split: 'train', 'val' or 'test'.
         category: name of its folder in S4, `a_obj` in AVSS; empty in MS3.
         part: 'v1s', 'v1m' or 'v2' in AVSS, else empty.
-        heard: kinds of objects that sound; empty if unknown.
-        seen: kinds of objects known to be visible: those heard and, where the table lists them, silent ones.
+        sounding: kinds of objects that sound; empty if unknown.
+        visible: kinds known to be visible: the sounding ones and, if the table lists them, silent ones.
         lists_visible: whether the table lists all visible kinds.
     """
 
@@ -32,8 +32,8 @@ class Clip(NamedTuple):
     split: str
     category: str = ""
     part: str = ""
-    heard: frozenset[str] = frozenset()
-    seen: frozenset[str] = frozenset()
+    sounding: frozenset[str] = frozenset()
+    visible: frozenset[str] = frozenset()
     lists_visible: bool = False
 
 
@@ -57,8 +57,8 @@ def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:
         places["category"] = category_column
     result = []
     for clip, row in zip(clips, rows.values(), strict=True):
-        heard, visible = (_kinds(row, places.get(name)) for name in ("category", "visible"))
-        result.append(clip._replace(heard=heard, seen=heard | visible, lists_visible=bool(visible)))
+        sounding, listed = (_kinds(row, places.get(name)) for name in ("category", "visible"))
+        result.append(clip._replace(sounding=sounding, visible=sounding | listed, lists_visible=bool(listed)))
     return result
 
 

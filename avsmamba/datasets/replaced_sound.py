@@ -28,8 +28,8 @@ def derangement(size: int, seed: int) -> list[int]:
 
 def mismatched_clips(clips: Sequence[Clip], index: int) -> list[int]:
     """Return the indices of the clips whose sounds are known to be of nothing visible in clip `index`."""
-    seen = clips[index].seen
-    return [i for i, other in enumerate(clips) if seen and other.heard and seen.isdisjoint(other.heard)]
+    visible = clips[index].visible
+    return [i for i, other in enumerate(clips) if visible and other.sounding and visible.isdisjoint(other.sounding)]
 
 
 def pick_mismatched(clips: Sequence[Clip], index: int, seed: int) -> int:
@@ -40,7 +40,7 @@ def pick_mismatched(clips: Sequence[Clip], index: int, seed: int) -> int:
 
 def known_kinds(clips: Sequence[Clip]) -> str:
     """Return which kinds the table lists: 'visible' (all in view), 'category' (those that sound) or 'nothing'."""
-    if not all(clip.heard for clip in clips):
+    if not all(clip.sounding for clip in clips):
         return "nothing"
     return "visible" if all(clip.lists_visible for clip in clips) else "category"
 

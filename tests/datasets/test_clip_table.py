@@ -10,14 +10,14 @@ def test_kinds_are_read_where_the_table_has_them(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("name,category,split,visible\na,dog+cat,test,dog + cat+ man\nb,dog,test\nc,,test,\n")
     a, b, c = read_clips(table)
-    assert (a.heard, a.seen, a.lists_visible) == ({"dog", "cat"}, {"dog", "cat", "man"}, True)
-    assert (b.heard, b.seen, b.lists_visible) == ({"dog"}, {"dog"}, False)
-    assert (c.heard, c.seen, a.category) == (set(), set(), "")
+    assert (a.sounding, a.visible, a.lists_visible) == ({"dog", "cat"}, {"dog", "cat", "man"}, True)
+    assert (b.sounding, b.visible, b.lists_visible) == ({"dog"}, {"dog"}, False)
+    assert (c.sounding, c.visible, a.category) == (set(), set(), "")
     table.write_text("name,split\na,test\n")
-    assert read_clips(table)[0].heard == frozenset()
+    assert read_clips(table)[0].sounding == frozenset()
     table.write_text("name,start,category,split\na,0,dog,test\n")
     (clip,) = read_clips(table, category_column=2)
-    assert (clip.category, clip.heard, clip.seen, clip.lists_visible) == ("dog", {"dog"}, {"dog"}, False)
+    assert (clip.category, clip.sounding, clip.visible, clip.lists_visible) == ("dog", {"dog"}, {"dog"}, False)
 
 
 @pytest.mark.parametrize(

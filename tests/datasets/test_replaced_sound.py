@@ -24,8 +24,8 @@ from tests.datasets.trees import write_avsbench
 
 def clip(heard="", visible=""):
     kinds = frozenset(heard.split())
-    seen = kinds | frozenset(visible.split())
-    return Clip("a", "test", heard=kinds, seen=seen, lists_visible=bool(visible))
+    all_kinds = kinds | frozenset(visible.split())
+    return Clip("a", "test", sounding=kinds, visible=all_kinds, lists_visible=bool(visible))
 
 
 CLIPS = [clip("dog", "dog cat"), clip("cat", "dog cat"), clip("man", "man"), clip("bus dog", "bus dog man")]
@@ -35,7 +35,7 @@ def test_what_sounds_elsewhere_is_not_seen_here():
     assert [mismatched_clips(CLIPS, i) for i in range(4)] == [[2], [2], [0, 1, 3], [1]]
     assert mismatch_summary(CLIPS) == {"known": "visible", "clips_without": 0}
     # Without a list of what is seen, the silent cat of the first clip is not known.
-    heard = [c._replace(seen=c.heard, lists_visible=False) for c in CLIPS]
+    heard = [c._replace(visible=c.sounding, lists_visible=False) for c in CLIPS]
     assert mismatched_clips(heard, 0) == [1, 2] and known_kinds(heard) == "category"
 
 
