@@ -43,7 +43,7 @@ class FrameCounts:
     predicted_at: Tensor
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return len(self.true)
 
 

@@ -17,7 +17,6 @@ import multiprocessing
 import pickle
 import shutil
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,7 +26,6 @@ import cv2
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from avsmamba.choices import COLOURS, DIFFICULTIES, SUBSETS
@@ -86,12 +84,10 @@ def make_sounding_shapes(
     Raises:
         UserError: if an argument is out of range or the folder exists already.
     """
-    if subset not in SUBSETS:
-        raise UserError(f"subset: expected one of {', '.join(SUBSETS)}, got {subset!r}")
-    if colours not in COLOURS:
-        raise UserError(f"colours: expected one of {', '.join(COLOURS)}, got {colours!r}")
-    if difficulty not in DIFFICULTIES:
-        raise UserError(f"difficulty: expected one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+    choices = (("subset", subset, SUBSETS), ("colours", colours, COLOURS), ("difficulty", difficulty, DIFFICULTIES))
+    for argument, value, known in choices:
+        if value not in known:
+            raise UserError(f"{argument}: expected one of {', '.join(known)}, got {value!r}")
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
     if seed < 0:
@@ -221,32 +217,20 @@ def _write_binary(
             _write_picture(data / "gt_masks" / inner / name / f"{name}_{t + 1}.png", masks[t].astype(np.uint8) * 255)
     soundfile.write(_with_parent(data / "audio_wav" / inner / f"{name}.wav"), waveform, SAMPLE_RATE)
     patches = log_mel_patches(waveform / 32768.0, SAMPLE_RATE)
-    _with_parent(data / "audio_log_mel" / inner / f"{name}.pkl").write_bytes(pickled_tensor(patches))
+    with open(_with_parent(data / "audio_log_mel" / inner / f"{name}.pkl"), "wb") as file:
+        _TensorPickler(file, protocol=4).dump(patches)
     return [*row, "+".join(kinds)]
 
 
-class _Storage:
-    def __init__(self, tensor: Tensor):
-        file = io.BytesIO()
-        torch.save(tensor._typed_storage(), file)
-        self.content = file.getvalue()
+class _TensorPickler(pickle.Pickler):
+    """Pickler of tensors without the memory addresses that torch writes by default."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return torch.storage._load_from_bytes, (self.content,)
-
-
-class _PlainTensor:
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor.contiguous()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        t = self.tensor
-        return torch._utils._rebuild_tensor_v2, (_Storage(t), 0, tuple(t.shape), t.stride(), False, OrderedDict())
-
-
-def pickled_tensor(tensor: Tensor) -> bytes:
-    """Return `pickle.dumps(tensor)` without the memory address that torch writes into it."""
-    return pickle.dumps(_PlainTensor(tensor), protocol=4)
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.storage.TypedStorage):
+            return NotImplemented
+        content = io.BytesIO()
+        torch.save(value, content)
+        return torch.storage._load_from_bytes, (content.getvalue(),)
 
 
 def _with_parent(path: Path) -> Path:
