@@ -11,7 +11,7 @@ HELP = "generate SoundingShapes, a small data set"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba make-shapes`."""
     parser.description = "Generate clips of moving, sounding shapes in AVSBench's layout."
-    parser.add_argument("--subset", choices=SUBSETS, required=True, help="whose layout and annotation")
+    parser.add_argument("--subset", choices=SUBSETS, required=True, help="layout and annotation")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--clips", type=int, metavar="N", help="number of clips: 70 %% train, 10 %% val, 20 %% test")
     amount.add_argument("--splits", metavar="train=N,val=N,test=N", help="number of clips of each split")
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--difficulty",
         choices=DIFFICULTIES,
         default="plain",
-        help="hard: clutter, overlap, uneven light, faster motion, echoes, noise, sounds whose source is not in the "
-        "picture (default: %(default)s)",
+        help="hard: clutter, overlap, uneven light, faster motion, echoes, noise, sounds from off screen "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for Single-source/ (s4), Multi-sources/ (ms3) or AVSS/"
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Generate the clips."""
+    """Generate the clips and print their folder."""
     from avsmamba.sounding_shapes.generate import divide, make_sounding_shapes, parse_splits
 
     splits = parse_splits(args.splits) if args.splits else divide(args.clips)

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "write a sample video to try a model on"
+HELP = "write a sample video and its true masks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,14 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each second. The shipped models know such shapes and their timbres, not real-world objects."
     )
     parser.add_argument("--out", default=".", metavar="DIR", help="output folder (default: the working directory)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives another clip (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random clip (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the clip and print the next command."""
+    """Write the clip and print the command that predicts its masks."""
     from avsmamba.sounding_shapes.sample import MASKS, SECONDS, make_sample
 
     video = make_sample(args.out, args.seed)
     masks = video.with_name(MASKS)
-    print(f"{video}: {SECONDS} s of moving shapes, some of which sound\n{masks}: what sounds at each second")
+    print(f"{video}: {SECONDS} s of moving shapes, some of which sound\n{masks}: the true masks at each second")
     print(f"next: avsmamba predict {video} --out {video.with_name('predictions')}")

@@ -1,4 +1,4 @@
-"""Data sets and their transforms; importing this registers them."""
+"""Data sets and their transforms; importing the package registers them."""
 
 from avsmamba.datasets.avsbench import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.avss import AVSBenchAVSS

@@ -1,9 +1,8 @@
-"""AVSBench as its authors publish it: what its subsets share, and S4 (single source) and MS3 (multiple sources)."""
+"""AVSBench data sets: the base class, S4 (single source) and MS3 (multiple sources)."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,49 +10,42 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from avsmamba.choices import SOUNDS
-from avsmamba.datasets.files import (
-    SPLITS,
-    Clip,
-    fit_patches,
-    read_clips,
-    read_frame,
-    read_log_mel,
-    read_mask,
-    read_wav,
-)
-from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches, silent_patches
-from avsmamba.datasets.replaced_sound import pick_foreign, what_is_known
+from avsmamba.datasets.clip_table import SPLITS, Clip, read_clips
+from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
+from avsmamba.datasets.readers import attempt, fit_patches, read_all, read_frame, read_log_mel, read_mask, read_wav
+from avsmamba.datasets.replaced_sound import derangement, known_kinds, pick_mismatched, white_noise
 from avsmamba.registry import DATASETS, TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
 NEGATIVES = ("silence", "noise", "swap")
 NOISE_RMS = 0.1
-NEGATIVE_NOISE_RMS = (0.003, 0.3)  # in training, so that no model learns the one level of the tests by heart
+NEGATIVE_NOISE_RMS = (0.003, 0.3)  # in training, so that no model learns the single level of the tests
 SHUFFLE_SEED = 0
 
 
 class AVSBench(Dataset, ABC):
-    """What S4, MS3 and AVSS share; use `AVSBenchS4`, `AVSBenchMS3` or `AVSBenchAVSS`.
+    """Base class of `AVSBenchS4`, `AVSBenchMS3` and `AVSBenchAVSS`.
 
     An item is `{"frames": (T, 3, H, W) uint8, "log_mel": (T, 1, 96, 64) float32, "data_samples": AVSDataSample}`. In
-    training masks go through the pipeline with the frames; in testing they keep their own size.
+    training masks pass through the pipeline with the frames; in testing they keep their own size.
 
     Args:
-        data_root: folder that holds `Single-source/`, `Multi-sources/` and `AVSS/`, or the subset's folder itself.
+        data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`, or the subset's folder itself.
         split: 'train', 'val' or 'test'.
         pipeline: transforms of `{"frames": Video, "gt_masks": Mask}`, in testing of `{"frames": Video}`.
-        audio: 'real', or what replaces the sound: 'silence', 'noise' (white, RMS 0.1, the same each time), 'shuffle'
-            (another clip's of this split, by one fixed permutation), 'swap' (another clip's of this split that is
-            foreign to the pictures, see `avsmamba.datasets.replaced_sound`, the same each time).
+        audio: 'real', or a replacement, the same in every epoch: 'silence', 'noise' (white, RMS 0.1), 'shuffle'
+            (another clip of this split, by one fixed permutation), 'swap' (another clip of this split whose sound is
+            of nothing visible, see `avsmamba.datasets.replaced_sound`).
         num_frames: T, frames and seconds of a clip.
-        test_mode: whether masks keep their size; by default all splits but 'train'.
-        negative_audio_prob: in training, the probability that a clip is given a wrong sound and empty masks. The frames
-            that count are those that count with its own sound.
+        test_mode: whether masks keep their size; by default true for all splits but 'train'.
+        negative_audio_prob: in training, the probability that a clip gets a wrong sound and empty masks. The scored
+            frames are the same as with its own sound.
         negative_audio: the wrong sounds, one is drawn each time: 'silence', 'noise' (white, RMS 0.003 to 0.3), 'swap'.
 
     Raises:
@@ -119,7 +111,7 @@ class AVSBench(Dataset, ABC):
         return item
 
     def faults(self, index: int) -> list[str]:
-        """All that is wrong with the files of a clip, one line each."""
+        """Return all faults of the files of a clip, one line each."""
         clip = self.clips[index]
         faults: list[str] = []
         self.read_pictures(clip, faults)
@@ -130,14 +122,13 @@ class AVSBench(Dataset, ABC):
         return faults
 
     def pack(self, index: int, frames: Sequence[Any], masks: Sequence[Any], log_mel: Tensor) -> dict[str, Any]:
-        """One item from `(h, w, 3)` frames, the `(h, w)` masks of the first frames and the patches.
+        """Return one item from `(h, w, 3)` frames, the `(h, w)` masks of the first frames and the patches.
 
-        What a clip lacks to T frames is filled with zeros after the transforms, which see real frames only.
+        Clips are zero-padded to T frames after the transforms, which process existing frames only.
         """
         clip = self.clips[index]
         video = tv_tensors.Video(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
-        labels = torch.zeros(len(frames), *masks[0].shape, dtype=torch.uint8)
-        labels[: len(masks)] = torch.from_numpy(np.stack(masks))
+        labels = padded(torch.from_numpy(np.stack(masks)), len(frames))
         inputs: dict[str, Any] = {"frames": video}
         if not self.test_mode:
             inputs["gt_masks"] = tv_tensors.Mask(labels)
@@ -145,7 +136,7 @@ class AVSBench(Dataset, ABC):
             inputs = transform(inputs)
         pictures = padded(inputs["frames"].as_subclass(Tensor), self.num_frames)
         labels = padded(inputs.get("gt_masks", labels).as_subclass(Tensor), self.num_frames)
-        place = torch.arange(self.num_frames)
+        frame_index = torch.arange(self.num_frames)
         sample = AVSDataSample(
             metainfo={
                 "clip": clip.name,
@@ -160,17 +151,17 @@ class AVSBench(Dataset, ABC):
                 "audio": self.audio,
             },
             gt_masks=labels,
-            gt_temporal_mask_flag=place < len(masks),
-            vid_temporal_mask_flag=place < len(frames),
+            gt_temporal_mask_flag=frame_index < len(masks),
+            vid_temporal_mask_flag=frame_index < len(frames),
         )
         return {"frames": pictures, "log_mel": padded(log_mel, self.num_frames), "data_samples": sample}
 
     def read_pictures(self, clip: Clip, faults: list[str]) -> tuple[list[Any], list[Any]]:
-        """Frames `(h, w, 3)` and masks `(h, w)` of a clip, None where one cannot be read; what is wrong is added."""
+        """Read frames `(h, w, 3)` and masks `(h, w)`; one that cannot be read is None and adds to `faults`."""
         frame_paths, mask_paths = self.frame_paths(clip), self.mask_paths(clip)
         labelled = mask_paths[: self.labelled_frames(clip)]
         frames = read_all(frame_paths, read_frame, faults)
-        # Masks beyond the labelled ones are left alone: training has no use for them.
+        # Training does not use masks beyond the labelled ones.
         masks = read_all(labelled, self.read_mask, faults, exact=len(labelled) == len(frame_paths))
         first = next((f for f in frames if f is not None), None)
         for path, frame in zip(frame_paths, frames, strict=True):
@@ -182,9 +173,9 @@ class AVSBench(Dataset, ABC):
         return frames, masks
 
     def read_log_mel(self, index: int, negative: str | None = None) -> Tensor:
-        """The patches, `(n, 1, 96, 64)` for n frames, of clip `index` from its log-mel file, its wav or neither.
+        """Return `(n, 1, 96, 64)` patches for the n frames of a clip, from its log-mel file or its wav.
 
-        What `negative` names takes the place of `audio`, and is drawn by torch's generator.
+        `negative` replaces `audio`, with random numbers from torch's generator.
         """
         num_frames = self.existing_frames(self.clips[index])
         sound = negative or self.audio
@@ -196,7 +187,7 @@ class AVSBench(Dataset, ABC):
             rms = NOISE_RMS if negative is None else low * (high / low) ** float(torch.rand(()))
             return white_noise(num_frames, rms, seed)
         if sound == "swap":
-            index = pick_foreign(self.clips, index, seed)
+            index = pick_mismatched(self.clips, index, seed)
         elif sound == "shuffle":
             index = self.sound_of[index]
         clip = self.clips[index]
@@ -207,22 +198,22 @@ class AVSBench(Dataset, ABC):
 
     @abstractmethod
     def read_clips(self, table: Path) -> list[Clip]:
-        """The clips of all splits."""
+        """Read the clips of all splits."""
 
     def classes(self) -> tuple[str, ...]:
-        """Names of what the values of a mask stand for: one for a binary mask, else one for each index."""
+        """Return the class names: one for binary masks, else one for each class index."""
         return ("sounding",)
 
     def read_mask(self, path: Path) -> np.ndarray:
-        """A mask `(h, w)` uint8."""
+        """Read a mask `(h, w)` uint8."""
         return read_mask(path)
 
     def existing_frames(self, clip: Clip) -> int:
-        """How many frames a clip has; what it lacks to T is padding."""
+        """Return the number of frames of a clip; it is padded to T."""
         return self.num_frames
 
     def _draw_negative(self) -> str | None:
-        """A wrong sound with probability `negative_audio_prob`; without one no random number is drawn."""
+        """Draw a wrong sound with probability `negative_audio_prob`; at 0 no random number is drawn."""
         if not self.negative_audio_prob or float(torch.rand(())) >= self.negative_audio_prob:
             return None
         return self.negative_audio[int(torch.randint(len(self.negative_audio), ()))]
@@ -237,54 +228,54 @@ class AVSBench(Dataset, ABC):
         if not prob:
             return
         if self.test_mode:
-            raise UserError(f"negative_audio_prob: is of training alone; split {self.split!r} is read for testing here")
+            raise UserError(f"negative_audio_prob: is for training only; split {self.split!r} is read for testing here")
         if "swap" in kinds:
             if len(self.clips) == 1:
                 raise UserError(f"{table}: negative_audio 'swap' needs two clips of split {self.split!r}, found one")
-            known = what_is_known(self.clips)
+            known = known_kinds(self.clips)
             if known != "visible":
-                less = "what is silent in its pictures" if known == "category" else "any kinds"
+                lacks = "silent visible objects" if known == "category" else "the kinds of objects of a clip"
                 print_log(
-                    f"{table} does not say of a clip {less}: a swapped sound may be of something that is seen, while "
-                    "the masks say that it is not",
+                    f"{table} does not list {lacks}: a swapped sound may be of a visible object, although the "
+                    "masks are empty",
                     "current",
                     logging.WARNING,
                 )
 
     def labelled_frames(self, clip: Clip) -> int:
-        """How many of the first frames have masks."""
+        """Return how many of the first frames have masks."""
         return self.existing_frames(clip)
 
     @abstractmethod
     def frame_paths(self, clip: Clip) -> list[Path]:
-        """The pictures of the frames that exist."""
+        """Return the paths of the existing frames."""
 
     @abstractmethod
     def mask_paths(self, clip: Clip) -> list[Path]:
-        """Their masks, whether they are there or not."""
+        """Return the paths of their masks, whether the files exist or not."""
 
     @abstractmethod
     def wav_path(self, clip: Clip) -> Path:
-        """The sound."""
+        """Return the path of the sound."""
 
     def log_mel_path(self, clip: Clip) -> Path | None:
-        """The pickled patches, which may be missing; None where the layout has none."""
+        """Return the path of the pickled patches, which may be missing; None if the layout has none."""
         return None
 
 
 class BinarySubset(AVSBench):
-    """The layout that S4 and MS3 share; their masks are binary."""
+    """Base class of S4 and MS3: their common layout and binary masks."""
 
     def read_clips(self, table: Path) -> list[Clip]:
         return read_clips(table)
 
     @property
     def data(self) -> Path:
-        """The folder of the kinds of files."""
+        """The folder that has one folder for each kind of file."""
         return self.folder / f"{self.SUBSET}_data"
 
     def inner(self, clip: Clip) -> Path:
-        """Where a clip lies in the folders of each kind of file."""
+        """Return the folder of a clip within the folder of each kind of file."""
         return Path(clip.split)
 
     def mask_paths(self, clip: Clip) -> list[Path]:
@@ -300,7 +291,7 @@ class BinarySubset(AVSBench):
 
 @DATASETS.register_module()
 class AVSBenchS4(BinarySubset):
-    """S4: one source a clip; training clips have the first frame's mask only. See `AVSBench` for the arguments."""
+    """S4: one source per clip; training clips have only the first frame's mask. See `AVSBench` for the arguments."""
 
     SUBSET, FOLDER, TABLE = "s4", "Single-source", "s4_meta_data.csv"
 
@@ -320,7 +311,7 @@ class AVSBenchS4(BinarySubset):
 
 @DATASETS.register_module()
 class AVSBenchMS3(BinarySubset):
-    """MS3: several sources a clip, all frames labelled, some masks empty. See `AVSBench` for the arguments."""
+    """MS3: several sources per clip, all frames labelled, some masks empty. See `AVSBench` for the arguments."""
 
     SUBSET, FOLDER, TABLE = "ms3", "Multi-sources", "ms3_meta_data.csv"
 
@@ -329,17 +320,11 @@ class AVSBenchMS3(BinarySubset):
         return [folder / f"{clip.name}.mp4_{t}.png" for t in range(1, self.num_frames + 1)]
 
 
-def white_noise(num_frames: int, rms: float, seed: int) -> Tensor:
-    """`(T, 1, 96, 64)` patches of white noise of this RMS (full scale is 1), by a generator of this seed."""
-    wave = rms * np.random.default_rng(seed).standard_normal(num_frames * SAMPLE_RATE)
-    return fit_patches(log_mel_patches(wave, SAMPLE_RATE), num_frames)
-
-
 def find_folder(root: Path, name: str, table: str) -> Path:
-    """`root/name`, or `root` itself where it holds `table`.
+    """Return `root/name`, or `root` itself if it holds `table`.
 
     Raises:
-        UserError: if neither is there.
+        UserError: if neither exists.
     """
     for folder in (root / name, root):
         if (folder / table).is_file():
@@ -350,51 +335,8 @@ def find_folder(root: Path, name: str, table: str) -> Path:
 
 
 def padded(values: Tensor, length: int) -> Tensor:
-    """`(n, ...)` with zeros behind up to `(length, ...)`, contiguous."""
-    if len(values) == length:
-        return values.contiguous()
-    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
-
-
-def derangement(size: int, seed: int) -> list[int]:
-    """A random permutation in which nothing stays in its place: one cycle through all (Sattolo, 1986)."""
-    order = list(range(size))
-    rng = np.random.default_rng(seed)
-    for i in range(size - 1, 0, -1):
-        j = int(rng.integers(i))
-        order[i], order[j] = order[j], order[i]
-    return order
-
-
-def attempt(faults: list[str], function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)`; where it raises a UserError, None, and its message is added to `faults`."""
-    try:
-        return function(*args)
-    except UserError as error:
-        faults.append(str(error))
-        return None
-
-
-def read_all(
-    paths: Sequence[Path], read: Callable[[Path], np.ndarray], faults: list[str], exact: bool = True
-) -> list[np.ndarray | None]:
-    """The pictures of one folder, None where one cannot be read.
-
-    With `exact` the folder must hold these files of their kind (PNG, JPEG) and no others.
-    """
-    folder, kind = paths[0].parent, paths[0].suffix
-    span = paths[0].name if len(paths) == 1 else f"{len(paths)} pictures {paths[0].name} to {paths[-1].name}"
-    try:
-        found = {name for name in os.listdir(folder) if name.endswith(kind)}
-    except OSError:
-        faults.append(f"{folder}: no such folder; expected {span}")
-        return [None] * len(paths)
-    missing = [path.name for path in paths if path.name not in found]
-    other = sorted(found - {path.name for path in paths}) if exact else []
-    if missing or other:
-        notes = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (other, "unexpected")) if names]
-        faults.append(f"{folder}: expected {span}, found {len(found)}: {'; '.join(notes)}")
-    return [None if path.name in missing else attempt(faults, read, path) for path in paths]
+    """Zero-pad `(n, ...)` to `(length, ...)`, contiguous."""
+    return F.pad(values, [0, 0] * (values.ndim - 1) + [0, length - len(values)]).contiguous()
 
 
 def _pixels(picture: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""AVSBench-semantic (AVSS) as its authors publish it: clips of 5 or 10 frames, masks of class indices."""
+"""AVSBench-semantic (AVSS): clips of 5 or 10 frames, masks of class indices."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from avsmamba.datasets.avsbench import AVSBench
-from avsmamba.datasets.files import Clip, read_class_colours, read_class_indices, read_semantic_clips
+from avsmamba.datasets.clip_table import Clip, read_semantic_clips
+from avsmamba.datasets.readers import read_class_colours, read_class_indices
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 
@@ -17,9 +18,9 @@ INDICES, COLOURS = "labels_semantic", "labels_rgb"
 
 @DATASETS.register_module()
 class AVSBenchAVSS(AVSBench):
-    """AVSS: parts v1s and v1m of 5 frames and v2 of 10, padded to T behind; a v1s training clip has one mask.
+    """AVSS: parts v1s and v1m of 5 frames and v2 of 10, padded at the end; a v1s training clip has one mask.
 
-    Masks are class indices by `label2idx.json`, from `labels_semantic/`, or where that folder is missing from the
+    Masks hold class indices by `label2idx.json`, read from `labels_semantic/` or, if that folder is missing, from the
     colours in `labels_rgb/`. See `AVSBench` for the other arguments and errors.
 
     Args:
@@ -54,7 +55,7 @@ class AVSBenchAVSS(AVSBench):
         return 1 if (clip.part, clip.split) == ("v1s", "train") else FRAMES[clip.part]
 
     def clip_folder(self, clip: Clip) -> Path:
-        """`{part}/{uid}` or `{part}/{part}/{uid}`, whichever is there."""
+        """Return `{part}/{part}/{uid}` if it exists, else `{part}/{uid}`."""
         twice = self.folder / clip.part / clip.part / clip.name
         return twice if twice.is_dir() else self.folder / clip.part / clip.name
 
@@ -78,7 +79,7 @@ class AVSBenchAVSS(AVSBench):
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names of the classes by index, the background first.
+    """Read the class names by index, the background first.
 
     Raises:
         UserError: if the file is missing, or does not number its names from 0.

@@ -1,4 +1,4 @@
-"""Log-mel patches, VGGish's input: one `(96, 64)` patch for each 0.96 s of sound (Hershey et al., 2017)."""
+"""Log-mel patches, the input of VGGish: one `(96, 64)` patch per 0.96 s of sound (Hershey et al., 2017)."""
 
 from functools import cache
 from math import gcd
@@ -15,15 +15,15 @@ LOG_OFFSET = 0.01
 
 
 def log_mel_patches(waveform: np.ndarray, sample_rate: int) -> Tensor:
-    """Cut a sound into log-mel patches.
+    """Compute the log-mel patches of a waveform.
 
-    Channels are averaged, another rate is resampled to 16 kHz (polyphase filter), then: magnitude of the 512-point
-    transform of 25 ms Hann windows every 10 ms, 64 HTK mel bands from 125 to 7500 Hz, log(x + 0.01), and frames of 96
-    without overlap. What is left at the end is dropped.
+    Channels are averaged and resampled to 16 kHz (polyphase filter), then: magnitude of the 512-point FFT of 25 ms Hann
+    windows every 10 ms, 64 HTK mel bands from 125 to 7500 Hz, log(x + 0.01), split into patches of 96 windows without
+    overlap. An incomplete last patch is dropped.
 
     Args:
         waveform: `(samples,)` or `(samples, channels)` in [-1, 1].
-        sample_rate: of the waveform, Hz.
+        sample_rate: Hz.
 
     Returns:
         `(P, 1, 96, 64)` float32; P may be 0 for less than 0.975 s.
@@ -42,7 +42,7 @@ def log_mel_patches(waveform: np.ndarray, sample_rate: int) -> Tensor:
 
 
 def to_mono(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The mean of a sound's channels at 16 kHz, `(samples,)` float64; arguments and errors as `log_mel_patches`."""
+    """Return the mean of the channels at 16 kHz, `(samples,)` float64; arguments and errors as `log_mel_patches`."""
     wave = np.asarray(waveform, dtype=np.float64)
     if wave.ndim not in (1, 2) or (wave.ndim == 2 and not wave.shape[1]):
         raise ValueError(f"waveform: expected (samples,) or (samples, channels), got {wave.shape}")
@@ -54,12 +54,12 @@ def to_mono(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def silent_patches(num_frames: int) -> Tensor:
-    """The patches of `num_frames` seconds of digital silence: `(T, 1, 96, 64)`, log(0.01) everywhere."""
+    """Return the `(T, 1, 96, 64)` patches of digital silence, log(0.01) everywhere."""
     return torch.full((num_frames, 1, PATCH_FRAMES, NUM_MELS), float(np.log(LOG_OFFSET)))
 
 
 def resample(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Mono `(samples,)` at `sample_rate` Hz to 16 kHz."""
+    """Resample mono `(samples,)` from `sample_rate` Hz to 16 kHz."""
     if sample_rate == SAMPLE_RATE or not len(wave):
         return wave
     from scipy.signal import resample_poly
@@ -70,7 +70,7 @@ def resample(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @cache
 def mel_weights() -> Tensor:
-    """`(257, 64)` float64: triangles that are linear in mel = 1127 ln(1 + f / 700); the bin at 0 Hz has no weight."""
+    """Return `(257, 64)` float64 triangular weights, linear in mel = 1127 ln(1 + f / 700); the bin at 0 Hz has none."""
 
     def mel(hertz: np.ndarray) -> np.ndarray:
         return 1127.0 * np.log1p(hertz / 700.0)

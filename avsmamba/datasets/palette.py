@@ -1,28 +1,21 @@
-"""The colours of AVSBench's semantic masks: class index to colour and back, by the rule of PASCAL VOC.
+"""Colours of AVSBench's semantic masks by class index, by the rule of PASCAL VOC.
 
-For class j, bits 3i, 3i + 1 and 3i + 2 of j become bit 7 - i of red, green and blue, for i = 0, 1, 2.
+Bits 3i, 3i + 1 and 3i + 2 of the index become bit 7 - i of red, green and blue, for i = 0, 1, 2.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_COLOURS = 256
-
-
-def _table() -> NDArray[np.uint8]:
-    index = np.arange(NUM_COLOURS)[:, None]
-    channel = np.arange(3)
-    table = np.zeros((NUM_COLOURS, 3), np.uint8)
-    for i in range(3):
-        table |= ((index >> (3 * i + channel) & 1) << (7 - i)).astype(np.uint8)
-    return table
-
-
-PALETTE = _table()
+_INDEX = np.arange(NUM_COLOURS)[:, None]
+PALETTE = np.sum([(_INDEX >> (3 * i + np.arange(3)) & 1) << (7 - i) for i in range(3)], axis=0).astype(np.uint8)
+_PACK = np.array([1 << 16, 1 << 8, 1], np.int32)  # one integer for red, green and blue
+_PACKED = PALETTE @ _PACK
+_ORDER = np.argsort(_PACKED)
 
 
 def to_colours(indices: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """`(..., 3)` RGB of `(...)` class indices.
+    """Return the `(..., 3)` RGB of `(...)` class indices.
 
     Raises:
         ValueError: if an index is not in 0 to 255.
@@ -33,19 +26,14 @@ def to_colours(indices: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 def to_indices(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`(...)` class indices of `(..., 3)` RGB, the inverse of `to_colours`.
+    """Return the `(...)` class indices of `(..., 3)` RGB, the inverse of `to_colours`.
 
     Raises:
         ValueError: naming the first colour that no class has.
     """
-    wide = colours.astype(np.int32)
-    indices = np.zeros(colours.shape[:-1], np.int32)
-    for i in range(3):
-        for channel in range(3):
-            indices |= (wide[..., channel] >> (7 - i) & 1) << (3 * i + channel)
-    # Blue's third bit would be bit 8, which no index has: such a colour is found below, as any other.
-    indices &= NUM_COLOURS - 1
-    unknown = (PALETTE[indices] != colours).any(axis=-1)
+    packed = colours @ _PACK
+    indices = _ORDER[np.searchsorted(_PACKED, packed, sorter=_ORDER).clip(max=NUM_COLOURS - 1)]
+    unknown = _PACKED[indices] != packed
     if unknown.any():
         red, green, blue = colours[unknown][0].tolist()
         raise ValueError(f"no class has the colour ({red}, {green}, {blue})")

@@ -1,8 +1,7 @@
-"""Transforms of a clip, `{"frames": Video, "gt_masks": Mask}`: torchvision's, once for all frames or for each.
+"""Transforms of a clip, `{"frames": Video, "gt_masks": Mask}`, based on torchvision's.
 
 All random numbers come from torch's global generator. Frames are resized bilinearly with antialiasing, masks to the
-nearest label. `consistent` says whether one draw serves all frames of a clip, as a camera that stays what it is from
-second to second, or each frame has its own.
+nearest label. With `consistent` all frames of a clip share the random numbers, else each frame draws its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +14,16 @@ from torchvision.transforms import v2
 from avsmamba.limits import AT_LEAST_0, POSITIVE, PROBABILITY, limits
 from avsmamba.registry import TRANSFORMS
 
-Clip = dict[str, Any]
+Inputs = dict[str, Any]
 
 
 class ClipTransform:
-    """A torchvision transform, applied to a whole clip or to each frame."""
+    """A torchvision transform, applied to a whole clip or to each frame by itself."""
 
-    def __init__(self, transform: Callable[[Clip], Clip], consistent: bool = True):
+    def __init__(self, transform: Callable[[Inputs], Inputs], consistent: bool = True):
         self.transform, self.consistent = transform, consistent
 
-    def __call__(self, clip: Clip) -> Clip:
+    def __call__(self, clip: Inputs) -> Inputs:
         if self.consistent:
             return self.transform(clip)
         count = len(clip["frames"])
@@ -40,10 +39,10 @@ class Resize(ClipTransform):
 
     Args:
         size: `[height, width]`, or one number for both, pixels.
-        shorter_side: the picture keeps its shape, and its shorter side gets `size`, one number.
+        shorter_side: keep the aspect ratio and resize the shorter side to `size`, one number.
 
     Raises:
-        ValueError: if `size` is no such number or pair.
+        ValueError: if `size` is not such a number or pair.
     """
 
     def __init__(self, size: int | Sequence[int], shorter_side: bool = False):
@@ -55,9 +54,9 @@ class Resize(ClipTransform):
 
 @TRANSFORMS.register_module()
 class CenterCrop(ClipTransform):
-    """Cut out the middle; what the picture lacks to the size is filled with black, which is background.
+    """Crop the centre; a smaller picture is padded with black, which is background.
 
-    After `Resize` with `shorter_side: true` nothing is lacking: so AVSBench and AVS-Mamba's authors train on AVSS.
+    AVSBench and AVS-Mamba's authors train on AVSS with this after `Resize` with `shorter_side: true`.
 
     Args:
         size: `[height, width]`, or one number for both, pixels.
@@ -69,11 +68,11 @@ class CenterCrop(ClipTransform):
 
 @TRANSFORMS.register_module()
 class RandomFlip(ClipTransform):
-    """Mirror left and right.
+    """Flip left and right.
 
     Args:
         prob: probability.
-        consistent: one draw for all frames.
+        consistent: the same for all frames.
     """
 
     @limits(prob=PROBABILITY)
@@ -83,13 +82,13 @@ class RandomFlip(ClipTransform):
 
 @TRANSFORMS.register_module()
 class RandomResizedCrop(ClipTransform):
-    """Cut out a random part of the picture and resize it: random resizing and cropping in one step.
+    """Crop a random part of the picture and resize it.
 
     Args:
         size: of the result, `[height, width]` or one number, pixels.
-        scale: least and greatest share of the picture's area that is kept.
-        ratio: least and greatest width / height of the part before it is resized.
-        consistent: one draw for all frames.
+        scale: range of the crop's share of the picture's area.
+        ratio: range of the crop's width / height before resizing.
+        consistent: the same for all frames.
     """
 
     @limits(scale=POSITIVE, ratio=POSITIVE)
@@ -105,24 +104,25 @@ class RandomResizedCrop(ClipTransform):
 
 @TRANSFORMS.register_module()
 class RandomSizeCrop(ClipTransform):
-    """Squash the picture to a size, as it is or, with probability `prob`, a random part of it.
+    """Resize the picture, or with probability `prob` a random crop of it, to a fixed size.
 
-    For the part, the picture is first resized to a random shorter side, with its shape kept; then height and width of
-    the part are drawn from `min_crop` to `max_crop` each, and its place. The result has one size whatever was drawn,
-    so that frames with draws of their own fit together. Source: the training of AVS-Mamba's authors on S4 and MS3.
+    For a crop, the picture is first resized to a random shorter side with its aspect ratio; then the crop's height and
+    width are drawn from `min_crop` to `max_crop` each, and its position. The result has the same size in all cases, so
+    frames with different draws can be stacked. Source: the training of AVS-Mamba's authors on S4 and MS3.
 
     Args:
         size: of the result, `[height, width]` or one number, pixels.
-        prob: of a part rather than the whole picture.
+        prob: of a crop.
         sides: lengths of the shorter side, pixels; one is drawn.
-        min_crop: least height and width of the part, pixels; a smaller side is kept whole.
-        max_crop: greatest height and width of the part, pixels.
-        consistent: one draw for all frames.
+        min_crop: least height and width of the crop, pixels; a shorter side is not cropped.
+        max_crop: greatest height and width of the crop, pixels.
+        consistent: the same for all frames.
 
     Raises:
-        ValueError: if `prob`, `sides` or the bounds of the part are out of range.
+        ValueError: if `prob`, `sides` or the bounds of the crop are out of range.
     """
 
+    @limits(prob=PROBABILITY)
     def __init__(
         self,
         size: int | Sequence[int],
@@ -132,24 +132,22 @@ class RandomSizeCrop(ClipTransform):
         max_crop: int = 600,
         consistent: bool = True,
     ):
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob: expected a number from 0 to 1, got {prob}")
         if not sides or min(sides) < 1:
             raise ValueError(f"sides: expected one length in pixels or more, got {list(sides)}")
         if not 1 <= min_crop <= max_crop:
             raise ValueError(f"min_crop, max_crop: expected 1 <= min_crop <= max_crop, got {min_crop} and {max_crop}")
-        super().__init__(self.squash, consistent)
+        super().__init__(self.resize, consistent)
         self.size, self.prob, self.sides = _pair(size), prob, tuple(sides)
         self.min_crop, self.max_crop = min_crop, max_crop
 
-    def squash(self, clip: Clip) -> Clip:
-        """The clip or one part of it at the fixed size."""
+    def resize(self, clip: Inputs) -> Inputs:
+        """Return the clip, or a crop of it, at the fixed size."""
         if float(torch.rand(())) < self.prob:
-            clip = self.cut(clip)
+            clip = self.crop(clip)
         return {k: v2.functional.resize(v, self.size) for k, v in clip.items()}
 
-    def cut(self, clip: Clip) -> Clip:
-        """One random part of all frames, of the picture at a random size."""
+    def crop(self, clip: Inputs) -> Inputs:
+        """Resize all frames to one random size and return one random crop of them."""
         side = self.sides[_draw(0, len(self.sides) - 1)]
         clip = {k: v2.functional.resize(v, [side]) for k, v in clip.items()}
         height, width = clip["frames"].shape[-2:]
@@ -163,14 +161,14 @@ class PhotometricDistortion(ClipTransform):
     """Change brightness, contrast, saturation and hue, each with probability `prob`, then the order of the channels.
 
     Args:
-        brightness: a factor is drawn from 1 - brightness to 1 + brightness; 0: never changed.
+        brightness: range [1 - x, 1 + x] of the factor; 0 disables it.
         contrast: as brightness.
         saturation: as brightness.
-        hue: a shift is drawn from -hue to hue, as a share of the colour circle (up to 0.5).
+        hue: range [-x, x] of the shift, as a share of the colour circle (up to 0.5).
         prob: of each change.
-        channel_permutation_prob: probability that red, green and blue are put in a random order, as in mmdetection's
-            PhotoMetricDistortion and in the training of AVS-Mamba's authors; 0: never, and no number is drawn.
-        consistent: one draw for all frames.
+        channel_permutation_prob: probability that red, green and blue are permuted, as in mmdetection's
+            PhotoMetricDistortion and in the training of AVS-Mamba's authors; at 0 no random number is drawn.
+        consistent: the same for all frames.
     """
 
     @limits(brightness=AT_LEAST_0, contrast=AT_LEAST_0, saturation=AT_LEAST_0, hue=AT_LEAST_0, prob=PROBABILITY)
@@ -192,7 +190,7 @@ class PhotometricDistortion(ClipTransform):
 
 
 def _pair(size: int | Sequence[int]) -> list[int]:
-    """Height and width; torchvision would take one number for the shorter side."""
+    """Return height and width; torchvision takes one number as the shorter side."""
     pair = [size, size] if isinstance(size, int) else list(size)
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"size: expected [height, width] or one number of pixels, got {size}")

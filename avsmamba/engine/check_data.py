@@ -1,4 +1,4 @@
-"""Walking whole data sets and listing all that is wrong with their files: what tools/check_data.py calls."""
+"""`avsmamba check-data`: list every faulty file of the data sets of a config."""
 
 import sys
 from collections.abc import Sequence
@@ -8,30 +8,30 @@ from typing import Any
 from tqdm import tqdm
 
 from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
-from avsmamba.datasets.avsbench import attempt
+from avsmamba.datasets.readers import attempt
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 
 
 def check_data(config: str | Path, data_root: str | None = None, options: Sequence[str] = ()) -> int:
-    """Print every fault of the data sets of a config, one line each, and a count; show progress on stderr.
+    """Print every fault of the data sets of a config, one line each, and their number; show progress on stderr.
 
     Args:
         config: YAML file.
         data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
-        options: `key=value` words that override the config.
+        options: `key=value` overrides of the config.
 
     Returns:
         The number of faults.
 
     Raises:
-        UserError: if the config is at fault, or has no data set.
+        UserError: if the config is invalid or has no data set.
     """
     cfg = load_config(config, parse_options(options), data_root)
     configs: list[dict[str, Any]] = []
     for loader in LOADERS:
         for found in data_sets((cfg.get(loader) or {}).get("dataset")):
-            # Neither what is done to the pictures nor a replaced sound finds a fault of a file.
+            # Transforms and replaced sounds are irrelevant to faults of files.
             values = {k: {"pipeline": [], "audio": "real"}.get(k, v) for k, v in found.items()}
             if values not in configs:
                 configs.append(values)
@@ -59,7 +59,7 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
 
 
 def _print_new(problems: Sequence[str], seen: set[str]) -> None:
-    """Print what was not printed yet; the table of clips, for one, is read by every data set."""
+    """Print the problems that are not in `seen`; several data sets read the same table of clips."""
     for problem in problems:
         if problem not in seen:
             seen.add(problem)

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from avsmamba.datasets.replaced_sound import how_foreign
+from avsmamba.datasets.replaced_sound import mismatch_summary
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import config_for_test, report, use_mixed_precision
 from avsmamba.engine.runner import AVSRunner
@@ -78,7 +78,7 @@ def robustness(
             scores[sound] = runner.test()
             if sound == "swap":
                 clips = getattr(runner.test_dataloader.dataset, "clips", None)
-                swapped = {"known": "nothing", "clips_without": None} if clips is None else how_foreign(clips)
+                swapped = {"known": "nothing", "clips_without": None} if clips is None else mismatch_summary(clips)
         result = summary(scores, swapped)
         if is_main_process():
             text = table_and_notes(result)

@@ -1,4 +1,4 @@
-"""AVSBench's scores as pure functions and as metrics; importing this registers the metrics."""
+"""AVSBench's scores as functions and as metrics; importing the package registers the metrics."""
 
 from avsmamba.evaluation.conventions import CONVENTIONS, clip_counts, convention_scores
 from avsmamba.evaluation.false_positives import FalsePositives

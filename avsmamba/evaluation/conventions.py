@@ -1,8 +1,8 @@
 """M_J and M_F of binary masks under every convention of the public scripts, from one pass over the predictions.
 
-A convention says at which size prediction and truth meet, what is averaged, who chooses the threshold of F, and whether
-frames with an empty truth count. Its key is `{grouping}/{size}`, with `/no_empty` behind it where they do not. See
-docs/scores.md for the formulas and for the papers that use them.
+A convention defines the size at which prediction and truth are compared, what is averaged, how the threshold of F is
+chosen, and whether frames with an empty truth count. Its key is `{grouping}/{size}`, plus `/no_empty` if they do not.
+See docs/scores.md for the formulas and for the papers that use them.
 """
 
 import math
@@ -34,7 +34,7 @@ NO_EMPTY = "/no_empty"
 
 
 class Convention(NamedTuple):
-    """Keys of the scores that a paper prints: of binary masks (S4, MS3) and of several classes (AVSS), or None."""
+    """Keys of the scores in a paper: of binary masks (S4, MS3) and of several classes (AVSS), or None."""
 
     binary: str
     semantic: str | None
@@ -52,10 +52,10 @@ CONVENTIONS = {
 
 
 def convention_key(name: str, semantic: bool) -> str:
-    """Key of the score that the paper of a named convention prints.
+    """Return the key of the score that a named convention's paper reports.
 
     Raises:
-        ValueError: if there is none of that name for such masks.
+        ValueError: if no convention of such masks has this name.
     """
     keys = {n: c.semantic if semantic else c.binary for n, c in CONVENTIONS.items()}
     if not isinstance(name, str) or keys.get(name) is None:
@@ -64,19 +64,19 @@ def convention_key(name: str, semantic: bool) -> str:
 
 
 def nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(T, h, w)` class indices brought to another size as Pillow's NEAREST does, uint8."""
+    """Resize `(T, h, w)` class indices by Pillow's NEAREST, uint8."""
     return _by_pillow(masks.cpu().to(torch.uint8).numpy(), size, Image.Resampling.NEAREST)
 
 
 def soft(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(T, h, w)` masks, 0 is background, brought to another size as Pillow's BILINEAR does with 0 and 255, uint8."""
+    """Resize `(T, h, w)` masks, as 0 (background) and 255, by Pillow's BILINEAR, uint8."""
     return _by_pillow((masks.cpu() != 0).numpy() * np.uint8(255), size, Image.Resampling.BILINEAR)
 
 
-def _by_pillow(masks: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> Tensor:
+def _by_pillow(masks: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> Tensor:
     resized = np.empty((len(masks), *size), np.uint8)
     for picture, mask in zip(resized, masks, strict=True):
-        picture[:] = np.asarray(Image.fromarray(mask).resize(size[::-1], how))
+        picture[:] = np.asarray(Image.fromarray(mask).resize(size[::-1], method))
     return torch.from_numpy(resized)
 
 
@@ -85,16 +85,16 @@ def clip_counts(
 ) -> dict[str, FrameCounts]:
     """Count the pixels of one clip at each size.
 
-    `own` takes `logits` and `masks` as they are. `224` and `512_soft` take `frame_logits` resized bilinearly (float64,
-    pixel centres, no smoothing) to 224 x 224 and 512 x 512, with the truth resized to the nearest pixel, and by
-    `soft`. Where the masks are of 224 x 224, `224` is `own`.
+    `own` compares `logits` and `masks` unchanged. `224` and `512_soft` compare `frame_logits`, resized bilinearly
+    (float64, pixel centres, no smoothing) to 224 x 224 and 512 x 512, with the truth resized by `nearest` and `soft`.
+    For masks of 224 x 224, `224` equals `own`.
 
     Args:
         logits: `(T, h, w)`.
         masks: `(T, h, w)`, 0 is background.
-        scored: `(T,)` bool, frames that count: those that exist and are labelled.
-        frame_logits: `(T, H, W)`, at the size of the frames that the model saw; None takes `logits`.
-        sizes: some of `SIZES`, `own` among them.
+        scored: `(T,)` bool, the existing and labelled frames.
+        frame_logits: `(T, H, W)`, at the size of the model's input frames; None takes `logits`.
+        sizes: some of `SIZES`; `own` is always counted.
 
     Raises:
         ValueError: as `frame_counts`.
@@ -112,14 +112,14 @@ def clip_counts(
             counts[size] = counts["own"]
             continue
         target, unit = (soft(truth, side), 255) if size == "512_soft" else (nearest(truth, side), 1)
-        # One frame after the other: the float64 maps of ten frames of 512 x 512 are 21 MB.
+        # Frame by frame: the float64 maps of ten frames of 512 x 512 are 21 MB.
         found = [frame_counts(resized(x, side)[None], g[None], unit) for x, g in zip(seen, target, strict=True)]
         counts[size] = _joined([frame_counts(torch.empty(0, *side), target[:0], unit), *found])
     return counts
 
 
 def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(h, w)` logits brought to another size, bilinearly by pixel centres and in float64."""
+    """Resize `(h, w)` logits bilinearly, by pixel centres and in float64."""
     if tuple(logits.shape) == size:
         return logits
     return F.interpolate(logits.double()[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
@@ -131,9 +131,9 @@ def _joined(parts: Sequence[FrameCounts]) -> FrameCounts:
 
 
 def convention_scores(clips: Sequence[Mapping[str, FrameCounts]]) -> dict[str, tuple[float, float]]:
-    """M_J and M_F by the convention's key, of clips in the data set's order.
+    """Return M_J and M_F by key of the convention, for clips in the order of the data set.
 
-    A convention without a frame to score (`/no_empty` where every truth is empty) is left out.
+    A convention without a frame to score (`/no_empty` if every truth is empty) is omitted.
     """
     scores: dict[str, tuple[float, float]] = {}
     for size in clips[0]:
@@ -148,10 +148,10 @@ def convention_scores(clips: Sequence[Mapping[str, FrameCounts]]) -> dict[str, t
 def grouped_scores(
     counts: Sequence[FrameCounts], frames: Sequence[FrameScores], with_empty: bool
 ) -> dict[str, tuple[float, float]]:
-    """M_J and M_F under each grouping, at one size.
+    """Return M_J and M_F for each grouping, at one size.
 
     Args:
-        counts: one item for each clip.
+        counts: one item per clip.
         frames: their scores.
         with_empty: whether frames with an empty truth count.
     """
@@ -169,17 +169,17 @@ def grouped_scores(
 
 
 def best_of_each_frame(frames: Sequence[FrameScores]) -> float:
-    """M_F where each frame has its own threshold: mean over the sounding frames of the greatest F; 0 without any."""
+    """Return M_F with a threshold per frame: the mean of the sounding frames' greatest F; 0 without any."""
     best = [value for clip in frames for value in clip.f_beta[clip.sounding].amax(1).tolist()]
     return math.fsum(best) / max(1, len(best))
 
 
 def video_scores(clips: Sequence[ClipScores]) -> tuple[float, float]:
-    """M_J and M_F where every clip counts once.
+    """Return M_J and M_F with equal weights of all clips.
 
-    M_J is the mean over clips of the mean IoU of the clip's frames. M_F averages F over the clip's sounding frames and
-    then over the clips that have any, and takes the one threshold where this mean is highest; 0 without any. Clips
-    without a scored frame are left out.
+    M_J is the mean over clips of the mean IoU of the clip's frames. M_F averages F over the clip's sounding frames,
+    then over the clips that have any, and takes the threshold that maximizes this mean; 0 without any. Clips without a
+    scored frame are excluded.
     """
     scored, sounding = [c for c in clips if c.frames], [c for c in clips if c.sounding]
     iou = math.fsum(c.iou / c.frames for c in scored) / len(scored)
@@ -188,9 +188,9 @@ def video_scores(clips: Sequence[ClipScores]) -> tuple[float, float]:
 
 
 def pooled_scores(clips: Sequence[FrameCounts], with_empty: bool) -> tuple[float, float]:
-    """M_J and M_F from counts that are summed over all frames before anything is divided.
+    """Return M_J and M_F of counts that are summed over all frames before the division.
 
-    Frames with an empty truth add what is predicted in them to the union and to the predicted pixels, and nothing else.
+    Frames with an empty truth add only their predicted pixels, to the union and to the predictions.
     """
     kept = [slice(None) if with_empty else clip.true > 0 for clip in clips]
 

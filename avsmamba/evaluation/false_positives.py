@@ -1,4 +1,4 @@
-"""What a model marks where nothing sounds, as an mmengine metric."""
+"""Pixels marked in silent frames or with a wrong sound, as an mmengine metric."""
 
 import math
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import BaseMetric
-from torch import Tensor
 
+from avsmamba.evaluation.metric import clip_fields
 from avsmamba.registry import METRICS
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Sums over frames of one clip; `pixels` are shares of a frame.
+    """Sums over frames of one clip.
 
     Attributes:
-        frames: frames that exist.
-        pixels: share of pixels marked, summed over those.
-        marked: how many of those have a marked pixel.
-        silent: frames that exist, are labelled, and whose own mask is empty.
-        silent_pixels: share of pixels marked, summed over those.
-        silent_marked: how many of those have a marked pixel.
+        frames: number of existing frames.
+        pixels: sum over those of the share of marked pixels.
+        marked: number of those with a marked pixel.
+        silent: number of existing, labelled frames whose true mask is empty.
+        silent_pixels: sum over those of the share of marked pixels.
+        silent_marked: number of those with a marked pixel.
     """
 
     frames: int
@@ -35,32 +35,32 @@ class Marks:
 
 @METRICS.register_module()
 class FalsePositives(BaseMetric):
-    """How much is marked, and how much of it in frames whose own masks are empty.
+    """Shares of marked pixels and frames, over all frames and over those whose true mask is empty.
 
-    Gives, as floats: `marked/pixels`, the mean share of a frame's pixels that is marked (with a wrong sound this is
+    Results, as floats: `marked/pixels`, the mean share of a frame's pixels that is marked (with a wrong sound this is
     the false-positive rate of AVSBench-Robust, Li et al., 2025); `marked/frames`, the share of frames with a marked
-    pixel; `silent/count`, the number of labelled frames whose own mask is empty, and `silent/pixels` and
-    `silent/frames`, the same two shares of those (0 without such frames). A pixel is marked where p > 0.5, or with
-    several classes (`pred_labels`) where the class is not 0, the background.
+    pixel; `silent/count`, the number of labelled frames whose true mask is empty, and `silent/pixels` and
+    `silent/frames`, the same two shares of those (0 without such frames). A pixel is marked if p > 0.5, or with several
+    classes (`pred_labels`) if the class is not 0, the background.
     """
 
     def __init__(self) -> None:
-        super().__init__(collect_device="gpu")  # through the process group, as AVSMetric
+        super().__init__(collect_device="gpu")  # see AVSMetric
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Append one item for each clip.
+        """Append one item per clip.
 
         Args:
             data_batch: not used.
             data_samples: `AVSDataSample`s, or dicts of their fields, with predictions.
 
         Raises:
-            ValueError: if a field is missing or its shape does not fit; names clip and field.
+            ValueError: naming clip and field, if a field is missing or has another shape.
         """
         self.results.extend(marks(sample) for sample in data_samples)
 
     def compute_metrics(self, results: list[Marks]) -> dict[str, float]:
-        """The shares, over all clips.
+        """Compute the shares over all clips.
 
         Raises:
             ValueError: if there is no frame.
@@ -79,21 +79,15 @@ class FalsePositives(BaseMetric):
 
 
 def marks(sample: Any) -> Marks:
-    """Count what is marked in one clip."""
-    clip = sample.get("clip", "a clip")
-    predicted = "pred_logits" if sample.get("pred_labels") is None else "pred_labels"
-    names = (predicted, "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")
-    values = [sample.get(name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        if value is None:
-            raise ValueError(f"{clip}: {name} is missing")
-    prediction, masks, labelled, exists = values
-    marked = prediction != 0 if predicted == "pred_labels" else marked_pixels(prediction)
-    if marked.shape != masks.shape:
-        raise ValueError(f"{clip}: {predicted}: expected {tuple(masks.shape)} (T, h, w), got {tuple(marked.shape)}")
+    """Count the marked pixels and frames of one clip."""
+    semantic = sample.get("pred_labels") is not None
+    prediction, masks, scored, exists = clip_fields(
+        sample, *(("pred_labels", ()) if semantic else ("pred_logits", (1,)))
+    )
+    # In float64 as the scores: float32 rounds a p just above 0.5 down.
+    marked = prediction != 0 if semantic else torch.sigmoid(prediction[:, 0].double()) > 0.5
     share = marked.flatten(1).double().mean(1).cpu()
-    exists = exists.cpu().bool()
-    silent = exists & labelled.cpu().bool() & ~(masks != 0).flatten(1).any(1).cpu()
+    silent = scored & ~(masks != 0).flatten(1).any(1).cpu()
     return Marks(
         frames=int(exists.sum()),
         pixels=math.fsum(share[exists].tolist()),
@@ -102,9 +96,3 @@ def marks(sample: Any) -> Marks:
         silent_pixels=math.fsum(share[silent].tolist()),
         silent_marked=int((share[silent] > 0).sum()),
     )
-
-
-def marked_pixels(logits: Tensor) -> Tensor:
-    """`(T, 1, h, w)` logits to `(T, h, w)` bool."""
-    # In float64 as the scores: float32 rounds a p just above 0.5 down.
-    return torch.sigmoid(logits[:, 0].double()) > 0.5

@@ -1,4 +1,4 @@
-"""The scores as an mmengine metric."""
+"""The scores as mmengine metrics."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,26 +21,26 @@ _NAMES = ("M_J", "M_F")
 class AVSMetric(BaseMetric):
     """M_J and M_F of binary masks under every convention of the public scripts, in one pass.
 
-    Gives, as floats: `M_J`, `M_F` (protocol frame), `avsbench/M_J`, `avsbench/M_F`, `avsbench/batch_size`, `clips`,
-    `frames` (those scored: existing and labelled) and `foreground` (mean share of a scored frame's pixels that is
-    predicted as foreground); with `conventions` also `conventions/{key}/M_J` and `/M_F` for each convention of
-    `avsmamba.evaluation.conventions`, and `convention/{name}/M_J` and `/M_F`, the one that is chosen. None depends on
-    the data loader's batch size or on the number of processes.
+    Results, as floats: `M_J`, `M_F` (protocol frame), `avsbench/M_J`, `avsbench/M_F`, `avsbench/batch_size`, `clips`,
+    `frames` (existing and labelled ones) and `foreground` (mean share of a scored frame's pixels predicted as
+    foreground); with `conventions` also `conventions/{key}/M_J` and `/M_F` for each convention of
+    `avsmamba.evaluation.conventions`, and `convention/{name}/M_J` and `/M_F` for the selected one. They depend neither
+    on the data loader's batch size nor on the number of processes.
 
     Args:
-        batch_size: clips in a batch of protocol avsbench. The default is that of AVSBench's `test.sh` of S4 and of MS3
-            (its `test.py` alone would take 1; AVSegFormer's configs take 2).
-        convention: whose paper's figure `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`,
-            `avsbigen`, `selm` or `frame`, see docs/scores.md. All conventions are computed, whichever it is.
-        conventions: whether to score under all conventions. Validation during training does not, unless its config
-            says so.
+        batch_size: clips in a batch of protocol avsbench. The default is that of AVSBench's `test.sh` for S4 and MS3
+            (the default of its `test.py` is 1; AVSegFormer's configs have 2).
+        convention: the paper whose score `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`,
+            `avsbigen`, `selm` or `frame`, see docs/scores.md. All conventions are computed in any case.
+        conventions: whether to score under all conventions. Validation during training does so only if its config sets
+            this.
 
     Raises:
         ValueError: if `batch_size` is not a positive integer, or the convention is unknown.
     """
 
     def __init__(self, batch_size: int = 4, convention: str = "avs_mamba", conventions: bool = True):
-        # 'gpu' gathers through the process group, on the CPU with gloo; 'cpu' leaves a folder .dist_test behind.
+        # 'gpu' gathers through the process group, also on the CPU with gloo; 'cpu' leaves a folder .dist_test.
         super().__init__(collect_device="gpu")
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
@@ -50,24 +50,24 @@ class AVSMetric(BaseMetric):
         self.conventions = conventions
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Append one item for each clip: the gathering cuts the items to the data set's length.
+        """Append one item per clip: gathering truncates the items to the length of the data set.
 
         Args:
             data_batch: not used.
             data_samples: `AVSDataSample`s, or dicts of their fields, with predictions.
 
         Raises:
-            ValueError: if a field is missing or its shape does not fit, or a logit is NaN; names clip and field.
+            ValueError: naming clip and field, if a field is missing or has another shape, or a logit is NaN.
         """
         for sample in data_samples:
-            logits, masks, scored, _ = _fields(sample, "pred_logits", (1,))
+            logits, masks, scored, _ = clip_fields(sample, "pred_logits", (1,))
             with _naming(sample):
                 frames = _at_frames(sample, "frame_logits", (len(masks), 1)) if self.conventions else None
                 frames = None if frames is None else frames[:, 0]
                 self.results.append(clip_counts(logits[:, 0], masks, scored, frames, self.sizes))
 
     def compute_metrics(self, results: list[dict[str, FrameCounts]]) -> dict[str, float]:
-        """All scores from the clips' items in data-set order.
+        """Compute all scores from the clips' items in the order of the data set.
 
         Raises:
             ValueError: if no frame is labelled.
@@ -94,21 +94,19 @@ class AVSMetric(BaseMetric):
 class AVSSMetric(BaseMetric):
     """M_J and M_F of semantic masks under every convention of `avsmamba.evaluation.semantic`, in one pass.
 
-    Gives, as floats: `M_J`, `M_F` (protocol frame: padded frames are left out), `avsbench/M_J`, `avsbench/M_F` (padded
-    frames count as the public scripts count them), the same with `no_background/` (without class 0) and `present/`
-    (over the classes that occur in the truth) under protocol frame, `clips`, `frames`, `foreground` (mean share of a
-    scored frame's pixels that is predicted as anything but background), and for each class `class/{name}/IoU`,
-    `class/{name}/F` and `class/{name}/frames` (those that hold it); with `conventions` also
-    `conventions/{key}/M_J` and `/M_F`, and `convention/{name}/M_J` and `/M_F`, the one that is chosen. None depends on
-    the data loader's batch size or on the number of processes.
-
-    The names are the data set's `classes`; there are as many classes as names.
+    Results, as floats: `M_J`, `M_F` (protocol frame, without padded frames), `avsbench/M_J`, `avsbench/M_F` (with
+    padded frames, as in the public scripts), the same with `no_background/` (without class 0) and `present/` (classes
+    that occur in the truth) under protocol frame, `clips`, `frames`, `foreground` (mean share of a scored frame not
+    predicted as background), and for each of the data set's `classes` `class/{name}/IoU`, `class/{name}/F` and
+    `class/{name}/frames` (those that contain it); with `conventions` also `conventions/{key}/M_J` and `/M_F`, and
+    `convention/{name}/M_J` and `/M_F` for the selected one. They depend neither on the data loader's batch size nor on
+    the number of processes.
 
     Args:
-        convention: whose paper's figure `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`
-            or `frame`, see docs/scores.md. All conventions are computed, whichever it is.
-        conventions: whether to score under all conventions, also at 224 x 224. Validation during training does not,
-            unless its config says so.
+        convention: the paper whose score `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`
+            or `frame`, see docs/scores.md. All conventions are computed in any case.
+        conventions: whether to score under all conventions, also at 224 x 224. Validation during training does so only
+            if its config sets this.
 
     Raises:
         ValueError: if the convention is unknown.
@@ -120,18 +118,18 @@ class AVSSMetric(BaseMetric):
         self.conventions = conventions
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Append one item for each clip.
+        """Append one item per clip.
 
         Args:
             data_batch: not used.
             data_samples: `AVSDataSample`s, or dicts of their fields, with `pred_labels`.
 
         Raises:
-            ValueError: if a field is missing, its shape does not fit, or an index is too great; names clip and field.
+            ValueError: naming clip and field, if a field is missing or has another shape, or an index is too great.
         """
         count = len(self.classes())
         for sample in data_samples:
-            labels, masks, scored, exists = _fields(sample, "pred_labels", ())
+            labels, masks, scored, exists = clip_fields(sample, "pred_labels", ())
             with _naming(sample):
                 found = {"own": semantic_clip_counts(labels, masks, count, scored, exists)}
                 if self.conventions and tuple(masks.shape[1:]) == (224, 224):
@@ -143,7 +141,7 @@ class AVSSMetric(BaseMetric):
                 self.results.append(found)
 
     def classes(self) -> Sequence[str]:
-        """The data set's classes.
+        """Return the data set's classes.
 
         Raises:
             ValueError: if it names fewer than two.
@@ -154,7 +152,7 @@ class AVSSMetric(BaseMetric):
         return names
 
     def compute_metrics(self, results: list[dict[str, ClassCounts]]) -> dict[str, float]:
-        """All scores from the clips' items.
+        """Compute all scores from the clips' items.
 
         Raises:
             ValueError: if no frame is labelled.
@@ -193,18 +191,18 @@ def _named(scores: Mapping[str, tuple[float, float]], convention: str, key: str)
 
 
 def _at_frames(sample: Any, name: str, leading: tuple[int, ...]) -> Tensor | None:
-    """The prediction at the size of the frames that the model saw, None where the sample does not have it."""
+    """Return the prediction at the size of the model's input frames, None if the sample has none."""
     value = sample.get(name)
     if value is not None and (value.ndim != len(leading) + 2 or tuple(value.shape[:-2]) != leading):
         raise ValueError(f"{name}: expected {leading} before height and width, got {tuple(value.shape)}")
     return value
 
 
-def _fields(sample: Any, prediction: str, channels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Prediction and truth of a clip, its frames that are scored and those that exist.
+def clip_fields(sample: Any, prediction: str, channels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return prediction and truth of a clip, and its scored and existing frames, `(T,)` bool on the CPU.
 
     Raises:
-        ValueError: naming clip and field.
+        ValueError: naming clip and field, if one is missing or has another shape.
     """
     clip = sample.get("clip", "a clip")
     names = (prediction, "gt_masks", "gt_temporal_mask_flag", "vid_temporal_mask_flag")

@@ -1,7 +1,7 @@
 """AVSBench's scores of binary masks, M_J (IoU) and M_F (F-measure), under two protocols.
 
-Source: the formulas of the public AVSBench scripts. Those work in float32; here pixels are counted as integers and
-every fraction is a float64, so a score depends neither on the device nor on how the clips were batched.
+Source: the formulas of the public AVSBench scripts. Those compute in float32; here pixels are counted as integers and
+fractions are float64, so scores depend neither on the device nor on the batches.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor
 
 BETA2 = 0.3
 NUM_THRESHOLDS = 255
-# In float64: float32 would round the last one to 1.
+# In float64: float32 rounds the last one to 1.
 THRESHOLDS = torch.from_numpy(np.linspace(0, 1 - 1e-10, NUM_THRESHOLDS))
 
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """Pixel counts of N frames, integers on the CPU: all that any score needs.
+    """Pixel counts of N frames, integers on the CPU, from which all scores are computed.
 
-    The true mask's pixels weigh 0 to `unit`, so `true`, `both` and `true_at` are in units of 1 / `unit` pixel.
+    Pixels of the true mask weigh 0 to `unit`, so `true`, `both` and `true_at` are in units of 1 / `unit` pixel.
 
     Attributes:
         pixels: number of pixels of a frame.
@@ -43,7 +43,7 @@ class FrameCounts:
     predicted_at: Tensor
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return len(self.true)
 
 
@@ -52,8 +52,8 @@ class FrameScores:
     """Scores of N frames, float64 on the CPU.
 
     Attributes:
-        iou: `(N,)`, of the foregrounds; of the backgrounds where the true mask is empty.
-        f_beta: `(N, 255)`, F-measure at each threshold; 0 where the true mask is empty.
+        iou: `(N,)`, of the foregrounds, or of the backgrounds if the true mask is empty.
+        f_beta: `(N, 255)`, F-measure at each threshold; 0 if the true mask is empty.
         sounding: `(N,)` bool, frames whose true mask is not empty.
         foreground: `(N,)`, share of the pixels predicted as foreground.
     """
@@ -66,7 +66,7 @@ class FrameScores:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Sums over the scored frames of one clip: all that both protocols need.
+    """Sums over the scored frames of one clip, from which both protocols are computed.
 
     Attributes:
         frames: number of scored frames.
@@ -84,18 +84,18 @@ class ClipScores:
 
 
 def threshold_counts(probabilities: Tensor, masks: Tensor, unit: int = 1) -> tuple[Tensor, Tensor]:
-    """Pixels at or above each threshold.
+    """Count the pixels at or above each threshold.
 
     Args:
         probabilities: `(N, h, w)` float64 in [0, 1].
         masks: `(N, h, w)` bool, or with a `unit` above 1 integers from 0 to `unit`.
-        unit: weight of a pixel that is wholly true.
+        unit: weight of a fully true pixel.
 
     Returns:
-        true positives in units of 1 / `unit` pixel and predicted positives, both `(N, 255)` int64 on the CPU.
+        True positives in units of 1 / `unit` pixel and predicted positives, both `(N, 255)` int64 on the CPU.
     """
     num_bins = NUM_THRESHOLDS + 1
-    # The bin of p is the number of thresholds <= p; with right=False a p equal to a threshold would fall below it.
+    # The bin of p is the number of thresholds <= p; right=False would put a p equal to a threshold below it.
     bins = torch.bucketize(probabilities, THRESHOLDS.to(probabilities.device), right=True)
     frame = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
 
@@ -112,12 +112,12 @@ def threshold_counts(probabilities: Tensor, masks: Tensor, unit: int = 1) -> tup
 
 
 def frame_counts(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameCounts:
-    """Count the pixels of frames; see `frame_scores` for what is made of the counts.
+    """Count the pixels of frames, for `frame_scores`.
 
     Args:
         logits: `(N, h, w)`.
         masks: `(N, h, w)`; 0 or False is background. With a `unit` above 1 integers from 0 to `unit`.
-        unit: weight of a pixel that is wholly true: 1, or 255 for a soft mask of 8 bits.
+        unit: weight of a fully true pixel: 1, or 255 for a soft mask of 8 bits.
 
     Raises:
         ValueError: if the shapes are unequal, a frame has no pixel or a logit is NaN.
@@ -145,14 +145,14 @@ def frame_counts(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameCounts:
 
 
 def f_measure(true_at: Tensor, predicted_at: Tensor, true: Tensor) -> Tensor:
-    """F-measure of float64 counts: both true and predicted, predicted, true; see `frame_scores`."""
+    """Return the F-measure of float64 counts: true positives, predicted, true; see `frame_scores`."""
     precision = true_at / (predicted_at + 1e-20)
     recall = true_at / (true + 1e-20)
     return ((1 + BETA2) * precision * recall / (BETA2 * precision + recall)).nan_to_num(0.0)
 
 
 def scores_of(counts: FrameCounts) -> FrameScores:
-    """Score frames one by one from their counts; see `frame_scores`."""
+    """Score each frame by its counts; see `frame_scores`."""
     true, both = counts.true.double() / counts.unit, counts.both.double() / counts.unit
     predicted, sounding = counts.predicted.double(), counts.true > 0
     intersection = torch.where(sounding, both, counts.pixels - predicted)
@@ -162,10 +162,10 @@ def scores_of(counts: FrameCounts) -> FrameScores:
 
 
 def frame_scores(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameScores:
-    """Score frames one by one.
+    """Score each frame.
 
-    IoU = |P and G| / (|P or G| + 1e-7) with P = (p > 0.5), p = sigmoid(logit). Where G is empty it is the backgrounds'
-    IoU, |not P and not G| / (number of pixels + 1e-7).
+    IoU = |P and G| / (|P or G| + 1e-7) with P = (p > 0.5), p = sigmoid(logit). If G is empty, it is the IoU of the
+    backgrounds, |not P and not G| / (number of pixels + 1e-7).
 
     F = (1 + b2) precision recall / (b2 precision + recall), b2 = 0.3, 0 for 0 / 0, with P = (p >= threshold),
     precision = |P and G| / (|P| + 1e-20), recall = |P and G| / (|G| + 1e-20), at 255 thresholds evenly spaced on
@@ -177,7 +177,7 @@ def frame_scores(logits: Tensor, masks: Tensor, unit: int = 1) -> FrameScores:
     Args:
         logits: `(N, h, w)`.
         masks: `(N, h, w)`, 0 or False is background; with a `unit` above 1 integers g * unit.
-        unit: weight of a pixel that is wholly true.
+        unit: weight of a fully true pixel.
 
     Raises:
         ValueError: as `frame_counts`.
@@ -191,7 +191,7 @@ def clip_scores(logits: Tensor, masks: Tensor, scored: Tensor) -> ClipScores:
     Args:
         logits: `(T, h, w)`.
         masks: `(T, h, w)`, 0 is background.
-        scored: `(T,)` bool, frames that count: those that exist and are labelled.
+        scored: `(T,)` bool, the existing and labelled frames.
 
     Raises:
         ValueError: as `frame_counts`, or if `scored` has another shape.
@@ -207,7 +207,7 @@ def clip_sums(frames: FrameScores, with_empty: bool = True) -> ClipScores:
 
     Args:
         frames: its scored frames.
-        with_empty: False leaves out the frames whose true mask is empty.
+        with_empty: False excludes the frames whose true mask is empty.
     """
     kept = slice(None) if with_empty else frames.sounding
     iou, f_beta = frames.iou[kept], frames.f_beta[kept]
@@ -221,10 +221,10 @@ def clip_sums(frames: FrameScores, with_empty: bool = True) -> ClipScores:
 
 
 def frame_protocol(clips: Sequence[ClipScores]) -> tuple[float, float]:
-    """M_J and M_F where every frame counts once.
+    """Return M_J and M_F with equal weights of all frames.
 
     M_J is the mean IoU of the scored frames. M_F is the mean F over the frames whose true mask is not empty, at the
-    one threshold where this mean is highest; 0 if every true mask is empty.
+    threshold that maximizes this mean; 0 if every true mask is empty.
 
     Raises:
         ValueError: if no frame is scored.
@@ -233,21 +233,19 @@ def frame_protocol(clips: Sequence[ClipScores]) -> tuple[float, float]:
     if not frames:
         raise ValueError("clips: no frame is labelled, nothing to score")
     iou = math.fsum(c.iou for c in clips) / frames
-    # One clip after the other, so that the order of the additions is that of the data set.
+    # Clip by clip, in the order of the data set: floating-point addition is not associative.
     f_beta = sum((c.f_beta for c in clips), torch.zeros_like(THRESHOLDS)) / max(1, sounding)
     return iou, float(f_beta.max())
 
 
 def avsbench_protocol(clips: Sequence[ClipScores], batch_size: int) -> tuple[float, float]:
-    """M_J and M_F as the public scripts give them for S4 and MS3.
+    """Return M_J and M_F as the public scripts compute them for S4 and MS3.
 
-    Both scores of `frame_protocol` are taken for each batch of `batch_size` consecutive clips, then the plain mean of
-    the batches: M_F has a threshold for each batch, a batch without sound has M_F 0, and a short last batch weighs as
-    much as a full one.
+    The scores of `frame_protocol` are averaged over batches of `batch_size` consecutive clips: M_F has one threshold
+    per batch, a batch without sound has M_F 0, and a short last batch weighs as much as a full one.
 
-    Frames that are unlabelled or padding do not count here either: S4 and MS3 have none in val and test, so the
-    scripts' figure is the same, and elsewhere there is no truth to score them by. A batch without a scored frame is
-    left out.
+    Unlabelled and padded frames are excluded (S4 and MS3 have none in val and test, so the scripts' scores are equal),
+    and so are batches without a scored frame.
 
     Raises:
         ValueError: if no frame is scored, or `batch_size` is below 1.

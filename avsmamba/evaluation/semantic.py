@@ -5,8 +5,8 @@ every pixel: IoU = TP / (TP + FP + FN), F = (1 + b2) precision recall / (b2 prec
 0 / 0. A class counts for a frame when its union (TP + FP + FN) is not empty. A class's score is the sum over frames by
 the number of frames for which it counts, 0 where there is none; M_J and M_F are the means over all classes.
 
-Nothing here is averaged by batches: the public scripts sum over the whole set too. `semantic_conventions` has the other
-ways to average; docs/scores.md says which paper uses which.
+Nothing is averaged by batches: the public scripts sum over the whole set too. `semantic_conventions` has the other
+averages; docs/scores.md lists the papers that use them.
 """
 
 import math
@@ -27,9 +27,9 @@ class ClassCounts:
     """Pixels by class of the N scored frames of one clip; arrays are `(N, C)` int32.
 
     Attributes:
-        both: predicted as the class and of it.
+        both: true positives.
         predicted: predicted as the class.
-        true: of the class.
+        true: of the class in the truth.
         padded: number of frames that do not exist.
     """
 
@@ -49,8 +49,8 @@ class SemanticClipScores:
         iou: sum over the frames.
         f_beta: sum over the frames.
         count: number of frames for which each class counts.
-        true: number of frames whose truth holds each class.
-        foreground: sum over the frames of the share of pixels that are predicted as another class than 0.
+        true: number of frames whose truth contains each class.
+        foreground: sum over the frames of the share of pixels predicted as any class but 0.
     """
 
     frames: int
@@ -64,28 +64,28 @@ class SemanticClipScores:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of each class over a set of clips, `(C,)` float64: `iou`, `f_beta`, and frames that hold it in `true`."""
+    """Scores of each class over a set of clips, `(C,)` float64: IoU, F and the number of frames that contain it."""
 
     iou: Array
     f_beta: Array
     true: Array
 
     def mean(self, which: Array | slice = slice(None)) -> tuple[float, float]:
-        """M_J and M_F over some classes, 0 over none; all by default."""
+        """Return M_J and M_F over some classes, by default all; 0 over none."""
         iou, f_beta = self.iou[which], self.f_beta[which]
         return (float(iou.mean()), float(f_beta.mean())) if len(iou) else (0.0, 0.0)
 
     def without_background(self) -> tuple[float, float]:
-        """M_J and M_F over all classes but class 0 (the public scripts leave out the last class instead)."""
+        """Return M_J and M_F over all classes but class 0 (the public scripts exclude the last class instead)."""
         return self.mean(slice(1, None))
 
     def present(self) -> tuple[float, float]:
-        """M_J and M_F over the classes that the truth of some frame holds."""
+        """Return M_J and M_F over the classes that occur in the truth."""
         return self.mean(self.true > 0)
 
 
 def pixel_counts(predicted: Tensor, masks: Tensor, num_classes: int) -> tuple[Array, Array, Array]:
-    """Pixels by frame and class, `(N, C)` int64 each: both predicted and true, predicted, true."""
+    """Count pixels by frame and class, `(N, C)` int64 each: true positives, predicted, true."""
     frame = torch.arange(len(masks), device=masks.device).view(-1, 1, 1) * num_classes
 
     def count(indices: Tensor, weights: Tensor | None = None) -> Array:
@@ -111,11 +111,11 @@ def semantic_clip_counts(
         labels: `(T, h, w)` predicted class indices.
         masks: `(T, h, w)` true class indices.
         num_classes: C, the background included.
-        scored: `(T,)` bool, frames that count: those that exist and are labelled.
+        scored: `(T,)` bool, the existing and labelled frames.
         exists: `(T,)` bool.
 
     Raises:
-        ValueError: if the shapes are unequal, a frame has no pixel, or an index is not below C.
+        ValueError: if the shapes are unequal, a frame has no pixel, or an index is C or greater.
     """
     if labels.ndim != 3 or labels.shape != masks.shape:
         raise ValueError(f"labels, masks: expected equal (T, h, w), got {tuple(labels.shape)}, {tuple(masks.shape)}")
@@ -132,7 +132,7 @@ def semantic_clip_counts(
 
 
 def class_fractions(both: Array, predicted: Array, true: Array) -> tuple[Array, Array, Array]:
-    """IoU, F and whether the class counts, from pixels by class; 0 for 0 / 0."""
+    """Return IoU, F and whether the class counts, from pixels by class; 0 for 0 / 0."""
     union = predicted.astype(np.int64) + true - both
     with np.errstate(divide="ignore", invalid="ignore"):
         iou = np.nan_to_num(both / union)
@@ -157,12 +157,12 @@ def clip_sums(counts: ClassCounts) -> SemanticClipScores:
 
 
 def semantic_scores(clips: Sequence[SemanticClipScores], padding: bool = False) -> ClassScores:
-    """Scores by class over a set of clips.
+    """Return the scores by class over a set of clips.
 
     Args:
         clips: the clips' sums.
-        padding: False is protocol `frame`: padded frames are left out. True is protocol `avsbench`: the public scripts
-            score them too, and since their logits are zeroed, each is a frame of background rightly seen as such.
+        padding: False is protocol `frame`, which excludes padded frames. True is protocol `avsbench`: the public
+            scripts score them too, with logits of zero, as frames of correctly predicted background.
 
     Raises:
         ValueError: if no frame is scored.
@@ -179,16 +179,16 @@ def semantic_scores(clips: Sequence[SemanticClipScores], padding: bool = False) 
 
 
 def semantic_conventions(clips: Sequence[Mapping[str, ClassCounts]]) -> dict[str, tuple[float, float]]:
-    """M_J and M_F by the convention's key: `{grouping}/{size}`, with `/no_background` behind it without class 0.
+    """Return M_J and M_F by key of the convention: `{grouping}/{size}`, plus `/no_background` without class 0.
 
     `frame` and `avsbench` are `semantic_scores` without and with padding. The others:
 
     - `frame_mean`: the mean over the classes that count in a frame, averaged over frames;
     - `video`: class scores as `frame`, but over one clip's frames, the mean over the classes that count there, averaged
       over clips;
-    - `pooled`: pixels summed over all frames before anything is divided, the mean over all classes.
+    - `pooled`: pixels summed over all frames before the division, the mean over all classes.
 
-    A frame or clip in which no class counts is left out, and a class that is never seen scores 0 in `pooled`.
+    A frame or clip in which no class counts is excluded, and a class that never occurs scores 0 in `pooled`.
     """
     found: dict[str, tuple[float, float]] = {}
     for size in clips[0]:
@@ -209,7 +209,7 @@ def semantic_conventions(clips: Sequence[Mapping[str, ClassCounts]]) -> dict[str
 
 
 def mean_of_means(tables: Sequence[tuple[Array, Array, Array]], which: slice) -> tuple[float, float]:
-    """M_J and M_F: the mean over the classes that count in each table `(IoU, F, counts)`, averaged over tables."""
+    """Return M_J and M_F: means over the classes that count in each table `(IoU, F, counts)`, averaged over tables."""
     means = [(iou[which][c[which]].mean(), f[which][c[which]].mean()) for iou, f, c in tables if c[which].any()]
     count = max(1, len(means))
     return math.fsum(j for j, _ in means) / count, math.fsum(f for _, f in means) / count

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from avsmamba.datasets.files import SHORTEST, fit_patches
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
+from avsmamba.datasets.readers import SHORTEST, fit_patches
 from avsmamba.inference.frame import SILENCE_DB, FramePrediction, Progress, check_threshold
 from avsmamba.inference.prediction import Prediction
 from avsmamba.inference.sources import ForwardAudioReader, name_of, open_source

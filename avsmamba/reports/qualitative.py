@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.datasets.files import read_class_indices, read_mask
+from avsmamba.datasets.readers import read_class_indices, read_mask
 from avsmamba.evaluation import frame_scores, semantic_clip_scores
 from avsmamba.reports.clips import arrays, build_test_set, chosen
 from avsmamba.structures import AVSDataSample

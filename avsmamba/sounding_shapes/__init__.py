@@ -1,1 +1,1 @@
-"""SoundingShapes: generated clips in AVSBench's layout, in which drawn shapes sound."""
+"""SoundingShapes: generated clips of moving, sounding shapes in AVSBench's layout."""

@@ -1,15 +1,13 @@
-"""SoundingShapes, a data set of generated clips in AVSBench's layout: textured shapes move, and some of them sound.
+"""SoundingShapes: a generated data set of moving, sounding shapes in AVSBench's layout.
 
-Six kinds of shape, each with a timbre (fundamental, harmonics, envelope) and a range of hues of its own; textures and
-shades are drawn at random, and with `colours="any"` the hues too, so that only the outline tells a kind. Every clip
-shows two or three shapes of different kinds, one of which at least stays silent throughout. Clips come in pairs with
-the same pictures and other sounds: what sounds in one of them is not what sounds in the other, so that sight alone
-cannot tell.
+Each of six kinds of shape has a timbre (fundamental, harmonics, envelope) and a range of hues; textures are random, and
+with `colours="any"` hues too, so that only the outline identifies a kind. Every clip shows two or three shapes of
+different kinds, at least one of which is silent. Clips come in pairs with the same pictures and different sources, so
+that the source cannot be inferred from the pictures.
 
-`s4`: one shape sounds all the time, and training clips have the first mask only. `ms3`: one or two shapes sound, on
-and off from second to second, with seconds in which nothing does. `avss`: a class is a kind of shape with one of the
-two timbres that it may have (`avsmamba.sounding_shapes.sounds`); a third of the pairs each are like s4 (v1s), like ms3
-(v1m), and like ms3 of ten seconds (v2).
+`s4`: one shape sounds all the time, and training clips have only the first mask. `ms3`: one or two shapes sound, on and
+off, with silent seconds. `avss`: a class is a kind with one of its two timbres (`avsmamba.sounding_shapes.sounds`); a
+third of the pairs each are like s4 (v1s), like ms3 (v1m), and like ms3 of ten seconds (v2).
 """
 
 import csv
@@ -19,8 +17,6 @@ import multiprocessing
 import pickle
 import shutil
 import tempfile
-import wave
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,12 +24,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import soundfile
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from avsmamba.choices import COLOURS, DIFFICULTIES, SUBSETS
-from avsmamba.datasets.files import SPLITS
+from avsmamba.datasets.clip_table import SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE, log_mel_patches
 from avsmamba.datasets.palette import to_colours
 from avsmamba.sounding_shapes.hard import hard_mix, hard_scene
@@ -41,7 +37,7 @@ from avsmamba.sounding_shapes.pictures import draw_clip, random_scene
 from avsmamba.sounding_shapes.sounds import (
     CLASSES,
     KINDS,
-    Clip,
+    ClipSpec,
     class_name,
     mix_sounds,
     plan_sounds,
@@ -69,35 +65,33 @@ def make_sounding_shapes(
     progress: bool = False,
     difficulty: str = "plain",
 ) -> Path:
-    """Write `out/Single-source` (s4), `out/Multi-sources` (ms3) or `out/AVSS`. The same arguments give the same bytes.
+    """Write `out/Single-source` (s4), `out/Multi-sources` (ms3) or `out/AVSS`; equal arguments write equal bytes.
 
     Args:
-        out: folder, as `--data-root` of the other tools takes it.
+        out: folder, `--data-root` of the other commands.
         subset: 's4', 'ms3' or 'avss'.
         splits: number of clips of 'train', 'val' and 'test'.
         size: height and width of the frames, pixels.
-        seed: of everything that is drawn.
-        colours: 'kind' (each kind of shape has its range of hues) or 'any' (only the outline tells a kind).
+        seed: of all random numbers.
+        colours: 'kind' (each kind of shape has its range of hues) or 'any' (only the outline identifies a kind).
         workers: processes.
         progress: show a progress bar.
-        difficulty: 'plain' or 'hard' (`avsmamba.sounding_shapes.hard` says what is harder).
+        difficulty: 'plain' or 'hard' (see `avsmamba.sounding_shapes.hard`).
 
     Returns:
-        The folder that was written; it appears when it is complete.
+        The folder, which appears only when it is complete.
 
     Raises:
         UserError: if an argument is out of range or the folder exists already.
     """
-    if subset not in SUBSETS:
-        raise UserError(f"subset: expected one of {', '.join(SUBSETS)}, got {subset!r}")
-    if colours not in COLOURS:
-        raise UserError(f"colours: expected one of {', '.join(COLOURS)}, got {colours!r}")
-    if difficulty not in DIFFICULTIES:
-        raise UserError(f"difficulty: expected one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+    choices = (("subset", subset, SUBSETS), ("colours", colours, COLOURS), ("difficulty", difficulty, DIFFICULTIES))
+    for argument, value, known in choices:
+        if value not in known:
+            raise UserError(f"{argument}: expected one of {', '.join(known)}, got {value!r}")
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
     if seed < 0:
-        raise UserError(f"seed: expected a number that is not negative, got {seed}")
+        raise UserError(f"seed: expected a non-negative number, got {seed}")
     unknown = [s for s in splits if s not in SPLITS]
     if unknown or any(n < 0 for n in splits.values()) or not any(splits.values()):
         raise UserError(f"splits: expected numbers of clips of {', '.join(SPLITS)}, got {dict(splits)}")
@@ -105,14 +99,14 @@ def make_sounding_shapes(
     if target.exists():
         raise UserError(f"{target}: exists already; remove it first, or choose another folder")
     clips = [
-        Clip(subset, split, i // 2, i % 2, size, seed, colours, difficulty)
+        ClipSpec(subset, split, i // 2, i % 2, size, seed, colours, difficulty)
         for split in SPLITS
         for i in range(splits.get(split, 0))
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        rows = list(tqdm(_written(clips, folder, workers), total=len(clips), disable=not progress, unit="clip"))
+        rows = list(tqdm(_write_clips(clips, folder, workers), total=len(clips), disable=not progress, unit="clip"))
         table, heads = TABLES[subset]
         with open(folder / table, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -130,7 +124,7 @@ def make_sounding_shapes(
 
 
 def divide(clips: int) -> dict[str, int]:
-    """70 % training, 10 % validation, 20 % test, at least one clip each.
+    """Split a number of clips: 70 % training, 10 % validation, 20 % test, at least one each.
 
     Raises:
         UserError: for fewer than three clips.
@@ -142,10 +136,10 @@ def divide(clips: int) -> dict[str, int]:
 
 
 def parse_splits(text: str) -> dict[str, int]:
-    """`train=100,val=10,test=20` as numbers.
+    """Parse `train=100,val=10,test=20`.
 
     Raises:
-        UserError: if it is not of that form.
+        UserError: if the text is not of that form.
     """
     try:
         pairs = [part.split("=") for part in text.split(",")]
@@ -153,11 +147,11 @@ def parse_splits(text: str) -> dict[str, int]:
     except ValueError:
         raise UserError(f"splits: expected train=N,val=N,test=N, got {text!r}") from None
     if len(splits) != len(pairs):
-        raise UserError(f"splits: a split is given twice: {text!r}")
+        raise UserError(f"splits: a split is named twice: {text!r}")
     return splits
 
 
-def _written(clips: Sequence[Clip], folder: Path, workers: int) -> Iterator[list[Any]]:
+def _write_clips(clips: Sequence[ClipSpec], folder: Path, workers: int) -> Iterator[list[Any]]:
     if workers <= 1:
         yield from (write_clip(clip, folder) for clip in clips)
         return
@@ -166,8 +160,8 @@ def _written(clips: Sequence[Clip], folder: Path, workers: int) -> Iterator[list
         yield from pool.map(write_clip, clips, [folder] * len(clips), chunksize=8)
 
 
-def write_clip(clip: Clip, folder: Path) -> list[Any]:
-    """Write one clip's files below `folder`; return its row of the csv."""
+def write_clip(clip: ClipSpec, folder: Path) -> list[Any]:
+    """Write one clip's files below `folder` and return its row of the table."""
     make_scene = hard_scene if clip.difficulty == "hard" else random_scene
     scene = make_scene(clip.rng(), KINDS, clip.num_frames, clip.colours, apart=clip.subset == "avss")
     frames, visible = draw_clip(scene, clip.size)
@@ -178,7 +172,7 @@ def write_clip(clip: Clip, folder: Path) -> list[Any]:
     if clip.difficulty == "hard":
         waveform, off_screen = hard_mix(clip, kinds, voices, activity)
     else:
-        waveform = mix_sounds(clip, voices, activity)
+        waveform = mix_sounds(clip.rng(3, clip.variant), voices, activity)
     seen = visible & activity[:, :, None, None]
     heard = [i for i, on in enumerate(activity) if on.any()]
     names = [kinds[i] for i in heard] + off_screen
@@ -191,17 +185,17 @@ def write_clip(clip: Clip, folder: Path) -> list[Any]:
     return _write_binary(clip, folder / f"{clip.subset}_data", name, frames, seen.any(axis=0), waveform, kinds, names)
 
 
-def _write_semantic(clip: Clip, folder: Path, frames: np.ndarray, labels: np.ndarray, waveform: np.ndarray) -> None:
+def _write_semantic(clip: ClipSpec, folder: Path, frames: np.ndarray, labels: np.ndarray, waveform: np.ndarray) -> None:
     for t, frame in enumerate(frames):
         _write_picture(folder / "frames" / f"{t}.jpg", frame[:, :, ::-1])
         if t == 0 or (clip.part, clip.split) != ("v1s", "train"):
             _write_picture(folder / "labels_semantic" / f"{t}.png", labels[t])
             _write_picture(folder / "labels_rgb" / f"{t}.png", to_colours(labels[t])[:, :, ::-1])
-    _write_wav(folder / "audio.wav", waveform)
+    soundfile.write(folder / "audio.wav", waveform, SAMPLE_RATE)
 
 
 def _write_binary(
-    clip: Clip,
+    clip: ClipSpec,
     data: Path,
     name: str,
     frames: np.ndarray,
@@ -221,49 +215,29 @@ def _write_binary(
         _write_picture(frame_folder / f"{stem}{t + 1}.png", frames[t, :, :, ::-1])
         if t < labelled:
             _write_picture(data / "gt_masks" / inner / name / f"{name}_{t + 1}.png", masks[t].astype(np.uint8) * 255)
-    _write_wav(_made(data / "audio_wav" / inner / f"{name}.wav"), waveform)
+    soundfile.write(_with_parent(data / "audio_wav" / inner / f"{name}.wav"), waveform, SAMPLE_RATE)
     patches = log_mel_patches(waveform / 32768.0, SAMPLE_RATE)
-    _made(data / "audio_log_mel" / inner / f"{name}.pkl").write_bytes(pickled_tensor(patches))
+    with open(_with_parent(data / "audio_log_mel" / inner / f"{name}.pkl"), "wb") as file:
+        _TensorPickler(file, protocol=4).dump(patches)
     return [*row, "+".join(kinds)]
 
 
-class _Storage:
-    def __init__(self, tensor: Tensor):
-        file = io.BytesIO()
-        torch.save(tensor._typed_storage(), file)
-        self.content = file.getvalue()
+class _TensorPickler(pickle.Pickler):
+    """Pickler of tensors without the memory addresses that torch writes by default."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return torch.storage._load_from_bytes, (self.content,)
-
-
-class _PlainTensor:
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor.contiguous()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        t = self.tensor
-        return torch._utils._rebuild_tensor_v2, (_Storage(t), 0, tuple(t.shape), t.stride(), False, OrderedDict())
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.storage.TypedStorage):
+            return NotImplemented
+        content = io.BytesIO()
+        torch.save(value, content)
+        return torch.storage._load_from_bytes, (content.getvalue(),)
 
 
-def pickled_tensor(tensor: Tensor) -> bytes:
-    """What `pickle.dumps(tensor)` gives, but for the address in memory that torch writes into it."""
-    return pickle.dumps(_PlainTensor(tensor), protocol=4)
-
-
-def _made(path: Path) -> Path:
+def _with_parent(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    if not cv2.imwrite(str(_made(path)), picture):  # PNG, or JPEG of OpenCV's quality 95
+    if not cv2.imwrite(str(_with_parent(path)), picture):  # PNG, or JPEG at OpenCV's default quality 95
         raise UserError(f"{path}: cannot be written")
-
-
-def _write_wav(path: Path, samples: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.astype("<i2").tobytes())

@@ -1,11 +1,11 @@
-"""SoundingShapes at difficulty 'hard': what makes its pictures and sounds harder than the plain ones.
+"""SoundingShapes at difficulty 'hard'.
 
-Pictures: two to four shapes of a wider range of sizes, which move and turn faster and partly cover each other; dim and
-pale textures; a ground that is cluttered and slides; silent things of other outlines; light that falls unevenly and
-changes, a soft lens and a grainy sensor. One shape in four has a hue that is not of its kind.
+Pictures: two to four shapes of a wider range of sizes, which move and rotate faster and partly cover each other; dim
+and pale textures; a cluttered, moving ground; silent shapes of other outlines; uneven, changing light; blur and noise.
+One shape in four has a hue of another kind.
 
-Sounds: pitch, pace, harmonics and loudness vary more; echoes; noise of several colours beneath; the whole clip may be
-soft or loud; and in one MS3 clip of five something sounds that is not in the picture, which no mask shows.
+Sounds: more variation of pitch, rate, harmonics and loudness; echoes; coloured noise. In one MS3 clip of five a kind
+sounds that is off screen and in no mask.
 """
 
 from collections.abc import Sequence
@@ -22,45 +22,51 @@ from avsmamba.sounding_shapes.pictures import (
     Scene,
     Shape,
     choose_kinds,
-    hues_of,
+    hue_range,
     random_path,
     random_texture,
+    separate_paths,
 )
-from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, Clip, gate, synthesize, walk
+from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, ClipSpec, gate, random_activity, synthesize
 
 RADII = (0.1, 0.26)
-ROOM = 0.6  # for the sum of the radii: beyond it shapes would hide each other
-SPEEDS = (0.03, 0.3)  # shares of the frame's size a second
-TURN = 1.5  # radians a second at most
-FAR_FROM_ITS_HUE = 0.25
-OFF_SCREEN = 0.2
+ROOM = 0.6  # greatest sum of the radii, so that shapes do not hide each other
+SPEEDS = (0.03, 0.3)  # range of speeds, frame sizes per second
+TURN = 1.5  # greatest rotation, radians per second
+OTHER_HUE = 0.25  # probability of a hue of another kind
+OFF_SCREEN = 0.2  # probability of a sound from off screen
 
 
 def hard_scene(
     rng: np.random.Generator, kinds: Sequence[str], num_frames: int, colours: str = "kind", apart: bool = False
 ) -> Scene:
-    """As `random_scene`, harder. With `apart` there are three shapes at most."""
+    """Draw a hard scene; arguments as `random_scene`. With `apart` there are at most three shapes."""
     chosen = choose_kinds(rng, len(kinds), int(rng.integers(2, 4 if apart else 5)), apart)
     radii = rng.uniform(*RADII, size=len(chosen))
     radii *= min(1.0, ROOM / radii.sum())
-    paths = _overlapping_paths(rng, radii, num_frames)
+    # Shapes may cover each other in part, but not wholly if there is room.
+    sums = radii[:, None] + radii
+    distances = np.maximum(0.6 * sums, np.maximum(radii[:, None], radii))
+    paths = separate_paths(rng, radii, np.arange(num_frames), distances, 1.0, SPEEDS)
     shapes = []
     for kind, radius, path in zip(chosen, radii, paths, strict=True):
-        own = colours == "kind" and rng.random() >= FAR_FROM_ITS_HUE
-        hues = hues_of(kind, len(kinds)) if own else ANY_HUE
+        own = colours == "kind" and rng.random() >= OTHER_HUE
+        hues = hue_range(kind, len(kinds)) if own else ANY_HUE
         texture = _dim_texture(rng, TILE, (0.4, 1.0), (0.3, 1.0), hues)
         shapes.append(Shape(kinds[kind], float(radius), path, _angles(rng, num_frames), texture))
     clutter = tuple(_clutter(rng, num_frames) for _ in range(rng.integers(0, 5)))
     return Scene(_cluttered_ground(rng), tuple(shapes), clutter, _camera(rng, num_frames))
 
 
-def hard_mix(clip: Clip, kinds: Sequence[str], voices: Sequence[str], activity: np.ndarray) -> tuple[np.ndarray, list]:
-    """The clip's waveform, `(T * 16000,)` int16 at 16 kHz, and the kinds that sound and are not in the picture.
+def hard_mix(
+    clip: ClipSpec, kinds: Sequence[str], voices: Sequence[str], activity: np.ndarray
+) -> tuple[np.ndarray, list]:
+    """Return the clip's waveform, `(T * 16000,)` int16 at 16 kHz, and the kinds that sound off screen.
 
     Args:
-        clip: of which the random numbers are.
-        kinds: of the shapes in the picture.
-        voices: the key in TIMBRES with which each of them sounds.
+        clip: source of the random numbers.
+        kinds: of the visible shapes.
+        voices: key of each shape's timbre in TIMBRES.
         activity: `(count, T)` bool.
     """
     rng = clip.rng(3, clip.variant)
@@ -68,35 +74,17 @@ def hard_mix(clip: Clip, kinds: Sequence[str], voices: Sequence[str], activity: 
     absent = [kind for kind in KINDS if kind not in kinds]
     if clip.subset == "ms3" and rng.random() < OFF_SCREEN:
         off_screen.append(absent[rng.integers(len(absent))])
-        on = walk(rng, clip.num_frames)
+        on = random_activity(rng, clip.num_frames)
         on[rng.integers(clip.num_frames)] = True
         rows.append((off_screen[0], on))
     mixed = np.zeros(clip.num_frames * SAMPLE_RATE)
     for voice, on in rows:
         sound = synthesize(TIMBRES[voice], rng, clip.num_frames, vary=True)
         mixed += sound * 10 ** rng.uniform(-0.6, 0.1) * gate(on)
-    mixed = _echoing(mixed, rng)
+    mixed = _add_echo(mixed, rng)
     mixed += _coloured_noise(len(mixed), rng) * 10 ** rng.uniform(-4.0, -1.2)
     mixed *= 10 ** rng.uniform(-0.5, 0.2)
     return np.round(np.clip(0.25 * mixed, -1.0, 1.0) * 32767).astype(np.int16), off_screen
-
-
-def _overlapping_paths(rng: np.random.Generator, radii: np.ndarray, num_frames: int) -> np.ndarray:
-    """`(S, T, 2)` such that shapes may cover each other in part, where there is room not in whole."""
-    best, most = np.zeros((len(radii), num_frames, 2)), -np.inf
-    for _ in range(40):
-        paths = np.stack([random_path(rng, r, np.arange(num_frames), SPEEDS) for r in radii])
-        gaps = [
-            np.linalg.norm(paths[i] - paths[j], axis=-1).min()
-            / max(0.6 * (radii[i] + radii[j]), max(radii[i], radii[j]))
-            for i in range(len(radii))
-            for j in range(i)
-        ]
-        if min(gaps) > most:
-            best, most = paths, min(gaps)
-        if most > 1:
-            break
-    return best
 
 
 def _angles(rng: np.random.Generator, num_frames: int) -> np.ndarray:
@@ -110,14 +98,14 @@ def _dim_texture(
     lightness: tuple[float, float],
     hues: tuple[float, float],
 ) -> np.ndarray:
-    """Two values of brightness that lie anywhere in `lightness`, near to each other or far apart."""
+    """Draw a texture whose two values of brightness are anywhere in `lightness`, similar or different."""
     light = rng.uniform(*lightness)
     dark = light * rng.uniform(0.25, 0.95)
     return random_texture(rng, size, saturation, rng.uniform(2, 16), hues, ((dark, light), (dark, light)))
 
 
 def _clutter(rng: np.random.Generator, num_frames: int) -> Shape:
-    """A silent thing of an outline that no kind has; it stands still as often as it moves."""
+    """Draw a silent shape of an outline of no kind; half of them do not move."""
     names = list(CLUTTER_OUTLINES)
     radius, still = float(rng.uniform(0.06, 0.2)), rng.random() < 0.5
     path = random_path(rng, radius, np.arange(num_frames), (0.0, 0.0) if still else SPEEDS)
@@ -127,7 +115,7 @@ def _clutter(rng: np.random.Generator, num_frames: int) -> Shape:
 
 
 def _cluttered_ground(rng: np.random.Generator) -> np.ndarray:
-    """A texture with blots, blocks and strokes of any colour upon it: `(256, 256, 3)` uint8 RGB."""
+    """Draw a texture under ellipses, rectangles and lines of any colour, `(256, 256, 3)` uint8 RGB."""
     size = 4 * TILE
     ground = _dim_texture(rng, size, (0.0, 0.7), (0.15, 1.0), ANY_HUE)
     for _ in range(rng.integers(0, 16)):
@@ -161,8 +149,8 @@ def _camera(rng: np.random.Generator, num_frames: int) -> Camera:
     )
 
 
-def _echoing(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The sound in a room: noise that fades, by 60 dB in 0.1 to 0.4 s, as the room's answer."""
+def _add_echo(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Convolve with a room impulse response: noise that decays by 60 dB in 0.1 to 0.4 s."""
     fade = rng.uniform(0.1, 0.4)
     wet = rng.uniform(0.0, 0.5)
     time = np.arange(int(fade * SAMPLE_RATE)) / SAMPLE_RATE
@@ -174,7 +162,7 @@ def _echoing(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """White noise to brown noise, RMS 1."""
+    """Draw noise between white and brown, RMS 1."""
     frequencies = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 20.0)
     noise = np.fft.irfft(np.fft.rfft(rng.normal(size=length)) / frequencies ** rng.uniform(0, 1), length)
     return noise / np.sqrt((noise**2).mean())

@@ -1,4 +1,4 @@
-"""The pictures of SoundingShapes: textured shapes move over a textured ground; and which pixels show which shape."""
+"""Frames of SoundingShapes, textured shapes that move over a textured ground, and the visible pixels of each shape."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,22 +6,23 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-FINE = 4  # shapes are drawn this many times larger, then averaged: smooth edges
-SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
+FINE = 4  # supersampling factor of the shapes, for smooth edges
+SUBPIXEL_BITS = 4  # of cv2's fixed-point corners
 TILE = 64  # pixels of a texture
 ANY_HUE = (0.0, 360.0)
-GROUND_SPAN = 1.5  # times the frame's size: how much ground there is for a camera to slide over
-VALUES = ((0.3, 0.6), (0.75, 1.0))  # of a texture's dark colour and of its light one
-APART = 0.85  # two centres keep this share of the sum of their radii between them, where there is room
+GROUND_SPAN = 1.5  # size of the ground, over which a camera pans, in frame sizes
+VALUES = ((0.3, 0.6), (0.75, 1.0))  # ranges of brightness of a texture's dark and light colour
+APART = 0.85  # intended least distance of two centres, in sums of their radii
+SLOW = (0.03, 0.12)  # range of speeds, frame sizes per second
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a scene; lengths are shares of the frame's size.
+    """One shape of a scene; lengths are in frame sizes.
 
     Attributes:
         kind: name of the outline.
-        radius: of the circle around the outline's unit.
+        radius: of the outline's unit circle.
         path: `(T, 2)` centres (x, y).
         angles: `(T,)` radians.
         texture: `(64, 64, 3)` uint8 RGB.
@@ -36,16 +37,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class Camera:
-    """What a camera makes of a scene.
+    """Camera effects.
 
     Attributes:
-        pan: `(T, 2)` how far the ground has slid (x, y), shares of the frame's size.
+        pan: `(T, 2)` offsets of the ground (x, y), in frame sizes.
         light: `(T,)` factors of brightness.
         tint: `(3,)` factors of red, green and blue.
-        slope: by how much the light grows from the left to the right and from the top to the bottom.
-        blur: standard deviation of the lens's softness, a share of the frame's size.
-        noise: standard deviation of the grain, of 255.
-        seed: of the grain.
+        slope: `(2,)` increase of the light from left to right and from top to bottom.
+        blur: standard deviation of the Gaussian blur, in frame sizes.
+        noise: standard deviation of the noise, grey levels of 255.
+        seed: of the noise.
     """
 
     pan: np.ndarray
@@ -59,7 +60,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """A ground, `(n, n, 3)` uint8 RGB of any n, and the shapes upon it, the last one on top; below them the clutter."""
+    """A ground, `(n, n, 3)` uint8 RGB of any n, under the clutter, under the shapes; the last shape is on top."""
 
     ground: np.ndarray
     shapes: tuple[Shape, ...]
@@ -75,44 +76,36 @@ def random_scene(
     apart: bool = False,
     frame_rate: float = 1.0,
 ) -> Scene:
-    """Two or three shapes of different kinds that move on straight lines, turn, and bounce off the frame's border.
+    """Draw a scene of two or three shapes of different kinds that move straight, rotate and bounce off the border.
 
-    There are `frame_rate` frames a second.
-
-    With `colours` 'kind' each kind keeps to a sixth of the colour circle (for six kinds), with 'any' to none. With
-    `apart` no two kinds of a scene are neighbours in `kinds` as a ring, which must then hold six or more.
+    Args:
+        rng: source of all random numbers.
+        kinds: names of the outlines to choose from.
+        num_frames: T.
+        colours: 'kind' (each kind has its share of the colour circle) or 'any'.
+        apart: whether no two chosen kinds are neighbours in `kinds`, taken as a ring of six or more.
+        frame_rate: frames per second.
     """
     count = int(rng.integers(2, 4))
     chosen = choose_kinds(rng, len(kinds), count, apart)
     radii = rng.uniform(0.15, 0.23, size=count)
     times = np.arange(num_frames) / frame_rate
-    best, most = np.zeros((count, num_frames, 2)), -np.inf
-    for _ in range(40):
-        paths = np.stack([random_path(rng, r, times) for r in radii])
-        gaps = [
-            np.linalg.norm(paths[i] - paths[j], axis=-1).min() / (radii[i] + radii[j])
-            for i in range(count)
-            for j in range(i)
-        ]
-        if min(gaps) > most:
-            best, most = paths, min(gaps)
-        if most > APART:
-            break
+    paths = separate_paths(rng, radii, times, radii[:, None] + radii, APART)
     shapes = tuple(
         Shape(
             kinds[kind],
             float(radius),
             path,
             rng.uniform(0, 2 * np.pi) + rng.uniform(-0.5, 0.5) * times,
-            random_texture(rng, TILE, (0.55, 1.0), 10, hues_of(kind, len(kinds)) if colours == "kind" else ANY_HUE),
+            random_texture(rng, TILE, (0.55, 1.0), 10, hue_range(kind, len(kinds)) if colours == "kind" else ANY_HUE),
         )
-        for kind, radius, path in zip(chosen, radii, best, strict=True)
+        for kind, radius, path in zip(chosen, radii, paths, strict=True)
     )
     return Scene(random_texture(rng, 4 * TILE, (0.0, 0.4), 6, ANY_HUE), shapes)
 
 
 def choose_kinds(rng: np.random.Generator, kinds: int, count: int, apart: bool) -> np.ndarray:
-    """`count` different numbers below `kinds`; with `apart` no two are neighbours in a ring."""
+    """Draw `count` different numbers below `kinds`; with `apart` no two are neighbours in a ring."""
     chosen = rng.permutation(kinds)[:count]
     while apart and any((i - j) % kinds == 1 for i in chosen for j in chosen):
         chosen = rng.permutation(kinds)[:count]
@@ -120,14 +113,14 @@ def choose_kinds(rng: np.random.Generator, kinds: int, count: int, apart: bool) 
 
 
 def draw_clip(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw all frames.
+    """Render all frames.
 
     Args:
-        scene: what to draw.
+        scene: to render.
         size: height and width, pixels.
 
     Returns:
-        `(T, size, size, 3)` uint8 RGB frames and `(S, T, size, size)` bool: where each of the S shapes is seen.
+        `(T, size, size, 3)` uint8 RGB frames and `(S, T, size, size)` bool visible pixels of the S shapes.
     """
     num_frames = len(scene.shapes[0].path)
     frames = np.empty((num_frames, size, size, 3), dtype=np.uint8)
@@ -138,32 +131,32 @@ def draw_clip(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_frames(scene: Scene, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What `draw_clip` draws, one frame after another: `(size, size, 3)` uint8 and `(S, size, size)` bool."""
+    """Yield the frames of `draw_clip` one by one: `(size, size, 3)` uint8 and `(S, size, size)` bool."""
     across = size if scene.camera is None else round(size * GROUND_SPAN)
     ground = cv2.resize(scene.ground, (across, across), interpolation=cv2.INTER_AREA).astype(np.float32)
     for t in range(len(scene.shapes[0].path)):
-        picture = ground.copy() if scene.camera is None else _slid(ground, scene.camera.pan[t], size)
+        picture = ground.copy() if scene.camera is None else _pan(ground, scene.camera.pan[t], size)
         visible = np.zeros((len(scene.shapes), size, size), dtype=bool)
         for shape in scene.clutter:
-            picture += coverage(shape, t, size)[..., None] * (_placed_texture(shape, t, size) - picture)
+            picture += coverage(shape, t, size)[..., None] * (_warp_texture(shape, t, size) - picture)
         for s, shape in enumerate(scene.shapes):
             cover = coverage(shape, t, size)
-            picture += cover[..., None] * (_placed_texture(shape, t, size) - picture)
+            picture += cover[..., None] * (_warp_texture(shape, t, size) - picture)
             visible[:s] &= cover <= 0.5
             visible[s] = cover > 0.5
         if scene.camera is not None:
-            picture = _filmed(picture, scene.camera, t)
+            picture = _apply_camera(picture, scene.camera, t)
         yield np.round(picture).astype(np.uint8), visible
 
 
-def _slid(ground: np.ndarray, pan: np.ndarray, size: int) -> np.ndarray:
+def _pan(ground: np.ndarray, pan: np.ndarray, size: int) -> np.ndarray:
     shift = np.array([[1.0, 0.0, pan[0] * size], [0.0, 1.0, pan[1] * size]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(ground, shift, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _filmed(picture: np.ndarray, camera: Camera, t: int) -> np.ndarray:
-    """`(size, size, 3)` float32 in [0, 255]."""
+def _apply_camera(picture: np.ndarray, camera: Camera, t: int) -> np.ndarray:
+    """Add blur, light and noise to a `(size, size, 3)` picture in [0, 255]."""
     size = len(picture)
     if camera.blur * size > 0.1:
         picture = cv2.GaussianBlur(picture, (0, 0), camera.blur * size)
@@ -174,11 +167,11 @@ def _filmed(picture: np.ndarray, camera: Camera, t: int) -> np.ndarray:
 
 
 def coverage(shape: Shape, t: int, size: int) -> np.ndarray:
-    """How much of each pixel a shape covers in frame t: `(size, size)` float32 in [0, 1]."""
+    """Return the share of each pixel that a shape covers in frame t, `(size, size)` float32 in [0, 1]."""
     cos, sin = np.cos(shape.angles[t]), np.sin(shape.angles[t])
     turn = np.array([[cos, -sin], [sin, cos]])
     fine = np.zeros((size * FINE, size * FINE), dtype=np.uint8)
-    # cv2 counts from the middle of the first pixel.
+    # cv2's origin is the centre of the first pixel.
     corners = [
         ((o @ turn.T * shape.radius + shape.path[t]) * size * FINE - 0.5) * 2**SUBPIXEL_BITS
         for o in (OUTLINES | CLUTTER_OUTLINES)[shape.kind]
@@ -195,10 +188,15 @@ def random_texture(
     hues: tuple[float, float],
     values: tuple[tuple[float, float], tuple[float, float]] = VALUES,
 ) -> np.ndarray:
-    """Two colours, one dark and one light, in stripes, checks, dots or clouds, with grain: `(size, size, 3)` uint8 RGB.
+    """Draw stripes, checks, dots or clouds of a dark and a light colour, with noise: `(size, size, 3)` uint8 RGB.
 
-    `hues` are the least and the greatest, in degrees on the colour circle; `values` those of the dark colour's
-    brightness and of the light one's, up to 1.
+    Args:
+        rng: source of all random numbers.
+        size: pixels.
+        saturation: range, up to 1.
+        grain: standard deviation of the noise, grey levels of 255.
+        hues: range, degrees on the colour circle.
+        values: ranges of the dark colour's brightness and the light one's, up to 1.
     """
     drawn = rng.uniform(*np.transpose(values))
     hsv = [[rng.uniform(*hues) % 360, rng.uniform(*saturation), v] for v in rng.permutation(drawn)]
@@ -222,19 +220,40 @@ def random_texture(
     return np.clip(np.round(colour), 0, 255).astype(np.uint8)
 
 
-def hues_of(kind: int, count: int) -> tuple[float, float]:
-    """The middle two thirds of a kind's share of the colour circle, degrees."""
+def hue_range(kind: int, count: int) -> tuple[float, float]:
+    """Return the middle two thirds of a kind's share of the colour circle, degrees."""
     share = 360 / count
     return (kind - 1 / 3) * share + 360, (kind + 1 / 3) * share + 360
 
 
-def random_path(
-    rng: np.random.Generator, radius: float, times: np.ndarray, speeds: tuple[float, float] = (0.03, 0.12)
+def separate_paths(
+    rng: np.random.Generator,
+    radii: np.ndarray,
+    times: np.ndarray,
+    distances: np.ndarray,
+    share: float,
+    speeds: tuple[float, float] = SLOW,
 ) -> np.ndarray:
-    """Centres (x, y) at these times (s) of what keeps its radius away from the frame's border: `(T, 2)`.
+    """Draw `(S, T, 2)` paths until all pairs keep a share of their `(S, S)` distances; after 40 draws take the best."""
+    best, most = np.zeros((len(radii), len(times), 2)), -np.inf
+    for _ in range(40):
+        paths = np.stack([random_path(rng, r, times, speeds) for r in radii])
+        least = min(
+            np.linalg.norm(paths[i] - paths[j], axis=-1).min() / distances[i, j]
+            for i in range(len(radii))
+            for j in range(i)
+        )
+        if least > most:
+            best, most = paths, least
+        if most > share:
+            break
+    return best
 
-    `speeds` are the least and the greatest, in shares of the frame's size a second.
-    """
+
+def random_path(
+    rng: np.random.Generator, radius: float, times: np.ndarray, speeds: tuple[float, float] = SLOW
+) -> np.ndarray:
+    """Draw a `(T, 2)` path (x, y) at these times (s) that bounces off the border at a distance of `radius`."""
     low, span = radius, 1 - 2 * radius
     direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*speeds)
     step = speed * np.array([np.cos(direction), np.sin(direction)])
@@ -242,8 +261,8 @@ def random_path(
     return low + span - np.abs(straight % (2 * span) - span)
 
 
-def _placed_texture(shape: Shape, t: int, size: int) -> np.ndarray:
-    """The texture where the shape is in frame t: `(size, size, 3)` float32."""
+def _warp_texture(shape: Shape, t: int, size: int) -> np.ndarray:
+    """Return the texture at the shape's place and angle in frame t, `(size, size, 3)` float32."""
     scale = TILE / (2 * shape.radius * size)
     cos, sin = scale * np.cos(shape.angles[t]), scale * np.sin(shape.angles[t])
     x, y = shape.path[t] * size
@@ -255,13 +274,13 @@ def _placed_texture(shape: Shape, t: int, size: int) -> np.ndarray:
 
 
 def _polygon(corners: int, *radii: float) -> np.ndarray:
-    """`(corners, 2)` around the origin, the radii taken in turn."""
+    """Return `(corners, 2)` around the origin; the radii alternate."""
     angles = 2 * np.pi * np.arange(corners) / corners
     return np.resize(np.array(radii), corners)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 _ARM = np.array([[1.0, 0.32], [0.32, 0.32], [0.32, 1.0]])
-# Closed outlines of about the same area in units of the radius; a second outline cuts a hole.
+# Closed outlines of about the same area, in radii; a second outline is a hole.
 OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
     "circle": (_polygon(64, 0.85),),
     "square": (_polygon(4, 1.06),),
@@ -270,7 +289,7 @@ OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
     "cross": (np.concatenate([_ARM @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]),),
     "ring": (_polygon(64, 1.0), _polygon(64, 0.55)),
 }
-# Of what never sounds.
+# Of shapes that never sound.
 CLUTTER_OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
     "bar": (np.array([[1.1, 0.3], [-1.1, 0.3], [-1.1, -0.3], [1.1, -0.3]]),),
     "corner": (np.array([[-0.9, -0.9], [-0.2, -0.9], [-0.2, 0.2], [0.9, 0.2], [0.9, 0.9], [-0.9, 0.9]]),),

@@ -1,4 +1,4 @@
-"""The sounds of SoundingShapes: timbres, which shape sounds when, and the waveform of a clip."""
+"""Sounds of SoundingShapes: timbres, the seconds in which each shape sounds, and the waveform of a clip."""
 
 import math
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avsmamba.choices import SUBSETS
-from avsmamba.datasets.files import PARTS, SPLITS
+from avsmamba.datasets.clip_table import PARTS, SPLITS
 from avsmamba.datasets.log_mel import SAMPLE_RATE
 
-NUM_FRAMES = 5  # one a second; part v2 of AVSS has 10
+NUM_FRAMES = 5  # one per second; part v2 of AVSS has 10
 
 
 @dataclass(frozen=True)
 class Timbre:
-    """How something sounds.
+    """Parameters of a synthesized sound.
 
     Attributes:
         fundamental: Hz.
         harmonics: amplitude of each multiple of the fundamental, from the first.
-        rate: strokes or pulses a second; 0: steady.
-        decay: how fast a stroke fades, 1/s; 0: a smooth rise and fall.
-        vibrato: (times a second, share of the fundamental).
+        rate: pulses per second; 0: steady.
+        decay: of a pulse, 1/s; 0: a smooth rise and fall.
+        vibrato: (Hz, depth as a share of the fundamental).
     """
 
     fundamental: float
@@ -41,19 +41,19 @@ TIMBRES = {
     "ring": Timbre(587.0, (0.3, 1.0, 0.2, 0.8, 0.2, 0.5), rate=2.5),
 }
 KINDS = tuple(TIMBRES)
-# The same timbres under names of their own. In AVSS a kind sounds with its own or with the next kind's, and a class is
-# a kind with a timbre. No scene shows two kinds that share a timbre: the sound and the shapes in view tell together
-# what sounds and which class it is, while neither tells it alone.
+# Names of the timbres. In AVSS a kind sounds with its own timbre or the next kind's, and a class is a pair of kind and
+# timbre. No scene shows two kinds that share a timbre, so a class follows from sound and shapes together, but not from
+# one of them alone.
 VOICES = dict(zip(KINDS, ("flute", "reed", "bell", "siren", "motor", "organ"), strict=True))
 
 
 def voices_of(kind: str) -> tuple[str, str]:
-    """The two keys in TIMBRES with which a kind may sound in AVSS."""
+    """Return the keys in TIMBRES of the two timbres of a kind in AVSS."""
     return kind, KINDS[(KINDS.index(kind) + 1) % len(KINDS)]
 
 
 def class_name(kind: str, voice: str) -> str:
-    """`circle-reed`: the kind, and the name of a timbre by its key."""
+    """Return the class of a kind and a key in TIMBRES, such as `circle-reed`."""
     return f"{kind}-{VOICES[voice]}"
 
 
@@ -61,8 +61,8 @@ CLASSES = ("background", *(class_name(kind, voice) for kind in KINDS for voice i
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip to be made: the pictures of `pair`, and sound number `variant` of that pair."""
+class ClipSpec:
+    """One clip to generate: the pictures of `pair`, with sound number `variant` of that pair."""
 
     subset: str
     split: str
@@ -75,7 +75,7 @@ class Clip:
 
     @property
     def part(self) -> str:
-        """Of AVSS: v1s, v1m and v2 by turns of the pairs; of the others: the subset."""
+        """In AVSS v1s, v1m or v2, alternating between pairs; else the subset."""
         return PARTS[self.pair % len(PARTS)] if self.subset == "avss" else self.subset
 
     @property
@@ -84,18 +84,17 @@ class Clip:
         return 10 if self.part == "v2" else NUM_FRAMES
 
     def rng(self, *more: int) -> np.random.Generator:
-        """A generator of its own for the clip's pictures, or with `more` for something else."""
-        place = (self.seed, SUBSETS.index(self.subset), SPLITS.index(self.split), self.pair, *more)
-        return np.random.default_rng(np.random.SeedSequence(place))
+        """Return the generator of the clip's pictures, or with `more` of something else."""
+        key = (self.seed, SUBSETS.index(self.subset), SPLITS.index(self.split), self.pair, *more)
+        return np.random.default_rng(np.random.SeedSequence(key))
 
 
-def plan_sounds(clip: Clip, count: int) -> np.ndarray:
-    """Which shapes sound when: `(count, T)` bool. The two variants of a pair share no plan.
+def plan_sounds(clip: ClipSpec, count: int) -> np.ndarray:
+    """Return the seconds in which each shape sounds, `(count, T)` bool, different for the two variants of a pair.
 
-    In S4 and in part v1s of AVSS one shape sounds all the time, else one or two do, on and off.
-
-    Shapes are in random order already; the first variant's sources stand at the front of the list, the second's at
-    the back, and at least one shape is no source.
+    In S4 and in part v1s of AVSS one shape sounds all the time, else one or two do, on and off. Shapes are in random
+    order already: the first ones are the sources of variant 0, the last ones those of variant 1, and at least one shape
+    is silent.
     """
     pictures = clip.rng(1)
     steady = clip.part in ("s4", "v1s")
@@ -107,17 +106,17 @@ def plan_sounds(clip: Clip, count: int) -> np.ndarray:
         return activity
     rng = clip.rng(2, clip.variant)
     for i in chosen:
-        activity[i] = walk(rng, clip.num_frames)
+        activity[i] = random_activity(rng, clip.num_frames)
     if activity.any(axis=0).all() and rng.random() < 0.25:
         activity[:, rng.integers(clip.num_frames)] = False
-    for i in chosen:  # every source is heard at least once
+    for i in chosen:  # every source sounds at least once
         if not activity[i].any():
             activity[i, rng.integers(clip.num_frames)] = True
     return activity
 
 
-def walk(rng: np.random.Generator, seconds: int) -> np.ndarray:
-    """On and off from second to second: `(seconds,)` bool."""
+def random_activity(rng: np.random.Generator, seconds: int) -> np.ndarray:
+    """Draw a Markov chain of on and off, `(seconds,)` bool."""
     states, on = np.zeros(seconds, dtype=bool), rng.random() < 0.75
     for t in range(seconds):
         states[t] = on
@@ -125,27 +124,22 @@ def walk(rng: np.random.Generator, seconds: int) -> np.ndarray:
     return states
 
 
-def plan_voices(clip: Clip, kinds: Sequence[str]) -> list[str]:
-    """With which timbre each shape sounds, as keys in TIMBRES."""
+def plan_voices(clip: ClipSpec, kinds: Sequence[str]) -> list[str]:
+    """Return the key in TIMBRES of each shape's timbre."""
     if clip.subset != "avss":
         return list(kinds)
     choice = clip.rng(4, clip.variant).integers(2, size=len(kinds))
     return [voices_of(kind)[c] for kind, c in zip(kinds, choice, strict=True)]
 
 
-def mix_sounds(clip: Clip, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
-    """The clip's waveform: `(T * 16000,)` int16 at 16 kHz. Half of the clips have a faint hiss beneath.
+def mix_sounds(rng: np.random.Generator, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
+    """Return a clip's waveform, `(T * 16000,)` int16 at 16 kHz; half of the clips have faint noise.
 
     Args:
-        clip: of which the random numbers are.
-        voices: the key in TIMBRES with which each shape sounds.
+        rng: source of all random numbers.
+        voices: key of each shape's timbre in TIMBRES.
         activity: `(count, T)` bool.
     """
-    return mix(clip.rng(3, clip.variant), voices, activity)
-
-
-def mix(rng: np.random.Generator, voices: Sequence[str], activity: np.ndarray) -> np.ndarray:
-    """What `mix_sounds` gives, with random numbers of any generator and as many seconds as `activity`."""
     seconds = activity.shape[1]
     mixed = np.zeros(seconds * SAMPLE_RATE)
     for voice, on in zip(voices, activity, strict=True):
@@ -157,7 +151,7 @@ def mix(rng: np.random.Generator, voices: Sequence[str], activity: np.ndarray) -
 
 
 def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAMES, vary: bool = False) -> np.ndarray:
-    """Some seconds of a timbre at RMS 0.5 while it sounds, its pitch and phases varied a little, or all of it more."""
+    """Synthesize `(samples,)` of a timbre at RMS 0.5, with random phases and pitch; `vary` draws all parameters."""
     if vary:
         timbre = replace(
             timbre,
@@ -169,7 +163,7 @@ def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAM
     time = np.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
     times, share = timbre.vibrato
     pitch = timbre.fundamental * rng.uniform(0.97, 1.03) * (1 + share * np.sin(2 * np.pi * times * time + rng.random()))
-    # Multiples of the phase as powers of one complex wave: a product costs a tenth of a sine.
+    # Harmonics are powers of one complex wave: a product costs a tenth of a sine.
     first = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE)
     power, wave_ = np.ones_like(first), np.zeros(len(first))
     for amplitude, start in zip(timbre.harmonics, rng.random(len(timbre.harmonics)), strict=True):
@@ -187,7 +181,7 @@ def synthesize(timbre: Timbre, rng: np.random.Generator, seconds: int = NUM_FRAM
 
 
 def gate(on: np.ndarray) -> np.ndarray:
-    """One number a sample: 1 in the seconds that sound, with 20 ms ramps where it starts and stops."""
+    """Return the gain of each sample: 1 in the seconds that sound, with ramps of 20 ms."""
     ramp = SAMPLE_RATE // 50
     steps = np.repeat(on.astype(np.float64), SAMPLE_RATE)
     padded = np.pad(steps, (ramp // 2, ramp - ramp // 2 - 1), mode="edge")

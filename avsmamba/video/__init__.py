@@ -1,4 +1,4 @@
-"""Any video in, by time stamps; H.264 that browsers play out."""
+"""Read any video by its time stamps; write H.264 that browsers play."""
 
 from avsmamba.video.container import VideoWarning
 from avsmamba.video.mux import join

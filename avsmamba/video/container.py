@@ -1,60 +1,64 @@
-"""What reading pictures and reading sound share: opening a file without trusting it, and decoding past its faults."""
+"""Open untrusted media files and decode them past their faults; used for pictures and sound."""
 
 import heapq
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
 from avsmamba.utils import UserError
 
-# Playlists and scripts (hls, concat, ...) name other files and addresses: a file from elsewhere must not choose what
-# is read. Formats of text and of raw samples claim nearly any file.
+# Without playlists and scripts (hls, concat, ...), through which an untrusted file could have other files or addresses
+# read, and without text and raw formats, which match nearly any file.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,gif,apng,"
     "wav,w64,aiff,au,caf,mp3,flac,aac,ac3,eac3,amr"
 )
-LONGEST_GAP = 600.0  # s; a time stamp further from the last one is taken as damaged
-MOST_PIXELS = 1 << 26
-MOST_HELD = 48  # pictures that a decoder may hold: 16 to be shown later, 16 threads, and some
-Frame = Any  # av.VideoFrame or av.AudioFrame, as the stream says
+MAX_GAP = 600.0  # s; a time stamp further from the last one is treated as damaged
+MAX_PIXELS = 1 << 26
+MAX_BUFFERED = 48  # pictures in a decoder: 16 to be reordered, 16 threads, and a reserve
+TOLERANCE = 1e-6  # s; times that differ by less are equal
+Frame = Any  # av.VideoFrame or av.AudioFrame, by the type of the stream
+# Start and end of a picture, s, and a function that converts it to (H, W, 3) uint8 RGB: most pictures are never needed.
+TimedPicture = tuple[float, float, Callable[[], np.ndarray]]
 
 
 class VideoWarning(UserWarning):
-    """A fault in a file that did not stop its reading."""
+    """A fault in a file that did not stop the reader."""
 
 
 @dataclass
 class Faults:
-    """What went wrong while a stream was decoded."""
+    """Counts of the faults found while a stream was decoded."""
 
     packets: int = 0
     jumps: int = 0
     cut: bool = False
 
     def warn(self, path: Path, what: str) -> None:
-        """One warning that says all, if there is anything to say."""
+        """Warn once about all faults, if there are any."""
         parts = []
         if self.packets:
-            parts.append(f"{self.packets} damaged packets left out")
+            parts.append(f"{self.packets} damaged packets skipped")
         if self.jumps:
             parts.append(f"{self.jumps} impossible time stamps replaced")
         if self.cut:
-            parts.append("the file ends before its time")
+            parts.append("the file is cut short")
         if parts:
             warn(f"{path}: damaged {what}: {', '.join(parts)}")
 
 
 def warn(text: str) -> None:
-    """Warn of a fault in a file."""
+    """Issue a `VideoWarning`."""
     warnings.warn(text, VideoWarning, stacklevel=3)
 
 
@@ -62,7 +66,7 @@ def open_container(path: Path, expected: str = "a video") -> InputContainer:
     """Open a media file for reading.
 
     Raises:
-        UserError: if it is missing, no file, empty, not allowed, or none of the formats that are read.
+        UserError: if it is missing, not a regular file, empty, not permitted, or of an unsupported format.
     """
     try:
         status = path.stat()
@@ -78,14 +82,14 @@ def open_container(path: Path, expected: str = "a video") -> InputContainer:
         raise UserError(f"{path}: is empty; expected {expected}")
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        # 'file:' since a name may look like an address
+        # 'file:' because a name may look like an address
         return av.open(f"file:{path.absolute()}", "r", container_options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError, LookupError):
         raise UserError(f"{path}: cannot be read as {expected} (cut short, damaged or of another format)") from None
 
 
 def find_stream(container: InputContainer, kind: Literal["video", "audio"]) -> Stream | None:
-    """The stream of a kind, 'video' or 'audio', that a player would choose and that can be decoded; covers are none."""
+    """Return the decodable stream that a player would choose, None without one; cover pictures are ignored."""
     streams = [
         stream
         for stream in getattr(container.streams, kind)
@@ -97,12 +101,12 @@ def find_stream(container: InputContainer, kind: Literal["video", "audio"]) -> S
 
 
 def demux(container: InputContainer, stream: Stream, faults: Faults) -> Iterator[av.Packet]:
-    """The packets of one stream from where the container stands, and an empty one at the end."""
+    """Yield the packets of one stream from the current position, and an empty one at the end."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-        except LookupError:  # a stream that was not there at the beginning, which PyAV does not know
+        except LookupError:  # a stream that appeared later, which PyAV does not know
             packets = container.demux(stream)
             continue
         except (av.FFmpegError, ValueError):
@@ -114,38 +118,38 @@ def demux(container: InputContainer, stream: Stream, faults: Faults) -> Iterator
 
 
 def decode(container: InputContainer, stream: Stream, faults: Faults) -> Iterator[Frame]:
-    """Decode one stream from where the container stands; what cannot be decoded is left out and counted."""
+    """Yield the decoded frames of one stream from the current position; damaged packets are skipped and counted."""
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
-    # AVI numbers pictures as they are stored, not as they are shown: shown in turn, they take the numbers in turn.
-    in_order: list[int] | None = [] if container.format.name == "avi" and stream.type == "video" else None
+    # AVI's time stamps are in decoding order: assign them to the pictures in ascending order.
+    ticks_heap: list[int] | None = [] if container.format.name == "avi" and stream.type == "video" else None
     for packet in demux(container, stream, faults):
         try:
             frames: Any = packet.decode()
         except (av.FFmpegError, ValueError):
             faults.packets += 1
             continue
-        if in_order is not None and packet.size:
+        if ticks_heap is not None and packet.size:
             ticks = packet.pts if packet.pts is not None else packet.dts
             if ticks is not None:
-                heapq.heappush(in_order, ticks)
-            if len(in_order) > MOST_HELD:
-                heapq.heappop(in_order)  # of a packet that gave no picture
+                heapq.heappush(ticks_heap, ticks)
+            if len(ticks_heap) > MAX_BUFFERED:
+                heapq.heappop(ticks_heap)  # of a packet without a picture
         for frame in frames:
-            if in_order:
-                frame.pts = heapq.heappop(in_order)
+            if ticks_heap:
+                frame.pts = heapq.heappop(ticks_heap)
             yield frame
 
 
-def stamp(frame: Frame) -> Fraction | None:
-    """The time of a frame on its file's own clock, s."""
+def timestamp(frame: Frame) -> Fraction | None:
+    """Return the time of a frame on the clock of its file, s; None if it has none."""
     ticks = frame.pts if frame.pts is not None else frame.dts
     return None if ticks is None or not frame.time_base else ticks * frame.time_base
 
 
 def seek(container: InputContainer, stream: Stream, seconds: Fraction | float) -> bool:
-    """Go to the last point before a time of the file's clock from which a stream can be decoded; False if it cannot."""
+    """Seek to the last key frame before a time on the file's clock, s; return False if the file cannot seek."""
     try:
         container.seek(int(seconds / (stream.time_base or 1)), stream=stream)
     except (av.FFmpegError, OverflowError):
@@ -154,4 +158,4 @@ def seek(container: InputContainer, stream: Stream, seconds: Fraction | float) -
 
 
 def _kind(mode: int) -> str:
-    return "a folder" if stat.S_ISDIR(mode) else "something that is no regular file"
+    return "a folder" if stat.S_ISDIR(mode) else "something that is not a regular file"

@@ -1,4 +1,4 @@
-"""Putting a sound beside the pictures of a video."""
+"""Mux pictures and sound into one mp4."""
 
 import heapq
 from collections.abc import Iterator
@@ -13,32 +13,33 @@ from av.video.stream import VideoStream
 
 from avsmamba.utils import UserError, atomic_write
 from avsmamba.video.container import Faults, decode, demux, find_stream, open_container, warn
+from avsmamba.video.folder import find_wav
 from avsmamba.video.sound import Sound, open_sound, sound_blocks
 
-COPIED = ("aac", "mp3")  # what mp4 holds and browsers play in it
-NEAR = 0.1  # s; a sound that starts further from the first picture is encoded with silence or a cut before it
+COPIED = ("aac", "mp3")  # codecs that mp4 holds and browsers play
+MAX_OFFSET = 0.1  # s; a sound that starts further from the first picture is encoded anew, padded or cut
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-BIT_RATE = 80_000  # a second for each channel
-Timed = tuple[Fraction, int, av.Packet]
+BIT_RATE = 80_000  # per channel
+TimedPacket = tuple[Fraction, int, av.Packet]  # time, s; index of the stream
 
 
 def join(pictures: str | Path, out: str | Path, sound: str | Path | None = None) -> None:
-    """Write pictures and a sound to one mp4, without encoding the pictures again.
+    """Write pictures and a sound to one mp4; the pictures are copied, not encoded again.
 
     Args:
         pictures: a file of `VideoWriter`.
-        out: the file to write; it appears whole, or not at all.
+        out: the file to write, atomically.
         sound: the video, sound file or folder whose sound is added, until the pictures end; time 0 of a video is its
-            first picture. AAC and MP3 are copied if they can be decoded without a fault and begin with the pictures,
-            all else becomes AAC (mono or stereo, 48 kHz at most). A file without sound adds none.
+            first picture. AAC and MP3 are copied if they can be decoded without a fault and begin with the pictures;
+            any other sound is encoded as AAC (mono or stereo, at most 48 kHz). A file without sound adds none.
 
     Raises:
-        UserError: if the pictures cannot be read, the sound is missing or no media file, or `out` cannot be written.
+        UserError: if the pictures cannot be read, the sound is missing or unreadable, or `out` cannot be written.
     """
     target, path = Path(out), Path(pictures)
     source = None if sound is None else _open_sound(Path(sound))
-    with open_container(path) as given:
-        found = find_stream(given, "video")
+    with open_container(path) as source_container:
+        found = find_stream(source_container, "video")
         if not isinstance(found, VideoStream) or found.codec_context.name != "h264" or not found.time_base:
             raise UserError(f"{path}: expected a video in H.264")
         end = ((found.start_time or 0) + (found.duration or 0)) * found.time_base
@@ -47,7 +48,7 @@ def join(pictures: str | Path, out: str | Path, sound: str | Path | None = None)
                 atomic_write(target) as temporary,
                 av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
             ):
-                streams = [_pictures(given, found, container.add_stream_from_template(found), path)]
+                streams = [_pictures(source_container, found, container.add_stream_from_template(found), path)]
                 if source is not None:
                     streams.append(_sound(source, container, end))
                 for _, _, packet in heapq.merge(*streams, key=lambda item: item[:2]):
@@ -56,9 +57,9 @@ def join(pictures: str | Path, out: str | Path, sound: str | Path | None = None)
             raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _pictures(given: InputContainer, found: VideoStream, stream: VideoStream, path: Path) -> Iterator[Timed]:
+def _pictures(container: InputContainer, found: VideoStream, stream: VideoStream, path: Path) -> Iterator[TimedPacket]:
     faults = Faults()
-    for packet in demux(given, found, faults):
+    for packet in demux(container, found, faults):
         if packet.dts is not None and packet.pts is not None and packet.time_base:
             packet.stream = stream
             yield packet.pts * packet.time_base, 0, packet
@@ -68,8 +69,6 @@ def _pictures(given: InputContainer, found: VideoStream, stream: VideoStream, pa
 
 def _open_sound(path: Path) -> Sound | None:
     if path.is_dir():
-        from avsmamba.video.folder import find_wav
-
         wav = find_wav(path)
         return None if wav is None else Sound(wav)
     with open_container(path, "a sound or a video with sound") as container:
@@ -78,15 +77,15 @@ def _open_sound(path: Path) -> Sound | None:
     try:
         return open_sound(path)
     except UserError:
-        warn(f"{path}: its sound cannot be decoded and is left out")
+        warn(f"{path}: its sound cannot be decoded and is omitted")
         return None
 
 
-def _sound(source: Sound, container: OutputContainer, end: Fraction) -> Iterator[Timed]:
-    """The packets of the sound; its stream is added at once, so that the file's head knows of it."""
+def _sound(source: Sound, container: OutputContainer, end: Fraction) -> Iterator[TimedPacket]:
+    """Return the packets of the sound; its stream is added at once, before the header is written."""
     if _copyable(source):
-        with open_container(source.path, "a sound") as given:
-            found = find_stream(given, "audio")
+        with open_container(source.path, "a sound") as source_container:
+            found = find_stream(source_container, "audio")
             assert isinstance(found, AudioStream)
             stream = container.add_stream_from_template(found)
         return _copied(source, stream, end)
@@ -100,8 +99,8 @@ def _sound(source: Sound, container: OutputContainer, end: Fraction) -> Iterator
 
 
 def _copyable(source: Sound) -> bool:
-    """Whether all of it can be decoded (a browser stops at a fault) and it begins where the pictures do."""
-    if abs(source.start - source.origin) > NEAR:
+    """Return whether it begins with the pictures and can be decoded without a fault (browsers stop at one)."""
+    if abs(source.start - source.origin) > MAX_OFFSET:
         return False
     with open_container(source.path, "a sound") as container:
         stream = find_stream(container, "audio")
@@ -114,7 +113,7 @@ def _copyable(source: Sound) -> bool:
         return len(rates) == 1 and not (faults.packets or faults.cut)
 
 
-def _copied(source: Sound, stream: AudioStream, end: Fraction) -> Iterator[Timed]:
+def _copied(source: Sound, stream: AudioStream, end: Fraction) -> Iterator[TimedPacket]:
     with open_container(source.path, "a sound") as container:
         found = find_stream(container, "audio")
         assert found is not None
@@ -130,9 +129,9 @@ def _copied(source: Sound, stream: AudioStream, end: Fraction) -> Iterator[Timed
             yield time, 1, packet
 
 
-def _encoded(source: Sound, stream: AudioStream, rate: int, channels: int, end: Fraction) -> Iterator[Timed]:
+def _encoded(source: Sound, stream: AudioStream, rate: int, channels: int, end: Fraction) -> Iterator[TimedPacket]:
     count = 0
-    for wave in _unbroken(source, rate, channels, round(end * rate)):
+    for wave in _without_gaps(source, rate, channels, round(end * rate)):
         layout = "mono" if channels == 1 else "stereo"
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, count, Fraction(1, rate)
@@ -143,13 +142,13 @@ def _encoded(source: Sound, stream: AudioStream, rate: int, channels: int, end: 
         yield _timed(packet)
 
 
-def _timed(packet: av.Packet) -> Timed:
+def _timed(packet: av.Packet) -> TimedPacket:
     assert packet.pts is not None and packet.time_base
     return packet.pts * packet.time_base, 1, packet
 
 
-def _unbroken(source: Sound, rate: int, channels: int, end: int) -> Iterator[np.ndarray]:
-    """The sound from time 0 to where it or the pictures end, zeros where there is none."""
+def _without_gaps(source: Sound, rate: int, channels: int, end: int) -> Iterator[np.ndarray]:
+    """Yield `(channels, samples)` from time 0 to the end of the sound or the pictures, with zeros in gaps."""
     done, faults = 0, Faults()
     for at, wave in sound_blocks(source.path, source.origin, rate, channels, None, faults):
         while done < min(at, end):

@@ -1,4 +1,4 @@
-"""Writing pictures as H.264 that browsers play."""
+"""Write pictures as H.264 that browsers play."""
 
 from contextlib import ExitStack
 from fractions import Fraction
@@ -11,21 +11,20 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avsmamba.utils import UserError, atomic_write
 
-TICKS = 90_000  # a second: thirds of ms and all usual picture rates are whole numbers of them
-BT709, LIMITED = 1, 1  # the numbers that H.264 writes for the colours and the range
+TICKS = 90_000  # per second: a multiple of all usual frame rates
+BT709, LIMITED = 1, 1  # H.264's codes of colour space and range
 
 
 class VideoWriter:
-    """Writes an mp4 of pictures, without sound; a context manager that leaves a whole, playable file or none.
+    """Writer of an mp4 of pictures, without sound; a context manager that leaves a complete, playable file or none.
 
-    The file appears under its name when the block ends. An error in the block removes it; without a picture there is no
-    file.
+    The file appears under its name when the block ends; after an error in the block, or without a picture, it does not.
 
     Args:
         path: of the file, ending in .mp4.
-        width: of the pictures, pixels. An odd one is padded by a repeated column: yuv420p has even sizes.
+        width: of the pictures, pixels. An odd one is padded by a repeated column: yuv420p requires even sizes.
         height: of the pictures, pixels; padded like the width.
-        frame_rate: about how many a second; the time stamps are those given to `write`.
+        frame_rate: nominal, pictures per second; time stamps are passed to `write`.
     """
 
     def __init__(self, path: str | Path, width: int, height: int, frame_rate: Fraction | float = 25):
@@ -45,7 +44,7 @@ class VideoWriter:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
         self._container = av.open(str(temporary.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
-        # No B-frames: pictures are stored in the order of their times, between which `join` puts the sound.
+        # No B-frames: packets are in the order of their times, as `join` interleaves them with the sound.
         options = {"preset": "veryfast", "crf": "20"}
         stream = self._container.add_stream("libx264", rate=self.rate, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
@@ -64,10 +63,10 @@ class VideoWriter:
 
         Args:
             rgb: `(H, W, 3)` uint8.
-            time: when it is shown, s, later than the one before.
+            time: s, later than that of the previous picture.
 
         Raises:
-            ValueError: if the shape, the type or the time is not as expected.
+            ValueError: if the shape, the dtype or the time is invalid.
         """
         if rgb.shape != (self.height, self.width, 3) or rgb.dtype != np.uint8:
             raise ValueError(f"rgb: expected ({self.height}, {self.width}, 3) uint8, got {rgb.shape} {rgb.dtype}")
@@ -87,7 +86,7 @@ class VideoWriter:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
-            packet.duration = round(TICKS / self.rate)  # counts for the last one only
+            packet.duration = round(TICKS / self.rate)  # used for the last one only
             self._container.mux(packet)
 
     def __exit__(
@@ -105,7 +104,7 @@ class VideoWriter:
             raise
         if keep:
             self._stack.close()
-        else:  # any error makes atomic_write remove its file
+        else:  # atomic_write removes its file after any error
             self._stack.__exit__(type(error or _NOTHING), error or _NOTHING, trace)
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from avsmamba.datasets import AVSBenchAVSS
 from avsmamba.datasets.avss import FRAMES
-from avsmamba.datasets.files import read_frame, read_wav
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
 from avsmamba.datasets.palette import PALETTE
+from avsmamba.datasets.readers import read_frame, read_wav
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 from tests.datasets.test_avsbench import fails

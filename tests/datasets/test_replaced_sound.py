@@ -1,4 +1,4 @@
-"""Sounds that are of nothing in the picture: in testing by --audio swap, in training as negatives."""
+"""Sounds of nothing visible: in testing by --audio swap, in training as negatives."""
 
 import csv
 import logging
@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from avsmamba.datasets import AVSBenchMS3, AVSBenchS4
-from avsmamba.datasets.files import Clip, read_clips
+from avsmamba.datasets.clip_table import Clip
 from avsmamba.datasets.log_mel import silent_patches
-from avsmamba.datasets.replaced_sound import foreign_clips, how_foreign, pick_foreign, what_is_known
+from avsmamba.datasets.replaced_sound import (
+    derangement,
+    known_kinds,
+    mismatch_summary,
+    mismatched_clips,
+    pick_mismatched,
+)
 from avsmamba.engine.seeding import SeededDataset, seed_everything
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
@@ -18,31 +24,39 @@ from tests.datasets.trees import write_avsbench
 
 def clip(heard="", visible=""):
     kinds = frozenset(heard.split())
-    seen = kinds | frozenset(visible.split())
-    return Clip("a", "", "test", heard=kinds, seen=seen, lists_visible=bool(visible))
+    all_kinds = kinds | frozenset(visible.split())
+    return Clip("a", "test", sounding=kinds, visible=all_kinds, lists_visible=bool(visible))
 
 
 CLIPS = [clip("dog", "dog cat"), clip("cat", "dog cat"), clip("man", "man"), clip("bus dog", "bus dog man")]
 
 
 def test_what_sounds_elsewhere_is_not_seen_here():
-    assert [foreign_clips(CLIPS, i) for i in range(4)] == [[2], [2], [0, 1, 3], [1]]
-    assert how_foreign(CLIPS) == {"known": "visible", "clips_without": 0}
+    assert [mismatched_clips(CLIPS, i) for i in range(4)] == [[2], [2], [0, 1, 3], [1]]
+    assert mismatch_summary(CLIPS) == {"known": "visible", "clips_without": 0}
     # Without a list of what is seen, the silent cat of the first clip is not known.
-    heard = [c._replace(seen=c.heard, lists_visible=False) for c in CLIPS]
-    assert foreign_clips(heard, 0) == [1, 2] and what_is_known(heard) == "category"
+    heard = [c._replace(visible=c.sounding, lists_visible=False) for c in CLIPS]
+    assert mismatched_clips(heard, 0) == [1, 2] and known_kinds(heard) == "category"
 
 
 def test_where_nothing_is_known_any_other_clip_serves():
     for clips in ([clip()] * 4, [clip("dog")] * 4, [clip("dog"), clip(), clip("dog")]):
-        assert how_foreign(clips)["clips_without"] == len(clips)
-        assert {pick_foreign(clips, 1, seed) for seed in range(40)} == set(range(len(clips))) - {1}
-    assert what_is_known([clip()] * 2) == what_is_known([clip("dog"), clip()]) == "nothing"
+        assert mismatch_summary(clips)["clips_without"] == len(clips)
+        assert {pick_mismatched(clips, 1, seed) for seed in range(40)} == set(range(len(clips))) - {1}
+    assert known_kinds([clip()] * 2) == known_kinds([clip("dog"), clip()]) == "nothing"
 
 
 def test_a_pick_depends_on_the_seed_alone():
-    assert {pick_foreign(CLIPS, 2, seed) for seed in range(40)} == {0, 1, 3}
-    assert [pick_foreign(CLIPS, 2, 7)] * 3 == [pick_foreign(CLIPS, 2, 7) for _ in range(3)]
+    assert {pick_mismatched(CLIPS, 2, seed) for seed in range(40)} == {0, 1, 3}
+    assert [pick_mismatched(CLIPS, 2, 7)] * 3 == [pick_mismatched(CLIPS, 2, 7) for _ in range(3)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 64])
+def test_a_derangement_leaves_nothing_in_its_place(size):
+    for seed in range(20):
+        order = derangement(size, seed)
+        assert sorted(order) == list(range(size)) and all(i != j for i, j in enumerate(order))
+    assert derangement(size, 3) == derangement(size, 3)
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +83,6 @@ def test_a_swapped_sound_is_of_nothing_in_the_picture(shapes, cls):
         assert torch.equal(item["data_samples"].gt_masks, real[i]["data_samples"].gt_masks)
 
 
-def test_kinds_are_read_where_the_table_has_them(tmp_path):
-    table = tmp_path / "t.csv"
-    table.write_text("name,category,split,visible\na,dog+cat,test,dog + cat+ man\nb,dog,test\nc,,test,\n")
-    a, b, c = read_clips(table)
-    assert (a.heard, a.seen, a.lists_visible) == ({"dog", "cat"}, {"dog", "cat", "man"}, True)
-    assert (b.heard, b.seen, b.lists_visible) == ({"dog"}, {"dog"}, False)
-    assert (c.heard, c.seen, a.category) == (set(), set(), "")
-    table.write_text("name,split\na,test\n")
-    assert read_clips(table)[0].heard == frozenset()
-    write_avsbench(tmp_path, "s4", {"test": 2}, size=(6, 8))
-    assert how_foreign(AVSBenchS4(tmp_path, "test").clips) == {"known": "category", "clips_without": 0}
-
-
 # Negatives in training
 
 
@@ -100,12 +101,12 @@ def test_a_negative_has_empty_masks_and_counts_the_same_frames(shapes, cls):
             assert torch.equal(item["log_mel"], silent_patches(5)) == (kind == "silence")
 
 
-def test_swapped_negatives_are_foreign_and_differ_from_draw_to_draw(shapes):
+def test_swapped_negatives_are_mismatched_and_differ_from_draw_to_draw(shapes):
     data = AVSBenchMS3(shapes, "train", negative_audio_prob=1.0, negative_audio=["swap"])
     sounds = [AVSBenchMS3(shapes, "train")[i]["log_mel"] for i in range(8)]
     drawn = [data[0]["log_mel"] for _ in range(40)]
     heard = {next(j for j, s in enumerate(sounds) if torch.equal(s, log_mel)) for log_mel in drawn}
-    assert heard == set(foreign_clips(data.clips, 0)) and len(heard) > 1
+    assert heard == set(mismatched_clips(data.clips, 0)) and len(heard) > 1
 
 
 def test_the_level_of_noise_varies_in_training_and_not_in_tests(shapes):
@@ -140,7 +141,7 @@ def test_without_negatives_no_random_number_is_drawn(shapes):
         ({"negative_audio_prob": 1.5}, "negative_audio_prob: expected a number from 0 to 1, got 1.5"),
         ({"negative_audio": ["quiet"]}, "negative_audio: expected some of silence, noise, swap, got"),
         ({"negative_audio": []}, "negative_audio: expected some of"),
-        ({"negative_audio_prob": 0.5, "split": "test"}, "of training alone; split 'test'"),
+        ({"negative_audio_prob": 0.5, "split": "test"}, "is for training only; split 'test'"),
     ],
 )
 def test_faulty_arguments(shapes, arguments, words):
@@ -165,4 +166,4 @@ def test_a_warning_where_a_swapped_sound_may_be_of_something_seen(tmp_path, shap
     assert said == []
     AVSBenchMS3(tmp_path, "train", negative_audio_prob=0.5)
     ((text, _, level),) = said
-    assert "ms3_meta_data.csv does not say of a clip any kinds" in text and level == logging.WARNING
+    assert "ms3_meta_data.csv does not list the kinds of objects of a clip" in text and level == logging.WARNING

@@ -125,11 +125,11 @@ def test_size_crop_cuts_parts_of_the_sizes_that_it_names():
     sizes = set()
     for seed in range(200):
         torch.manual_seed(seed)
-        frames = crop.cut(clip(same=True))["frames"]
+        frames = crop.crop(clip(same=True))["frames"]
         sizes |= {tuple(frames.shape[-2:])}
     for values in zip(*sizes, strict=True):
         assert (min(values), max(values)) == (20, 30)
-    shorter = {crop.cut(clip())["frames"].shape[-2:] for crop in [size_crop(min_crop=99, max_crop=99)] * 40}
+    shorter = {crop.crop(clip())["frames"].shape[-2:] for crop in [size_crop(min_crop=99, max_crop=99)] * 40}
     assert shorter == {(24, 40), (32, 53), (40, 66)}  # of 24 x 40, a side below min_crop is kept whole
 
 

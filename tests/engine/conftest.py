@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from tests.datasets.conftest import avsbench, avss, original, original_avss  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):

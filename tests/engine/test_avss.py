@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from avsmamba.datasets import AVSBenchAVSS
-from avsmamba.datasets.files import read_class_colours, read_class_indices
+from avsmamba.datasets.readers import read_class_colours, read_class_indices
 from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.train import train
 from avsmamba.sounding_shapes.generate import make_sounding_shapes

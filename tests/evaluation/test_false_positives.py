@@ -60,7 +60,7 @@ def test_faults():
             evaluate([broken])
     broken = sample(clip)
     broken.gt_masks = broken.gt_masks[:, :-1]
-    with pytest.raises(ValueError, match=r"clip_0: pred_logits: expected \(5, 10, 7\)"):
+    with pytest.raises(ValueError, match=r"clip_0: pred_logits: expected \(5, 1, 10, 7\)"):
         evaluate([broken])
     with pytest.raises(ValueError, match="no frame exists"):
         evaluate([sample(clip, exists=torch.zeros(5, dtype=torch.bool))])

@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 
 import avsmamba
 from avsmamba.config.load import load_config, parse_options
-from avsmamba.datasets.files import read_frame, read_wav
+from avsmamba.datasets.readers import read_frame, read_wav
 from avsmamba.inference.predictor import quantised
 from avsmamba.model_zoo.load import class_names, trained_frames
 from avsmamba.reports.clips import build_test_set

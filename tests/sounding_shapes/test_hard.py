@@ -12,7 +12,7 @@ from avsmamba.datasets.log_mel import log_mel_patches
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.sounding_shapes.hard import RADII, ROOM, hard_mix, hard_scene
 from avsmamba.sounding_shapes.pictures import CLUTTER_OUTLINES, OUTLINES, draw_clip, random_scene
-from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, Clip, plan_sounds, synthesize
+from avsmamba.sounding_shapes.sounds import KINDS, TIMBRES, ClipSpec, plan_sounds, synthesize
 from avsmamba.utils import UserError
 
 # Of what the generator wrote before it knew difficulties (commit 6ee4cc1).
@@ -58,7 +58,7 @@ def test_hard_clips_are_of_the_same_layout_and_repeat(tmp_path, subset):
 
 def test_pairs_share_pictures_and_differ_in_sound():
     for pair in range(20):
-        first, second = (Clip("ms3", "train", pair, v, 32, 0, difficulty="hard") for v in (0, 1))
+        first, second = (ClipSpec("ms3", "train", pair, v, 32, 0, difficulty="hard") for v in (0, 1))
         scenes = [hard_scene(c.rng(), KINDS, 5) for c in (first, second)]
         assert np.array_equal(draw_clip(scenes[0], 32)[0], draw_clip(scenes[1], 32)[0])
         plans = [plan_sounds(c, len(scenes[0].shapes)).any(1) for c in (first, second)]
@@ -111,7 +111,7 @@ def test_sounds_vary_more_and_come_from_off_screen_too():
     for i in range(40):
         wave = synthesize(TIMBRES["circle"], np.random.default_rng(i), 1, vary=True)
         peaks.append(float(np.abs(np.fft.rfft(wave)).argmax()))
-        clip = Clip("ms3", "train", i, 0, 32, 0, difficulty="hard")
+        clip = ClipSpec("ms3", "train", i, 0, 32, 0, difficulty="hard")
         on = np.array([[True, False, False, True, False], [False] * 5])
         wave, off_screen = hard_mix(clip, ["circle", "star"], ["circle", "star"], on)
         assert wave.shape == (80000,) and wave.dtype == np.int16 and not {"circle", "star"} & set(off_screen)
@@ -123,7 +123,7 @@ def test_sounds_vary_more_and_come_from_off_screen_too():
         assert log_mel_patches(wave / 32768, 16000).isfinite().all()
     assert min(peaks) < 410 and max(peaks) > 470  # Hz: plain ones lie between 427 and 453
     assert 3 <= off <= 15 and max(loud) > 4 * min(loud)
-    s4 = Clip("s4", "train", 0, 0, 32, 0, difficulty="hard")
+    s4 = ClipSpec("s4", "train", 0, 0, 32, 0, difficulty="hard")
     assert hard_mix(s4, ["circle"], ["circle"], np.ones((1, 5), bool))[1] == []
 
 

@@ -9,6 +9,7 @@ import numpy as np
 TOP, BOTTOM = (220, 30, 30), (30, 30, 220)  # the upper and the lower half of every picture
 MARK = (240, 240, 240)  # of the square in the upper left corner
 TICKS = 90_000
+TENTHS = [k / 10 for k in range(16)]
 # suffix: codecs of pictures and sound
 CODECS = {
     "mp4": ("libx264", "aac"),
@@ -26,6 +27,28 @@ def picture(height, width, index=0):
     image[:, width // 2 :, 1] = 20 + 10 * (index % 20)
     image[: height // 4, : width // 4] = MARK
     return image
+
+
+def close(image, colour, off=24):
+    return np.abs(np.median(image.reshape(-1, 3), axis=0).astype(int) - colour).max() <= off
+
+
+def is_upright(image):
+    """Whether it is `picture` of the same size, tiny losses aside."""
+    height, width = image.shape[:2]
+    h, w = height // 4, width // 4
+    return (
+        close(image[1 : h - 1, 1 : w - 1], MARK)
+        and close(image[h + 2 : 2 * h - 2, 1 : w - 1], TOP)
+        and close(image[2 * h + 2 :, 1 : w - 1], BOTTOM)
+    )
+
+
+def index_of(image):
+    """The `index` of `picture`, modulo 20."""
+    height, width = image.shape[:2]
+    part = image[height * 5 // 8 : height * 7 // 8, width * 5 // 8 : width * 7 // 8, 1]
+    return round((float(np.median(part)) - 20) / 10)
 
 
 def tone(rate, seconds, start, stop, hertz=440.0):

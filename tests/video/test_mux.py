@@ -108,7 +108,7 @@ def test_a_wav_and_a_folder_give_their_sound(tmp_path):
     join(pictures, tmp_path / "out2.mp4", pictures)
     for name in ("out.mp4", "out2.mp4"):
         with open_video(tmp_path / name) as video:
-            assert not video.has_audio
+            assert not video.info.has_audio
 
 
 def test_damaged_sound_is_encoded_anew(tmp_path):

@@ -93,7 +93,7 @@ def test_offsets_of_the_tracks_are_kept(tmp_path, suffix, pictures_start, sound_
 
 def test_no_track_is_silence(tmp_path):
     with open_video(write_clip(tmp_path / "clip.mp4")) as video:
-        assert not video.has_audio and video.info.sample_rate is None
+        assert not video.info.has_audio and video.info.sample_rate is None
         assert video.sound(3.0, 4.5).shape == (24_000,) and not video.sound(0.0, 1.0).any()
         with pytest.raises(ValueError, match="stop"):
             video.sound(2.0, 1.0)
@@ -119,7 +119,7 @@ def test_windows_agree_with_the_whole_forwards_backwards_and_far(tmp_path):
                 part, expected = video.sound(t, t + 0.975), whole[first:last]
                 off = np.abs(part - expected).max()
                 assert off < (0.02 if suffix == "mp4" else 1e-3), (suffix, t, off)
-            assert sum(len(wave) for _, wave in video._sound._held) < 2 * RATE
+            assert sum(len(wave) for _, wave in video._sound._buffer) < 2 * RATE
         assert np.abs(whole[RATE : 59 * RATE]).mean() > 0.1 and not whole[-RATE // 2 :].any()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from avsmamba.datasets.files import read_class_colours, read_class_indices
+from avsmamba.datasets.readers import read_class_colours, read_class_indices
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 from avsmamba.visualization import VisualizationHook
