@@ -22,6 +22,7 @@ from unittest.mock import patch
 import torch
 from common import Stages, machine, spread, take_turns, timed, title, write_json
 
+from avsmamba.config.variants import config_name
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.export.run import METADATA, ExportedModel
@@ -108,7 +109,7 @@ def main() -> None:
                 row = {"config": config, **measure(whole, opened, size, args.frames, args)}
                 rows.append(row)
                 for name, ms in row["ms"].items():
-                    cells = (Path(config).stem, size, name, f"{ms['median']:.1f}", f"{row['times'][name]:.2f}")
+                    cells = (config_name(config), size, name, f"{ms['median']:.1f}", f"{row['times'][name]:.2f}")
                     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     if args.json:
         write_json(args.json, {"machine": about, "rows": rows})

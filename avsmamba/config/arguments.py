@@ -6,16 +6,21 @@ with an error of its own; and it would be a new dependency of 10 MB.
 """
 
 import collections.abc
+import difflib
 import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, POSITIVE, Limit, limits_of
+from avsmamba.utils import UserError
+
+T = TypeVar("T")
 
 # Limits that the signatures of torch and mmengine do not declare.
 _OUTSIDE: dict[str, Limit] = {
@@ -221,3 +226,39 @@ def faults_of_keys(config: Mapping[str, Any], known: Mapping[str, Argument], pre
     """List the values of a mapping that do not fit the arguments of their names; `prefix` stands before each key."""
     faults = [known[key].fault(value, f"{prefix}{key}") for key, value in config.items() if key in known]
     return [f for f in faults if f]
+
+
+def check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
+    """Yield the faults of a mapping that takes the given keys only; `path` is its place in the config."""
+    if not isinstance(config, dict):
+        yield f"{path}: expected a mapping, got {shown(config)}"
+        return
+    prefix = f"{path}." if path else ""
+    for key in config:
+        if key not in takes:
+            yield f"{prefix}{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
+    yield from faults_of_keys(config, takes, prefix)
+
+
+def build(target: type[T], values: Any, file: Path, path: str = "") -> T:
+    """Build a dataclass from a mapping of a YAML file, whose keys and types are those of its fields.
+
+    Raises:
+        UserError: naming the file and the key that is at fault.
+    """
+    takes, required, _ = arguments(target)
+    faults = list(check_keys(values, takes, path))
+    faults += [f"{path or 'top level'}: needs {key!r}" for key in sorted(required) if not faults and key not in values]
+    if faults:
+        raise UserError(f"{file}: {faults[0]}")
+    return target(**values)
+
+
+def near(word: str, names: Iterable[str], listing: bool = False) -> str:
+    """Return `; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
+    pool = sorted(names)
+    by_lower = {name.lower(): name for name in pool}
+    matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
+    if matches:
+        return f"; did you mean {' or '.join(map(repr, matches))}?"
+    return f"; it takes {', '.join(pool)}" if listing and pool else ""

@@ -1,6 +1,5 @@
 """Check a config against the registries before anything is built: names, keys, and the types and limits of values."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,12 +11,13 @@ from mmengine.registry import Registry
 
 from avsmamba import registry as own
 from avsmamba.config import mmengine_arguments as known
-from avsmamba.config.arguments import Argument, arguments, faults_of_keys, shown
+from avsmamba.config.arguments import arguments, check_keys, faults_of_keys, near, shown
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
+TOP_LEVEL = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
 # What AVSSegmentor hands to its parts.
 _MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
 
@@ -88,17 +88,18 @@ _SLOTS: dict[str, Slot] = {
 }
 
 
-def check_config(cfg: Mapping[str, Any]) -> None:
+def check_config(cfg: Mapping[str, Any], variables: Iterable[str] = ()) -> None:
     """Compare every key, `type` and value of a config with what the registered classes take; nothing is built.
 
     Args:
-        cfg: a config as `load_config` gives it, or a dict of the same form.
+        cfg: a config as `load_config` returns it, or a dict of the same form.
+        variables: further keys of the file, which only `${name}` refers to; suggested for a key that is not known.
 
     Raises:
         UserError: one line with the path of the first faulty key, what is wrong and the nearest known names.
     """
     values = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-    check_top_level(values)
+    check_top_level(values, variables)
     faults: dict[str, str] = {}
     for fault in _faults(values):
         faults.setdefault(fault.partition(": ")[0], fault)
@@ -108,22 +109,11 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         raise UserError(next(iter(faults.values())) + count)
 
 
-def check_top_level(values: Mapping[str, Any]) -> None:
+def check_top_level(values: Mapping[str, Any], variables: Iterable[str] = ()) -> None:
     """Raise a UserError for a top-level key that the Runner would silently ignore."""
-    names = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
     for key in values:
-        if key not in names:
-            raise UserError(f"{key}: no such key at the top level of a config{near(key, names)}")
-
-
-def near(word: str, names: Iterable[str], listing: bool = False) -> str:
-    """`; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
-    pool = sorted(names)
-    by_lower = {name.lower(): name for name in pool}
-    matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
-    if matches:
-        return f"; did you mean {' or '.join(map(repr, matches))}?"
-    return f"; it takes {', '.join(pool)}" if listing and pool else ""
+        if key not in TOP_LEVEL:
+            raise UserError(f"{key}: no such key at the top level of a config{near(key, {*TOP_LEVEL, *variables})}")
 
 
 def _faults(values: dict[str, Any]) -> Iterator[str]:
@@ -144,20 +134,20 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
         elif key == "default_hooks":
             yield from _check_hooks(value)
         elif key == "env_cfg":
-            yield from _check_keys(value, known.ENVIRONMENT, key)
+            yield from check_keys(value, known.ENVIRONMENT, key)
             if isinstance(value, dict):
-                yield from _check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
+                yield from check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
-            yield from _check_keys(value, known.RANDOMNESS, key)
+            yield from check_keys(value, known.RANDOMNESS, key)
             if isinstance(value, dict) and "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
                 yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
         elif key == "compile" and not isinstance(value, bool):
-            yield from _check_keys(value, known.COMPILE, key, "torch.compile")
+            yield from check_keys(value, known.COMPILE, key, "torch.compile")
         elif key == "auto_scale_lr":
-            yield from _check_keys(value, known.AUTO_SCALE, key)
+            yield from check_keys(value, known.AUTO_SCALE, key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
             yield from _check(value, key, _EVALUATOR)
         elif key in _SLOTS:
@@ -178,7 +168,7 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {shown(config)}"
         return
-    yield from _check_keys(config, known.LOADER, path, "DataLoader")
+    yield from check_keys(config, known.LOADER, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
     for key, slot in slots.items():
@@ -219,17 +209,17 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
         yield _unknown(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor, "optim_wrapper.constructor")
     elif constructor == "DefaultOptimWrapperConstructor" and config.get("paramwise_cfg") is not None:
         paramwise = config["paramwise_cfg"]
-        yield from _check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
+        yield from check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
         keys = paramwise.get("custom_keys") if isinstance(paramwise, dict) else None
         for name, factors in keys.items() if isinstance(keys, dict) else ():
-            yield from _check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
+            yield from check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
     clip = config.get("clip_grad")
     if clip is not None:
         kind = clip.get("type", "norm") if isinstance(clip, dict) else "norm"
         if kind not in ("norm", "value"):
             yield f"optim_wrapper.clip_grad.type: expected 'norm' or 'value', got {shown(kind)}"
         else:
-            yield from _check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
+            yield from check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
 
 
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
@@ -255,16 +245,6 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
         for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
             if isinstance(metric, dict) and metric.get("type") == wrong:
                 yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
-
-
-def _check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {shown(config)}"
-        return
-    for key in config:
-        if key not in takes:
-            yield f"{path}.{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
-    yield from faults_of_keys(config, takes, f"{path}.")
 
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from avsmamba.checkpoint.load import find_latest
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import use_amp
 from avsmamba.engine.runner import AVSRunner
@@ -53,7 +54,7 @@ def train(
 
 def default_work_dir(config: str | Path) -> str:
     """`work_dirs/` and the config's name without its ending."""
-    return str(Path("work_dirs") / Path(config).stem)
+    return str(Path("work_dirs") / config_name(config))
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avsmamba.config.variants import config_name
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
@@ -93,7 +94,7 @@ def complexity(
 
 def short_names(configs: Sequence[str]) -> list[str]:
     """Names of the configs without the data set and size at their end, where that leaves them different."""
-    stems = [Path(config).stem for config in configs]
+    stems = [config_name(config) for config in configs]
     short = [re.sub(r"_(s4|ms3|avss)(_\d+)?$", "", stem) for stem in stems]
     return short if len(set(short)) == len(short) else stems
 
