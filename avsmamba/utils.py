@@ -1,10 +1,12 @@
 """What every layer of the package may use: the error a user can cause, and files that are never half-written."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -31,3 +33,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        UserError: naming the file that cannot be read or holds something else.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: expected a mapping, got a {type(value).__name__}")
+    return value

@@ -22,8 +22,8 @@ from unittest.mock import patch
 import torch
 from common import Stages, machine, spread, take_turns, timed, title, write_json
 
-from avsmamba.config.variants import config_name
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.export.run import METADATA, ExportedModel
 from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx

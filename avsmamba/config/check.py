@@ -19,70 +19,70 @@ _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_paramete
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
 TOP_LEVEL = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
 # What AVSSegmentor hands to its parts.
-_MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
+_MODEL_ADDS = ("embed_dims", "in_channels", "audio_channels")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What may stand at one place of a config.
+    """Schema of one config node.
 
     Attributes:
         registry: where `type` is looked up.
         default: the type where none is written.
-        given: arguments that the builder adds.
+        added: arguments that the builder adds.
         extra: keys that the builder takes away before it builds.
         children: slots of nested configs by key, or None: no config; others are looked up in this registry, then in
             any.
         complete: whether missing arguments are reported.
-        many: whether a list of configs may stand here as well.
+        many: whether a list of configs is allowed as well.
     """
 
     registry: Registry
     default: str | None = None
-    given: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     children: Mapping[str, "Slot | None"] = field(default_factory=dict)
     complete: bool = True
     many: bool = False
 
 
-_ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
+_ANY_MODEL = Slot(own.MODELS, added=_MODEL_ADDS, complete=False)
 _PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
 _LOSSES = ("losses", "aux_losses", "matching_losses")
-_PART = Slot(own.MODELS, given=_MODEL_GIVEN)
+_PART = Slot(own.MODELS, added=_MODEL_ADDS)
 _MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)
-_SAMPLER = Slot(root.DATA_SAMPLERS, given=("dataset", "seed"))
-_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, given=("sampler", "batch_size"))
+_SAMPLER = Slot(root.DATA_SAMPLERS, added=("dataset", "seed"))
+_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, added=("sampler", "batch_size"))
 _METRIC = Slot(own.METRICS, many=True)
 _HOOK = Slot(own.HOOKS, extra=("priority",))
 _EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
-_LOOP_GIVEN = ("runner", "dataloader", "evaluator")
+_LOOP_ADDS = ("runner", "dataloader", "evaluator")
 
 _SLOTS: dict[str, Slot] = {
     "model": _MODEL,
     "data_preprocessor": Slot(own.MODELS),
-    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", given=("module",)),
+    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", added=("module",)),
     "optim_wrapper": Slot(
         own.OPTIM_WRAPPERS,
         "OptimWrapper",
         extra=("constructor", "paramwise_cfg"),
-        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",)), "clip_grad": None},
+        children={"optimizer": Slot(root.OPTIMIZERS, added=("params",)), "clip_grad": None},
     ),
     "param_scheduler": Slot(
-        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
+        root.PARAM_SCHEDULERS, added=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
     ),
     "custom_hooks": replace(_HOOK, many=True),
     "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
     "visualizer": Slot(
         root.VISUALIZERS,
-        given=("name",),
-        children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",), many=True)},
+        added=("name",),
+        children={"vis_backends": Slot(root.VISBACKENDS, added=("save_dir",), many=True)},
     ),
-    "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
-    "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
+    "val_cfg": Slot(root.LOOPS, "ValLoop", added=_LOOP_ADDS),
+    "test_cfg": Slot(root.LOOPS, "TestLoop", added=_LOOP_ADDS),
     "val_evaluator": _METRIC,
     "test_evaluator": _METRIC,
 }
@@ -188,7 +188,7 @@ def _check_train_loop(config: Any) -> Iterator[str]:
     default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
     yield from faults_of_keys(config, known.TRAIN_LOOP, "train_cfg.")
     loop = {k: v for k, v in config.items() if k != "by_epoch"}
-    yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
+    yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, added=_LOOP_ADDS))
 
 
 def _check_hooks(config: Any) -> Iterator[str]:
@@ -274,7 +274,7 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
     takes, required, is_open = arguments(target)
     if name == "EMAHook":
         takes, is_open = takes | known.AVERAGE, False
-    usable = (set(takes) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(takes))
+    usable = (set(takes) - set(slot.added)) | set(slot.extra) | (set(_MODEL_ADDS) & set(takes))
     for key in config:
         if key == "type" or key in takes or key in slot.extra:
             continue
@@ -283,7 +283,7 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
     yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, takes, f"{path}.")
     if slot.complete:
-        missing = sorted(required - set(config) - set(slot.given))
+        missing = sorted(required - set(config) - set(slot.added))
         if missing:
             yield f"{path}: {name} needs {', '.join(map(repr, missing))}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from avsmamba.config import yaml_io
-from avsmamba.config.interpolate import interpolate
+from avsmamba.config.interpolate import interpolate, references
 from avsmamba.config.variants import ENDINGS, Variants, split_name
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError
@@ -35,11 +35,12 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
         UserError: naming the file (and line) or the key that is at fault.
     """
     path = Path(path).expanduser()
-    values = _without_marker(_read_with_bases(path, ()))
+    names: set[str] = set()
+    values = _without_marker(_read_with_bases(path, (), names))
     for key, value in sorted((options or {}).items(), key=lambda item: not item[0].endswith(DELETE)):
         _set(values, key, value)
     source = f"{path} with --cfg-options" if options else str(path)
-    values, variables = _resolve(values, source)
+    values, variables = _resolve(values, names, source)
     values.setdefault("default_scope", SCOPE)
     from avsmamba.config.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
 
@@ -58,19 +59,25 @@ def flat_values(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: naming the file (and line) or the key that is at fault.
     """
-    return _resolve(_read_with_bases(Path(path), ()), str(path))[0]
+    names: set[str] = set()
+    return _resolve(_read_with_bases(Path(path), (), names), names, str(path))[0]
 
 
-def _resolve(values: dict[str, Any], source: str) -> tuple[dict[str, Any], set[str]]:
-    """Replace references; return the values without the keys that only references name, and those keys."""
+def _resolve(values: dict[str, Any], names: set[str], source: str) -> tuple[dict[str, Any], set[str]]:
+    """Replace references; return the values without the keys that only references name, and those keys.
+
+    `names` are those of references that a later file replaced: their keys may be left over.
+    """
+    values = _without_marker(values)
+    names |= references(values)
     try:
-        values, names = interpolate(_without_marker(values))
+        values = interpolate(values)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     if names:
         from avsmamba.config.check import TOP_LEVEL
 
-        names -= TOP_LEVEL
+        names = {n for n in names - TOP_LEVEL if n in values and not isinstance(values[n], (dict, list))}
     return {key: value for key, value in values.items() if key not in names}, names
 
 
@@ -121,7 +128,8 @@ def data_sets(config: Any) -> Iterator[dict[str, Any]]:
             yield config
 
 
-def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_bases(path: Path, chain: tuple[Path, ...], names: set[str]) -> dict[str, Any]:
+    """Read a file and its bases; what they refer to is added to `names`."""
     file, variant = split_name(path)
     if file.suffix not in ENDINGS:
         raise UserError(f"{path}: a config is a .yaml file")
@@ -133,17 +141,18 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         values = merge(base_part.config, part.config, str(path))
     elif variant:
         raise UserError(f"{path}: {file} holds no variants")
-    names = values.pop(BASE, [])
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    names |= references(values)
+    bases = values.pop(BASE, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(n, str) for n in bases):
         raise UserError(f"{path}: {BASE} must be a file name or a list of them")
     base: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for name in names:
+    for name in bases:
         base_path = path.parent / Path(name).expanduser()
         if not split_name(base_path)[0].is_file():
             raise UserError(f"{path}: {BASE}: no such file: {base_path}")
-        for key, value in _read_with_bases(base_path, (*chain, path.resolve())).items():
+        for key, value in _read_with_bases(base_path, (*chain, path.resolve()), names).items():
             if key in origin:
                 raise UserError(f"{path}: two bases set {key!r}: {origin[key]} and {name}")
             base[key], origin[key] = value, name

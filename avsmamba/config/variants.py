@@ -34,7 +34,7 @@ class Part:
 
     about: str
     config: dict[str, Any] = field(default_factory=dict)
-    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

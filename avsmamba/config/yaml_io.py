@@ -102,7 +102,8 @@ def parse(text: str, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{name}, line {mark.line + 1}" if mark else name
         problem = error.problem or error.context or "not YAML"
-        raise UserError(f"{where}: {problem.replace('tag:yaml.org,2002:', '!!')}") from None
+        quote = "; quote '${name}' inside {} and []" if mark and "${" in (text.splitlines() or [""])[mark.line] else ""
+        raise UserError(f"{where}: {problem.replace('tag:yaml.org,2002:', '!!')}{quote}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     except (RecursionError, ValueError) as error:

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avsmamba.config.variants import config_name
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.registry import MODELS
 from avsmamba.reports.complexity_plot import draw_complexity
