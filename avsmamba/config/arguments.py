@@ -1,8 +1,7 @@
 """Arguments of registered classes, read from their signatures, and config values checked against types and limits.
 
-Types are checked here and not by pydantic: most classes are torch's and mmengine's, whose hints (a Tensor, an
-Optimizer, a name only known to type checkers) it refuses or needs exceptions for; it answers for each member of a union
-with an error of its own; and it would be a new dependency of 10 MB.
+Types are checked here and not by pydantic: it refuses hints of torch and mmengine (a Tensor, an Optimizer, a name only
+known to type checkers) and reports an error for each member of a union.
 """
 
 import collections.abc
@@ -176,7 +175,7 @@ def _options(hint: Any) -> list[Any]:
 
 
 def _kind(hint: Any) -> Any:
-    """Return which of the types of `_WORDS` a hint stands for, `Literal`, or None: not a type that YAML writes."""
+    """Return the type of `_WORDS` that a hint means, `Literal`, or None: not a type that YAML writes."""
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal or origin in _WORDS:
         return origin
@@ -223,13 +222,13 @@ def shown(value: Any) -> str:
 
 
 def faults_of_keys(config: Mapping[str, Any], known: Mapping[str, Argument], prefix: str) -> list[str]:
-    """List the values of a mapping that do not fit the arguments of their names; `prefix` stands before each key."""
+    """List the values of a mapping that do not fit the arguments of their names; `prefix` comes before each key."""
     faults = [known[key].fault(value, f"{prefix}{key}") for key, value in config.items() if key in known]
     return [f for f in faults if f]
 
 
 def check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
-    """Yield the faults of a mapping that takes the given keys only; `path` is its place in the config."""
+    """Yield the faults of a mapping that takes only the keys of `takes`; `path` is its place in the config."""
     if not isinstance(config, dict):
         yield f"{path}: expected a mapping, got {shown(config)}"
         return

@@ -18,6 +18,8 @@ from avsmamba.utils import UserError
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
 TOP_LEVEL = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
+_LOADERS = {f"{mode}_dataloader" for mode in ("train", "val", "test")}
+_MAPPINGS = _LOADERS | {"train_cfg", "default_hooks", "env_cfg", "randomness"}
 # What AVSSegmentor hands to its parts.
 _MODEL_ADDS = ("embed_dims", "in_channels", "audio_channels")
 
@@ -127,19 +129,22 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{key}: is needed, leave the key out for its default"
             continue
         yield from faults_of_keys({key: value}, known.TOP_LEVEL, "")
-        if key.endswith("_dataloader"):
+        if key in _MAPPINGS and not isinstance(value, dict):
+            yield f"{key}: expected a mapping, got {shown(value)}"
+        elif key in _LOADERS:
             yield from _check_loader(value, key)
         elif key == "train_cfg":
             yield from _check_train_loop(value)
         elif key == "default_hooks":
-            yield from _check_hooks(value)
+            for name, hook in value.items():
+                if hook is not None:
+                    yield from _check(hook, f"default_hooks.{name}", _HOOK)
         elif key == "env_cfg":
             yield from check_keys(value, known.ENVIRONMENT, key)
-            if isinstance(value, dict):
-                yield from check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
+            yield from check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
             yield from check_keys(value, known.RANDOMNESS, key)
-            if isinstance(value, dict) and "seed" not in value:
+            if "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
@@ -164,10 +169,7 @@ def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
         yield f"{absent[0]}: missing; {', '.join(keys)} are needed together, or null together"
 
 
-def _check_loader(config: Any, path: str) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {shown(config)}"
-        return
+def _check_loader(config: dict[str, Any], path: str) -> Iterator[str]:
     yield from check_keys(config, known.LOADER, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
@@ -178,10 +180,7 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
             yield f"{path}: needs {key!r}"
 
 
-def _check_train_loop(config: Any) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"train_cfg: expected a mapping, got {shown(config)}"
-        return
+def _check_train_loop(config: dict[str, Any]) -> Iterator[str]:
     if ("type" in config) == ("by_epoch" in config):
         yield "train_cfg: needs either 'type' or 'by_epoch'"
         return
@@ -191,17 +190,8 @@ def _check_train_loop(config: Any) -> Iterator[str]:
     yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, added=_LOOP_ADDS))
 
 
-def _check_hooks(config: Any) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"default_hooks: expected a mapping, got {shown(config)}"
-        return
-    for name, hook in config.items():
-        if hook is not None:
-            yield from _check(hook, f"default_hooks.{name}", _HOOK)
-
-
 def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
-    """The parts of `optim_wrapper` that are no modules: each is read far from where it is written."""
+    """Yield the faults of the parts of `optim_wrapper` that are no modules."""
     if not isinstance(config, dict):
         return
     constructor = config.get("constructor", "DefaultOptimWrapperConstructor")
@@ -223,7 +213,7 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
-    """Losses and metrics that do not go with the number of classes: each would be found after an epoch, or a step."""
+    """Yield the losses and metrics that do not go with the number of classes."""
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
@@ -248,7 +238,7 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
-    """Faults of one module's config, or of a list of them, and of all that is nested in it."""
+    """Yield the faults of one module's config, or of a list of them, and of all that is nested in it."""
     if isinstance(config, (list, tuple)) and slot.many:
         for i, item in enumerate(config):
             yield from _check(item, f"{path}.{i}", replace(slot, many=False))
@@ -289,7 +279,7 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
 
 
 def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
-    """Configs inside a module's arguments; every mapping with a `type` must name something registered."""
+    """Yield the faults of configs inside a module's arguments; every `type` must name something registered."""
     if key in slot.children:
         child = slot.children[key]
         if value is not None and child is not None:
@@ -323,7 +313,7 @@ def _unknown(registry: Registry, name: Any, path: str) -> str:
 
 @cache
 def _import_mmengine() -> None:
-    """mmengine's own registries know nothing before the modules are imported."""
+    """Import the modules that fill mmengine's own registries."""
     for name in ("dataset", "evaluator", "hooks", "model", "optim", "runner", "visualization"):
         import_module(f"mmengine.{name}")
 
@@ -334,7 +324,7 @@ def _registries() -> list[Registry]:
 
 
 def find(registry: Registry, name: Any) -> Callable[..., Any] | None:
-    """What a registry or its parent holds under a name: `X`, `scope.X` or the dotted path of a registered class.
+    """Return what a registry or its parent has under a name: `X`, `scope.X` or the dotted path of a registered class.
 
     Unlike `Registry.get` it never imports what the name says, since `type: os.system` would be found and called.
     """

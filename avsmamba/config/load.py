@@ -42,7 +42,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
     source = f"{path} with --cfg-options" if options else str(path)
     values, variables = _resolve(values, names, source)
     values.setdefault("default_scope", SCOPE)
-    from avsmamba.config.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
+    from avsmamba.config.check import check_config  # imports mmengine.runner, which takes seconds
 
     try:
         check_config(values, variables)
@@ -85,7 +85,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` words of `--cfg-options`; values are YAML, as in the files: `[1, 2]`, `{type: X}`, `null`.
 
     Raises:
-        UserError: for a word without a key or a value that is no YAML.
+        UserError: for an option without a key or a value that is not YAML.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -170,16 +170,14 @@ def merge(base: dict[str, Any], child: dict[str, Any], source: str, where: str =
         old, path = base.get(key), f"{where}{key}"
         if isinstance(value, dict) and not value.get(DELETE) and old is not None:
             if not isinstance(old, dict):
-                raise UserError(f"{source}: {path} is a mapping here but a {type(old).__name__} in its base; {_HINT}")
+                kind = f"a mapping here but a {type(old).__name__} in its base"
+                raise UserError(f"{source}: {path} is {kind}; {DELETE}: true replaces it")
             merged[key] = merge(old, value, source, f"{path}.")
         elif isinstance(old, dict) and value is not None and not isinstance(value, (dict, list)):
             raise UserError(f"{source}: {path} is {value!r} here but a mapping in its base; write null to drop it")
         else:
             merged[key] = value
     return merged
-
-
-_HINT = f"{DELETE}: true replaces it"
 
 
 def _without_marker(value: Any) -> Any:
@@ -202,13 +200,10 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         raise UserError(f"{name}: {'.'.join(parents)} is {node!r}, not a mapping")
     if isinstance(node, list):
         node[_index(node, last, name)] = value
-    elif last == DELETE:
-        if value:
-            node.clear()
-    else:
-        node.update(
-            merge({last: node[last]} if last in node else {}, {last: value}, "--cfg-options", key[: -len(last)])
-        )
+    elif last != DELETE:
+        node |= merge({k: node[k] for k in node if k == last}, {last: value}, "--cfg-options", key[: -len(last)])
+    elif value:
+        node.clear()
 
 
 def _index(node: Any, part: str, name: str) -> Any:

@@ -24,13 +24,7 @@ def config_name(config: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """A base, or what a variant changes in each base.
-
-    Attributes:
-        about: one line.
-        config: keys of a config; `_base_` is relative to the table's folder.
-        published: (M_J, M_F) in percent by base, where a paper prints them.
-    """
+    """A base, or what a variant changes in each base; `published` are a paper's (M_J, M_F) in percent by base."""
 
     about: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -45,50 +39,36 @@ class PaperTable:
     rows: dict[str, str]
 
 
-class Variants:
-    """The content of a table of configs.
+@dataclass(frozen=True)
+class _Content:
+    bases: dict[str, Any]
+    variants: dict[str, Any]
+    tables: dict[str, Any] = field(default_factory=dict)
 
-    Args:
-        file: its path, for errors.
-        values: its content, with `bases`, `variants` and, where a paper has the variants, `tables`.
+
+class Variants:
+    """The content of a table of configs: bases, variants and, where a paper has the variants, its tables.
 
     Raises:
         UserError: naming the file and the key that is at fault.
     """
 
     def __init__(self, file: Path, values: dict[str, Any]) -> None:
-        self.file = file
-        groups = build(_Groups, values, file)
-        self.bases = {k: build(Part, v, file, f"bases.{k}") for k, v in groups.bases.items()}
-        self.variants = {k: build(Part, v, file, f"variants.{k}") for k, v in groups.variants.items()}
-        self.tables = {k: build(PaperTable, v, file, f"tables.{k}") for k, v in groups.tables.items()}
-        for number, table in self.tables.items():
-            for label, variant in table.rows.items():
-                if variant not in self.variants:
-                    raise UserError(f"{file}: tables.{number}.rows.{label}: no variant {variant!r}")
+        self.file, content = file, build(_Content, values, file)
+        self.bases = {k: build(Part, v, file, f"bases.{k}") for k, v in content.bases.items()}
+        self.variants = {k: build(Part, v, file, f"variants.{k}") for k, v in content.variants.items()}
+        self.tables = {k: build(PaperTable, v, file, f"tables.{k}") for k, v in content.tables.items()}
 
-    def names(self, base: str) -> list[str]:
-        """Return the names of all variants of a base."""
-        return [f"{base}_{variant}" for variant in self.variants]
+    def names(self, *bases: str) -> list[str]:
+        """Return the names of all variants of some bases, by default of all."""
+        return [f"{base}_{variant}" for base in bases or self.bases for variant in self.variants]
 
     def parts(self, name: str) -> tuple[Part, Part]:
-        """Return base and variant of a name.
-
-        Raises:
-            UserError: listing the names if it is not one of them.
-        """
+        """Return base and variant of a name; raise a UserError that lists the names if it is not one of them."""
         for base in self.bases:
             if name in self.names(base):
                 return self.bases[base], self.variants[name.removeprefix(f"{base}_")]
         known = f"{{{','.join(self.bases)}}}_{{{','.join(self.variants)}}}"
         if not name:
             raise UserError(f"{self.file}: holds variants; expected {self.file}#NAME with a name of {known}")
-        every = [n for base in self.bases for n in self.names(base)]
-        raise UserError(f"{self.file}#{name}: no such variant{near(name, every)}; known: {known}")
-
-
-@dataclass(frozen=True)
-class _Groups:
-    bases: dict[str, Any]
-    variants: dict[str, Any]
-    tables: dict[str, Any] = field(default_factory=dict)
+        raise UserError(f"{self.file}#{name}: no such variant{near(name, self.names())}; known: {known}")

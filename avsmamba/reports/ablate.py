@@ -35,15 +35,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its tests.
-
-    Attributes:
-        config: YAML file, or variant of a table of them.
-        seed: of weights, order of the clips and augmentations.
-        sounds: what the trained model is tested with.
-        options: `key=value` words that override the config.
-        data_root: folder with `Single-source/` and `Multi-sources/`, or None.
-    """
+    """One training and its tests; `seed` is of weights, clips' order and augmentations, `options` are `key=value`."""
 
     config: str
     seed: int
@@ -78,11 +70,10 @@ def plan(
     Raises:
         UserError: if an argument is out of range or two configs have one name.
     """
-    stems = [config_name(c) for c in configs]
-    twice = {s for s in stems if stems.count(s) > 1}
+    names = [config_name(c) for c in configs]
     if not configs:
         raise UserError("--configs: expected at least one config")
-    if twice:
+    if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"--configs: two configs are named {min(twice)!r}; their results would share a folder")
     if seeds < 1:
         raise UserError(f"--seeds: expected at least 1, got {seeds}")
@@ -97,7 +88,7 @@ def ablate(runs: Sequence[Run], work_dir: str | Path) -> tuple[list[Result], dic
     A run with a `result.json` is skipped, one that was cut off goes on from its last checkpoint.
 
     Returns:
-        The results so far, in the order of `runs`, and the reasons of those that failed, by the run's name.
+        Results in the order of `runs`, and the reasons of failures by the run's name.
 
     Raises:
         UserError: before anything is run, if a config is at fault or a folder holds a run of another config.

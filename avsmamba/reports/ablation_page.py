@@ -23,18 +23,7 @@ SOUNDS = {"shuffle": "another clip's sound", "silence": "silence", "noise": "noi
 
 @dataclass(frozen=True)
 class VariantStats:
-    """All runs of one config.
-
-    Attributes:
-        config: its name.
-        seeds: in order.
-        M_J: of each seed, frame protocol, percent.
-        M_F: of each seed, percent.
-        other_M_J: by sound, of each seed, percent.
-        loss: of each seed, over the last iterations.
-        seconds: of training, of each seed.
-        parameters: of the model.
-    """
+    """All runs of one config: scores in percent of the frame protocol, loss, seconds of training; a value a seed."""
 
     config: str
     seeds: tuple[int, ...]
@@ -127,14 +116,13 @@ def _common_sounds(figures: Iterable[VariantStats]) -> list[str]:
 
 def comma_separated(figures: Sequence[VariantStats]) -> str:
     """Return CSV with one line for each run."""
-    text = io.StringIO()
     sounds = _common_sounds(figures)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["config", "seed", "M_J", "M_F", *(f"M_J_{s}" for s in sounds), "loss", "train_seconds"])
+    rows: list[list[Any]] = [["config", "seed", "M_J", "M_F", *(f"M_J_{s}" for s in sounds), "loss", "train_seconds"]]
     for f in figures:
-        for i, seed in enumerate(f.seeds):
-            others = [f.other_M_J[s][i] if s in f.other_M_J else "" for s in sounds]
-            writer.writerow([f.config, seed, f.M_J[i], f.M_F[i], *others, f.loss[i], f.seconds[i]])
+        others = [f.other_M_J.get(s, [""] * len(f.seeds)) for s in sounds]
+        rows += zip([f.config] * len(f.seeds), f.seeds, f.M_J, f.M_F, *others, f.loss, f.seconds, strict=True)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from avsmamba.config import yaml_io
 from avsmamba.config.arguments import build
-from avsmamba.config.variants import Part, Variants
+from avsmamba.config.variants import Variants
 from avsmamba.utils import UserError
 
 Score = tuple[float, float]
@@ -16,15 +16,7 @@ ABLATIONS, METAFILES, OTHERS = "ablations.yaml", "metafiles", "other_methods.yam
 
 
 class Row(NamedTuple):
-    """One row of an ablation table.
-
-    Attributes:
-        label: as the paper prints it.
-        variant: its name in `configs/ablations.yaml`, without the base's.
-        about: what it changes.
-        ms3: (M_J, M_F) on MS3.
-        s4: (M_J, M_F) on S4.
-    """
+    """One row of an ablation table: the paper's label, variant, what it changes, and (M_J, M_F) on MS3 and S4."""
 
     label: str
     variant: str
@@ -44,25 +36,19 @@ class _Scores:
 
 
 class Ablations:
-    """Tables III to VII.
-
-    Attributes:
-        variants: the table of configs.
-        tables: title and rows by number.
-        full: the row of the whole model.
-    """
+    """Tables III to VII: the table of configs, title and rows by number, and the row of the whole model."""
 
     def __init__(self, configs: Path) -> None:
         self.file = configs / ABLATIONS
         self.variants = Variants(self.file, yaml_io.read(self.file))
-        self.tables = {
-            number: (table.title, [self._row(*labelled) for labelled in table.rows.items()])
-            for number, table in self.variants.tables.items()
-        }
+        titled = self.variants.tables.items()
+        self.tables = {n: (table.title, [self._row(*row) for row in table.rows.items()]) for n, table in titled}
         self.full = self._row("Ours", FULL)
 
     def _row(self, label: str, variant: str) -> Row:
-        part = self.variants.variants.get(variant, Part(""))
+        part = self.variants.variants.get(variant)
+        if part is None:
+            raise UserError(f"{self.file}: tables: no such variant: {variant}")
         scores = build(_Scores, part.published, self.file, f"variants.{variant}.published")
         return Row(label, variant, part.about, scores.ms3, scores.s4)
 
@@ -74,15 +60,9 @@ class Ablations:
 
 @dataclass(frozen=True)
 class ConfigFacts:
-    """What a metafile says about one config.
+    """What a metafile says about one config: names for tables, sizes in pixels, and what the paper prints.
 
-    Attributes:
-        backbone: its name in tables.
-        data: name of the data in tables.
-        sizes: height and width in pixels: the config's own, then others to list.
-        table: number of the paper's table with a figure for the config at its own size, or None.
-        row: label of the row there.
-        M_J, M_F: the figure, in percent.
+    The config's own size is the first; the figure, if there is one, is of that size.
     """
 
     backbone: str
@@ -105,9 +85,7 @@ class Metafile:
 
 
 @dataclass(frozen=True)
-class OtherRow:
-    """A row of Table I or II whose method has no config here."""
-
+class _Row:
     method: str
     row: str
     S4: Score
@@ -135,20 +113,17 @@ class Methods:
         self._with_config: set[tuple[str, str, str]] = set()
         file = configs / METAFILES / OTHERS
         others = build(_Others, yaml_io.read(file), file)
-        rows = [build(OtherRow, row, file, f"rows.{i}") for i, row in enumerate(others.rows)]
-        files = sorted(f for f in file.parent.glob("*.yaml") if f != file)
-        found = {m.name: (f, m) for f, m in ((f, build(Metafile, yaml_io.read(f), f)) for f in files)}
-        if sorted(others.order) != sorted({*found, *(row.method for row in rows)}):
+        for path in sorted(p for p in file.parent.glob("*.yaml") if p != file):
+            self._add(path, configs)
+        for i, values in enumerate(others.rows):
+            row = build(_Row, values, file, f"rows.{i}")
+            self.scores[row.method, row.row] = {"S4": row.S4, "MS3": row.MS3} | ({"AVSS": row.AVSS} if row.AVSS else {})
+        if set(others.order) != {method for method, _ in self.scores}:
             raise UserError(f"{file}: order: expected every method once, got {', '.join(others.order)}")
-        for name in others.order:
-            if name in found:
-                self._add(*found[name], configs)
-            for row in rows:
-                if row.method == name:
-                    scores = {"S4": row.S4, "MS3": row.MS3, "AVSS": row.AVSS}
-                    self.scores[name, row.row] = {data: score for data, score in scores.items() if score}
+        self.scores = dict(sorted(self.scores.items(), key=lambda item: others.order.index(item[0][0])))
 
-    def _add(self, file: Path, method: Metafile, configs: Path) -> None:
+    def _add(self, file: Path, configs: Path) -> None:
+        method = build(Metafile, yaml_io.read(file), file)
         for config, values in method.configs.items():
             facts = build(ConfigFacts, values, file, f"configs.{config}")
             if not (configs / f"{config}.yaml").is_file():

@@ -108,10 +108,7 @@ def count_flops(model: nn.Module, size: int, frames: int) -> int:
 
 def config_files(configs: Path) -> list[Path]:
     """Return all configs under `configs` by folder and name, without bases, metafiles and the table of variants."""
-    found = (
-        p for folder in configs.iterdir() if folder.name not in ("_base_", METAFILES) for p in folder.rglob("*.yaml")
-    )
-    return sorted(found)
+    return sorted(p for p in configs.glob("*/*.yaml") if p.parent.name != METAFILES)
 
 
 def sized_configs(configs: Path, methods: Methods) -> Iterator[tuple[Config, str, str]]:
@@ -134,11 +131,11 @@ def sized_configs(configs: Path, methods: Methods) -> Iterator[tuple[Config, str
             yield cfg, name, "" if own else f"size={size}"
 
 
-def collect(configs: Path, methods: Methods, ablations: Ablations) -> list[Entry]:
+def collect(configs: Path) -> list[Entry]:
     """Return the entries of all configs at all sizes, then of the ablations."""
     costs = Costs()
-    entries = [costs.entry(*sized) for sized in sized_configs(configs, methods)]
-    names = [f"{ABLATIONS}#{name}" for base in ablations.variants.bases for name in ablations.variants.names(base)]
+    entries = [costs.entry(*sized) for sized in sized_configs(configs, Methods(configs))]
+    names = [f"{ABLATIONS}#{name}" for name in Ablations(configs).variants.names()]
     return entries + [costs.entry(load_config(configs / name), name) for name in names]
 
 
@@ -153,29 +150,21 @@ def measured_score(measured: Measured, config: str) -> Score | None:
     return (100 * runs[-1]["M_J"], 100 * runs[-1]["M_F"]) if runs else None
 
 
-def page(
-    entries: Sequence[Entry],
-    measured: Measured,
-    memory: Mapping[str, int],
-    methods: Methods,
-    ablations: Ablations,
-) -> str:
+def page(entries: Sequence[Entry], measured: Measured, memory: Mapping[str, int], configs: Path) -> str:
     """Return the text of `docs/zoo.md`.
 
     Args:
         entries: of the configs.
         measured: scores that were reached here, by config.
         memory: estimated peak bytes of a training step by the entry's key.
-        methods: names and published scores of the configs.
-        ablations: names and published scores of the variants.
+        configs: folder with the names and published scores.
 
     Raises:
         UserError: if a score is of no config.
     """
-    unknown = set(measured) - {entry.config for entry in entries}
-    if unknown:
+    if unknown := set(measured) - {entry.config for entry in entries}:
         raise UserError(f"zoo_scores.json: no such config: {min(unknown)}")
-    prefix = f"{ABLATIONS}#ms3_"
+    methods, prefix = Methods(configs), f"{ABLATIONS}#ms3_"
     return render(
         "zoo.md.j2",
         entries=entries,
@@ -183,7 +172,7 @@ def page(
         memory=memory,
         methods=methods,
         papers={method.name: method.paper for name, (method, _) in methods.configs.items() if "baselines/" in name},
-        ablations=ablations,
+        ablations=Ablations(configs),
         costs={e.config.removeprefix(prefix): e.cells for e in entries if e.config.startswith(prefix)},
         percent=percent,
         best=lambda config: measured_score(measured, config),
@@ -192,8 +181,7 @@ def page(
 
 def estimate_memory(configs: Path) -> dict[str, int]:
     """Estimate the peak bytes of a training step of every config in the tables of models, by a dry run of each."""
-    known: dict[str, int] = {}
-    found: dict[str, int] = {}
+    known, found = dict[str, int](), dict[str, int]()
     for cfg, name, option in sized_configs(configs, Methods(configs)):
         key = json.dumps([cfg.model.to_dict(), batch_shape(cfg)], sort_keys=True)
         if key not in known:
@@ -204,10 +192,9 @@ def estimate_memory(configs: Path) -> dict[str, int]:
 
 def current_page(configs: Path, docs: Path) -> str:
     """Return the page for the configs under `configs`, with the scores and estimates in the JSON files of `docs`."""
-    methods, ablations = Methods(configs), Ablations(configs)
     files = docs / "zoo_scores.json", docs / "zoo_memory.json"
     measured, memory = (read_json(file) if file.is_file() else {} for file in files)
-    return page(collect(configs, methods, ablations), measured, memory, methods, ablations)
+    return page(collect(configs), measured, memory, configs)
 
 
 def add_score(scores: Path, config: str, metrics: Path) -> None:
@@ -229,9 +216,7 @@ def add_score(scores: Path, config: str, metrics: Path) -> None:
         "clips": found["clips"],
         **{key: round(found["frame"][key], 4) for key in ("M_J", "M_F")},
         "date": f"{day[:4]}-{day[4:6]}-{day[6:8]}",
-        "commit": env["commit"],
-        "device": env["device"],
-        "command": env["command"],
+        **{key: env[key] for key in ("commit", "device", "command")},
     }
     known = read_json(scores) if scores.is_file() else {}
     kept = [r for r in known.get(name, []) if r["sound"] != run["sound"]]

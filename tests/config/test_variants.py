@@ -77,7 +77,7 @@ def test_a_file_without_variants(tmp_path):
         ("    config: []\n", ["variants.plain.config: expected a mapping, got []"]),
         ("  other: {}\n", ["variants.other: needs 'about'"]),
         ("  other: 3\n", ["variants.other: expected a mapping, got 3"]),
-        ("tables: {I: {title: x, rows: {a: none}}}\n", ["tables.I.rows.a: no variant 'none'"]),
+        ("tables: {I: {titel: x, rows: {}}}\n", ["tables.I.titel: it takes no 'titel'"]),
         ("more: 3\n", ["more: it takes no 'more'"]),
         ("    config: {model: {norm: 3}}\n", ["table.yaml#small_plain: model.norm: expected true or false, got 3"]),
         ("    config: {model: 3}\n", ["table.yaml#small_plain: model is 3 here but a mapping in its base"]),

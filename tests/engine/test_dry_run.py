@@ -9,7 +9,7 @@ from torch import nn
 from avsmamba.config.load import load_config
 from avsmamba.engine.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
 from avsmamba.models import AudioQueryHead
-from avsmamba.reports.paper_tables import Ablations
+from avsmamba.reports.paper_tables import ABLATIONS, Ablations
 from avsmamba.reports.zoo import config_files
 from avsmamba.utils import UserError
 from tests import ROOT
@@ -24,9 +24,8 @@ def full_size():
     `tools/zoo.py --memory` runs every config.
     """
     found = {}
-    table = Ablations(CONFIGS).variants
     names = [path.relative_to(CONFIGS).as_posix() for path in config_files(CONFIGS)]
-    names += [f"{table.file.name}#{name}" for base in table.bases for name in table.names(base)]
+    names += [f"{ABLATIONS}#{name}" for name in Ablations(CONFIGS).variants.names()]
     for name in [name for name in names if "tiny" not in name]:
         cfg = load_config(CONFIGS / name)
         found.setdefault(json.dumps([cfg.model.to_dict(), batch_shape(cfg)[1]], sort_keys=True), name)

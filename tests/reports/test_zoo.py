@@ -16,9 +16,9 @@ from avsmamba.utils import UserError
 from tests import ROOT
 
 CONFIGS = ROOT / "configs"
-METHODS, VARIANTS = Methods(CONFIGS), Ablations(CONFIGS)
+METHODS = Methods(CONFIGS)
 NAMES = [p.relative_to(CONFIGS).as_posix() for p in config_files(CONFIGS)]
-NAMES += [f"{ABLATIONS}#{n}" for base in VARIANTS.variants.bases for n in VARIANTS.variants.names(base)]
+NAMES += [f"{ABLATIONS}#{name}" for name in Ablations(CONFIGS).variants.names()]
 BUILT: dict[str, str] = {}
 
 
@@ -79,7 +79,7 @@ def test_fig_10_s_backbones_have_configs():
 def test_the_page_is_up_to_date():
     scores = json.loads((ROOT / "docs" / "zoo_scores.json").read_text())
     memory = json.loads((ROOT / "docs" / "zoo_memory.json").read_text())
-    text = page(collect(CONFIGS, METHODS, VARIANTS), scores, memory, METHODS, VARIANTS)
+    text = page(collect(CONFIGS), scores, memory, CONFIGS)
     assert (ROOT / "docs" / "zoo.md").read_text() == text, "run python tools/zoo.py --write"
     assert all(f"`{name.removesuffix('.yaml')}`" in text for name in NAMES if "#" not in name)
 
@@ -176,4 +176,4 @@ def test_a_score_is_taken_from_a_test(tmp_path):
     assert known["a/b"][1]["date"] == "2026-11-25" and measured_score(known, "a/b") == pytest.approx((51.24, 60.0))
     assert measured_score(known, "a/c") is None
     with pytest.raises(UserError, match="no such config: a/b"):
-        page([Entry("avs_mamba/avs_mamba_r50_s4_512", 512, 5, 1, 1)], known, {}, METHODS, VARIANTS)
+        page([Entry("avs_mamba/avs_mamba_r50_s4_512", 512, 5, 1, 1)], known, {}, CONFIGS)
