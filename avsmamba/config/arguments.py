@@ -239,7 +239,7 @@ def check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str 
     yield from faults_of_keys(config, takes, prefix)
 
 
-def build(target: type[T], values: Any, file: Path, path: str = "") -> T:
+def build(target: Callable[..., T], values: Any, file: Path, path: str = "") -> T:
     """Build a dataclass from a mapping of a YAML file, whose keys and types are those of its fields.
 
     Raises:

@@ -117,7 +117,7 @@ def _common_sounds(figures: Iterable[VariantStats]) -> list[str]:
 def comma_separated(figures: Sequence[VariantStats]) -> str:
     """Return CSV with one line for each run."""
     sounds = _common_sounds(figures)
-    rows: list[list[Any]] = [["config", "seed", "M_J", "M_F", *(f"M_J_{s}" for s in sounds), "loss", "train_seconds"]]
+    rows: list[Any] = [["config", "seed", "M_J", "M_F", *(f"M_J_{s}" for s in sounds), "loss", "train_seconds"]]
     for f in figures:
         others = [f.other_M_J.get(s, [""] * len(f.seeds)) for s in sounds]
         rows += zip([f.config] * len(f.seeds), f.seeds, f.M_J, f.M_F, *others, f.loss, f.seconds, strict=True)
@@ -128,7 +128,8 @@ def comma_separated(figures: Sequence[VariantStats]) -> str:
 
 def plot_lines(figures: Sequence[VariantStats], ablations: Ablations) -> list[Line]:
     """Return the lines of the plot: the whole model, then each config at the first table of the paper that has it."""
-    known, lines = {ablations.variant(f.config): f for f in figures}, {}
+    known = {ablations.variant(f.config): f for f in figures}
+    lines: dict[str, Line] = {}
     for number, (_, rows) in ablations.tables.items():
         for row in rows:
             if row.variant in known:

@@ -108,7 +108,7 @@ def count_flops(model: nn.Module, size: int, frames: int) -> int:
 
 def config_files(configs: Path) -> list[Path]:
     """Return all configs under `configs` by folder and name, without bases, metafiles and the table of variants."""
-    return sorted(p for p in configs.glob("*/*.yaml") if p.parent.name != METAFILES)
+    return sorted(p for p in configs.glob("*/*.yaml") if p.parent.name not in ("_base_", METAFILES))
 
 
 def sized_configs(configs: Path, methods: Methods) -> Iterator[tuple[Config, str, str]]:

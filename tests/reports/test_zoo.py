@@ -134,7 +134,7 @@ def copied(tmp_path, file, old, new):
     [
         ("name: TPAVI", "nam: TPAVI", "tpavi.yaml: nam: it takes no 'nam'; did you mean 'name'"),
         ("name: TPAVI\n", "", "tpavi.yaml: top level: needs 'name'"),
-        ("M_J: 72.8", "M_J: high", "tpavi_r50_s4_224.M_J: expected a number or null, got 'high'"),
+        ("M_J: 72.8", "M_J: high", "tpavi_r50_s4_224.M_J: expected a number, got 'high'"),
         (", M_J: 72.8", "", "tpavi_r50_s4_224: needs 'table', 'row', 'M_J' and 'M_F' together"),
         ("baselines/tpavi_r50_s4_224:", "baselines/tpavi_r5_s4_224:", "tpavi_r5_s4_224: no such file"),
         ("name: TPAVI", "name: TPAV", "other_methods.yaml: order: expected every method once"),
