@@ -24,6 +24,7 @@ from common import Stages, machine, spread, take_turns, timed, title, write_json
 
 from avsmamba.checkpoint.build import drop_pretrained
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.export.run import METADATA, ExportedModel
 from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
 from avsmamba.models.layers import ssm
@@ -108,7 +109,7 @@ def main() -> None:
                 row = {"config": config, **measure(whole, opened, size, args.frames, args)}
                 rows.append(row)
                 for name, ms in row["ms"].items():
-                    cells = (Path(config).stem, size, name, f"{ms['median']:.1f}", f"{row['times'][name]:.2f}")
+                    cells = (config_name(config), size, name, f"{ms['median']:.1f}", f"{row['times'][name]:.2f}")
                     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     if args.json:
         write_json(args.json, {"machine": about, "rows": rows})

@@ -28,7 +28,7 @@ from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import atomic_write
 
-DEFAULT = "configs/avs_mamba/avs_mamba_pvtv2b5_ms3_224.yaml"
+DEFAULT = "configs/avs_mamba/avs_mamba_pvtv2b5_ms3_512.yaml"
 PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
 CHECKPOINTING = ("backbone", "encoder", "decoder", "pyramid")
 

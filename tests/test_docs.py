@@ -35,7 +35,7 @@ def test_the_documents_configs_and_options_are_sound(tmp_path):
     count = 0
     for page in PAGES:
         text = page.read_text()
-        config = ROOT / "configs" / "avs_mamba" / "avs_mamba_pvtv2b5_ms3_224.yaml"
+        config = ROOT / "configs" / "avs_mamba" / "avs_mamba_pvtv2b5_ms3_512.yaml"
         for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
             if "_base_:" not in block:
                 continue

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train configs one after another, each in its own process, and compare their scores. Finished runs are "
         "skipped, so the same command continues after an interruption."
     )
-    parser.add_argument("--configs", nargs="+", metavar="FILE", help="default: configs/ablations/tiny_*.yaml")
+    parser.add_argument(
+        "--configs", nargs="+", metavar="FILE", help="default: the variants configs/ablations.yaml#tiny_*"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: %(default)s)")
     parser.add_argument(
         "--sounds",
@@ -39,12 +41,15 @@ def run(args: argparse.Namespace) -> None:
     """Run what is missing, and write the tables."""
     from avsmamba.reports.ablate import ablate, finished, plan
     from avsmamba.reports.ablation_page import write_page, write_tables
+    from avsmamba.reports.paper_tables import Ablations
 
-    configs = args.configs or sorted((source_tree() / "configs" / "ablations").glob("tiny_*.yaml"))
+    ablations = Ablations(source_tree() / "configs")
+    table = ablations.variants
+    configs = args.configs or [f"{table.file}#{name}" for name in table.names("tiny")]
     runs = plan(configs, args.seeds, args.sounds, args.cfg_options, args.data_root)
     results, failed = (finished(runs, args.work_dir), {}) if args.report else ablate(runs, args.work_dir)
-    print(write_tables(results, failed, args.work_dir))
+    print(write_tables(results, failed, args.work_dir, ablations))
     if args.write_docs:
-        write_page(results, args.write_docs)
+        write_page(results, args.write_docs, ablations)
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")

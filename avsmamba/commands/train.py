@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba train`."""
     parser.description = "Train a model from a YAML config."
     parser.add_argument(
-        "config", metavar="CONFIG", help="YAML file, for example configs/avs_mamba/avs_mamba_pvtv2b5_ms3_224.yaml"
+        "config", metavar="CONFIG", help="YAML file, or a variant: configs/ablations.yaml#ms3_orders_10"
     )
     parser.add_argument(
         "--work-dir", metavar="DIR", help="checkpoints and logs (default: work_dirs/ and the config's name)"

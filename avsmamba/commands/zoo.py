@@ -29,19 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Add a score, write the page, or print it."""
     root = source_tree()
-    from avsmamba.reports.ablate import read_json
-    from avsmamba.reports.zoo import add_score, collect, estimate_memory, page, write
+    from avsmamba.reports.zoo import add_score, current_page, estimate_memory
     from avsmamba.utils import atomic_write
 
-    configs, scores, target = root / "configs", root / "docs" / "zoo_scores.json", root / "docs" / "zoo.md"
-    memory = root / "docs" / "zoo_memory.json"
+    configs, docs = root / "configs", root / "docs"
     if args.add:
-        add_score(scores, args.add[0], Path(args.add[1]))
+        add_score(docs / "zoo_scores.json", args.add[0], Path(args.add[1]))
     if args.memory:
         estimates = estimate_memory(configs)
-        with atomic_write(memory) as path:
+        with atomic_write(docs / "zoo_memory.json") as path:
             path.write_text(json.dumps(estimates, indent=2) + "\n", encoding="utf-8")
     if args.write:
-        print(f"{len(write(configs, scores, target, memory))} configs in {target}")
+        text = current_page(configs, docs)
+        with atomic_write(docs / "zoo.md") as path:
+            path.write_text(text, encoding="utf-8")
+        print(f"written to {docs / 'zoo.md'}")
     elif not (args.add or args.memory):
-        print(page(collect(configs), read_json(scores), read_json(memory)), end="")
+        print(current_page(configs, docs), end="")

@@ -1,21 +1,25 @@
 """Arguments of registered classes, read from their signatures, and config values checked against types and limits.
 
-Types are checked here and not by pydantic: most classes are torch's and mmengine's, whose hints (a Tensor, an
-Optimizer, a name only known to type checkers) it refuses or needs exceptions for; it answers for each member of a union
-with an error of its own; and it would be a new dependency of 10 MB.
+Types are checked here and not by pydantic: it refuses hints of torch and mmengine (a Tensor, an Optimizer, a name only
+known to type checkers) and reports an error for each member of a union.
 """
 
 import collections.abc
+import difflib
 import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, POSITIVE, Limit, limits_of
+from avsmamba.utils import UserError
+
+T = TypeVar("T")
 
 # Limits that the signatures of torch and mmengine do not declare.
 _OUTSIDE: dict[str, Limit] = {
@@ -171,7 +175,7 @@ def _options(hint: Any) -> list[Any]:
 
 
 def _kind(hint: Any) -> Any:
-    """Return which of the types of `_WORDS` a hint stands for, `Literal`, or None: not a type that YAML writes."""
+    """Return the type of `_WORDS` that a hint means, `Literal`, or None: not a type that YAML writes."""
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal or origin in _WORDS:
         return origin
@@ -218,6 +222,42 @@ def shown(value: Any) -> str:
 
 
 def faults_of_keys(config: Mapping[str, Any], known: Mapping[str, Argument], prefix: str) -> list[str]:
-    """List the values of a mapping that do not fit the arguments of their names; `prefix` stands before each key."""
+    """List the values of a mapping that do not fit the arguments of their names; `prefix` comes before each key."""
     faults = [known[key].fault(value, f"{prefix}{key}") for key, value in config.items() if key in known]
     return [f for f in faults if f]
+
+
+def check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
+    """Yield the faults of a mapping that takes only the keys of `takes`; `path` is its place in the config."""
+    if not isinstance(config, dict):
+        yield f"{path}: expected a mapping, got {shown(config)}"
+        return
+    prefix = f"{path}." if path else ""
+    for key in config:
+        if key not in takes:
+            yield f"{prefix}{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
+    yield from faults_of_keys(config, takes, prefix)
+
+
+def build(target: Callable[..., T], values: Any, file: Path, path: str = "") -> T:
+    """Build a dataclass from a mapping of a YAML file, whose keys and types are those of its fields.
+
+    Raises:
+        UserError: naming the file and the key that is at fault.
+    """
+    takes, required, _ = arguments(target)
+    faults = list(check_keys(values, takes, path))
+    faults += [f"{path or 'top level'}: needs {key!r}" for key in sorted(required) if not faults and key not in values]
+    if faults:
+        raise UserError(f"{file}: {faults[0]}")
+    return target(**values)
+
+
+def near(word: str, names: Iterable[str], listing: bool = False) -> str:
+    """Return `; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
+    pool = sorted(names)
+    by_lower = {name.lower(): name for name in pool}
+    matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
+    if matches:
+        return f"; did you mean {' or '.join(map(repr, matches))}?"
+    return f"; it takes {', '.join(pool)}" if listing and pool else ""

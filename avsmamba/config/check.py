@@ -1,6 +1,5 @@
 """Check a config against the registries before anything is built: names, keys, and the types and limits of values."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,93 +11,97 @@ from mmengine.registry import Registry
 
 from avsmamba import registry as own
 from avsmamba.config import mmengine_arguments as known
-from avsmamba.config.arguments import Argument, arguments, faults_of_keys, shown
+from avsmamba.config.arguments import arguments, check_keys, faults_of_keys, near, shown
 from avsmamba.utils import UserError
 
 # What Runner reads from the config itself rather than as an argument.
 _RUNNER_KEYS = {"compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "activation_checkpointing"}
 _RUNNER_KEYS |= {"efficient_conv_bn_eval"}
+TOP_LEVEL = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
+_LOADERS = {f"{mode}_dataloader" for mode in ("train", "val", "test")}
+_MAPPINGS = _LOADERS | {"train_cfg", "default_hooks", "env_cfg", "randomness"}
 # What AVSSegmentor hands to its parts.
-_MODEL_GIVEN = ("embed_dims", "in_channels", "audio_channels")
+_MODEL_ADDS = ("embed_dims", "in_channels", "audio_channels")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What may stand at one place of a config.
+    """Schema of one config node.
 
     Attributes:
         registry: where `type` is looked up.
         default: the type where none is written.
-        given: arguments that the builder adds.
+        added: arguments that the builder adds.
         extra: keys that the builder takes away before it builds.
         children: slots of nested configs by key, or None: no config; others are looked up in this registry, then in
             any.
         complete: whether missing arguments are reported.
-        many: whether a list of configs may stand here as well.
+        many: whether a list of configs is allowed as well.
     """
 
     registry: Registry
     default: str | None = None
-    given: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     children: Mapping[str, "Slot | None"] = field(default_factory=dict)
     complete: bool = True
     many: bool = False
 
 
-_ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
+_ANY_MODEL = Slot(own.MODELS, added=_MODEL_ADDS, complete=False)
 _PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
 _LOSSES = ("losses", "aux_losses", "matching_losses")
-_PART = Slot(own.MODELS, given=_MODEL_GIVEN)
+_PART = Slot(own.MODELS, added=_MODEL_ADDS)
 _MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)
-_SAMPLER = Slot(root.DATA_SAMPLERS, given=("dataset", "seed"))
-_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, given=("sampler", "batch_size"))
+_SAMPLER = Slot(root.DATA_SAMPLERS, added=("dataset", "seed"))
+_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, added=("sampler", "batch_size"))
 _METRIC = Slot(own.METRICS, many=True)
 _HOOK = Slot(own.HOOKS, extra=("priority",))
 _EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
-_LOOP_GIVEN = ("runner", "dataloader", "evaluator")
+_LOOP_ADDS = ("runner", "dataloader", "evaluator")
 
 _SLOTS: dict[str, Slot] = {
     "model": _MODEL,
     "data_preprocessor": Slot(own.MODELS),
-    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", given=("module",)),
+    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", added=("module",)),
     "optim_wrapper": Slot(
         own.OPTIM_WRAPPERS,
         "OptimWrapper",
         extra=("constructor", "paramwise_cfg"),
-        children={"optimizer": Slot(root.OPTIMIZERS, given=("params",)), "clip_grad": None},
+        children={"optimizer": Slot(root.OPTIMIZERS, added=("params",)), "clip_grad": None},
     ),
     "param_scheduler": Slot(
-        root.PARAM_SCHEDULERS, given=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
+        root.PARAM_SCHEDULERS, added=("optimizer",), extra=("convert_to_iter_based", "epoch_length"), many=True
     ),
     "custom_hooks": replace(_HOOK, many=True),
     "log_processor": Slot(own.LOG_PROCESSORS, "LogProcessor"),
     "visualizer": Slot(
         root.VISUALIZERS,
-        given=("name",),
-        children={"vis_backends": Slot(root.VISBACKENDS, given=("save_dir",), many=True)},
+        added=("name",),
+        children={"vis_backends": Slot(root.VISBACKENDS, added=("save_dir",), many=True)},
     ),
-    "val_cfg": Slot(root.LOOPS, "ValLoop", given=_LOOP_GIVEN),
-    "test_cfg": Slot(root.LOOPS, "TestLoop", given=_LOOP_GIVEN),
+    "val_cfg": Slot(root.LOOPS, "ValLoop", added=_LOOP_ADDS),
+    "test_cfg": Slot(root.LOOPS, "TestLoop", added=_LOOP_ADDS),
     "val_evaluator": _METRIC,
     "test_evaluator": _METRIC,
 }
 
 
-def check_config(cfg: Mapping[str, Any]) -> None:
+def check_config(cfg: Mapping[str, Any], variables: Iterable[str] = ()) -> None:
     """Compare every key, `type` and value of a config with what the registered classes take; nothing is built.
 
     Args:
-        cfg: a config as `load_config` gives it, or a dict of the same form.
+        cfg: a config as `load_config` returns it, or a dict of the same form.
+        variables: further keys of the file, which only `${name}` refers to; suggested for a key that is not known.
 
     Raises:
         UserError: one line with the path of the first faulty key, what is wrong and the nearest known names.
     """
     values = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-    check_top_level(values)
+    check_top_level(values, variables)
     faults: dict[str, str] = {}
     for fault in _faults(values):
         faults.setdefault(fault.partition(": ")[0], fault)
@@ -108,22 +111,11 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         raise UserError(next(iter(faults.values())) + count)
 
 
-def check_top_level(values: Mapping[str, Any]) -> None:
+def check_top_level(values: Mapping[str, Any], variables: Iterable[str] = ()) -> None:
     """Raise a UserError for a top-level key that the Runner would silently ignore."""
-    names = (set(known.TOP_LEVEL) - {"cfg"}) | _RUNNER_KEYS
     for key in values:
-        if key not in names:
-            raise UserError(f"{key}: no such key at the top level of a config{near(key, names)}")
-
-
-def near(word: str, names: Iterable[str], listing: bool = False) -> str:
-    """`; did you mean 'x'?` with up to three near names; else nothing, or with `listing` all names."""
-    pool = sorted(names)
-    by_lower = {name.lower(): name for name in pool}
-    matches = [by_lower[m] for m in difflib.get_close_matches(word.lower(), by_lower, 3, 0.6)]
-    if matches:
-        return f"; did you mean {' or '.join(map(repr, matches))}?"
-    return f"; it takes {', '.join(pool)}" if listing and pool else ""
+        if key not in TOP_LEVEL:
+            raise UserError(f"{key}: no such key at the top level of a config{near(key, {*TOP_LEVEL, *variables})}")
 
 
 def _faults(values: dict[str, Any]) -> Iterator[str]:
@@ -137,27 +129,30 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{key}: is needed, leave the key out for its default"
             continue
         yield from faults_of_keys({key: value}, known.TOP_LEVEL, "")
-        if key.endswith("_dataloader"):
+        if key in _MAPPINGS and not isinstance(value, dict):
+            yield f"{key}: expected a mapping, got {shown(value)}"
+        elif key in _LOADERS:
             yield from _check_loader(value, key)
         elif key == "train_cfg":
             yield from _check_train_loop(value)
         elif key == "default_hooks":
-            yield from _check_hooks(value)
+            for name, hook in value.items():
+                if hook is not None:
+                    yield from _check(hook, f"default_hooks.{name}", _HOOK)
         elif key == "env_cfg":
-            yield from _check_keys(value, known.ENVIRONMENT, key)
-            if isinstance(value, dict):
-                yield from _check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
+            yield from check_keys(value, known.ENVIRONMENT, key)
+            yield from check_keys(value.get("mp_cfg", {}), known.PROCESSES, "env_cfg.mp_cfg")
         elif key == "randomness":
-            yield from _check_keys(value, known.RANDOMNESS, key)
-            if isinstance(value, dict) and "seed" not in value:
+            yield from check_keys(value, known.RANDOMNESS, key)
+            if "seed" not in value:
                 yield "randomness: needs 'seed' (a number or null)"
         elif key == "default_scope":
             if value != own.SCOPE:  # mmengine would import `<scope>.registry`
                 yield f"default_scope: expected {own.SCOPE!r}, got {value!r}"
         elif key == "compile" and not isinstance(value, bool):
-            yield from _check_keys(value, known.COMPILE, key, "torch.compile")
+            yield from check_keys(value, known.COMPILE, key, "torch.compile")
         elif key == "auto_scale_lr":
-            yield from _check_keys(value, known.AUTO_SCALE, key)
+            yield from check_keys(value, known.AUTO_SCALE, key)
         elif key.endswith("_evaluator") and isinstance(value, dict) and "metrics" in value:
             yield from _check(value, key, _EVALUATOR)
         elif key in _SLOTS:
@@ -174,11 +169,8 @@ def _check_group(values: dict[str, Any], mode: str) -> Iterator[str]:
         yield f"{absent[0]}: missing; {', '.join(keys)} are needed together, or null together"
 
 
-def _check_loader(config: Any, path: str) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {shown(config)}"
-        return
-    yield from _check_keys(config, known.LOADER, path, "DataLoader")
+def _check_loader(config: dict[str, Any], path: str) -> Iterator[str]:
+    yield from check_keys(config, known.LOADER, path, "DataLoader")
     slots = {"sampler": _SAMPLER, "batch_sampler": _BATCH_SAMPLER, "worker_init_fn": _FUNCTION}
     slots |= {"collate_fn": _FUNCTION, "dataset": _DATASET}
     for key, slot in slots.items():
@@ -188,30 +180,18 @@ def _check_loader(config: Any, path: str) -> Iterator[str]:
             yield f"{path}: needs {key!r}"
 
 
-def _check_train_loop(config: Any) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"train_cfg: expected a mapping, got {shown(config)}"
-        return
+def _check_train_loop(config: dict[str, Any]) -> Iterator[str]:
     if ("type" in config) == ("by_epoch" in config):
         yield "train_cfg: needs either 'type' or 'by_epoch'"
         return
     default = "EpochBasedTrainLoop" if config.get("by_epoch") else "IterBasedTrainLoop"
     yield from faults_of_keys(config, known.TRAIN_LOOP, "train_cfg.")
     loop = {k: v for k, v in config.items() if k != "by_epoch"}
-    yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, given=_LOOP_GIVEN))
-
-
-def _check_hooks(config: Any) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"default_hooks: expected a mapping, got {shown(config)}"
-        return
-    for name, hook in config.items():
-        if hook is not None:
-            yield from _check(hook, f"default_hooks.{name}", _HOOK)
+    yield from _check(loop, "train_cfg", Slot(root.LOOPS, default, added=_LOOP_ADDS))
 
 
 def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
-    """The parts of `optim_wrapper` that are no modules: each is read far from where it is written."""
+    """Yield the faults of the parts of `optim_wrapper` that are no modules."""
     if not isinstance(config, dict):
         return
     constructor = config.get("constructor", "DefaultOptimWrapperConstructor")
@@ -219,21 +199,21 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
         yield _unknown(root.OPTIM_WRAPPER_CONSTRUCTORS, constructor, "optim_wrapper.constructor")
     elif constructor == "DefaultOptimWrapperConstructor" and config.get("paramwise_cfg") is not None:
         paramwise = config["paramwise_cfg"]
-        yield from _check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
+        yield from check_keys(paramwise, known.PARAMWISE, "optim_wrapper.paramwise_cfg")
         keys = paramwise.get("custom_keys") if isinstance(paramwise, dict) else None
         for name, factors in keys.items() if isinstance(keys, dict) else ():
-            yield from _check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
+            yield from check_keys(factors, known.CUSTOM_KEY, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
     clip = config.get("clip_grad")
     if clip is not None:
         kind = clip.get("type", "norm") if isinstance(clip, dict) else "norm"
         if kind not in ("norm", "value"):
             yield f"optim_wrapper.clip_grad.type: expected 'norm' or 'value', got {shown(kind)}"
         else:
-            yield from _check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
+            yield from check_keys(clip, known.CLIP_GRAD[kind], "optim_wrapper.clip_grad", f"clip_grad_{kind}_")
 
 
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
-    """Losses and metrics that do not go with the number of classes: each would be found after an epoch, or a step."""
+    """Yield the losses and metrics that do not go with the number of classes."""
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
@@ -257,18 +237,8 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{mode}_evaluator: {wrong} does not go with model.head.num_classes {count}; use {right}"
 
 
-def _check_keys(config: Any, takes: Mapping[str, Argument], path: str, name: str = "it") -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield f"{path}: expected a mapping, got {shown(config)}"
-        return
-    for key in config:
-        if key not in takes:
-            yield f"{path}.{key}: {name} takes no {key!r}{near(key, takes, listing=True)}"
-    yield from faults_of_keys(config, takes, f"{path}.")
-
-
 def _check(config: Any, path: str, slot: Slot) -> Iterator[str]:
-    """Faults of one module's config, or of a list of them, and of all that is nested in it."""
+    """Yield the faults of one module's config, or of a list of them, and of all that is nested in it."""
     if isinstance(config, (list, tuple)) and slot.many:
         for i, item in enumerate(config):
             yield from _check(item, f"{path}.{i}", replace(slot, many=False))
@@ -294,7 +264,7 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
     takes, required, is_open = arguments(target)
     if name == "EMAHook":
         takes, is_open = takes | known.AVERAGE, False
-    usable = (set(takes) - set(slot.given)) | set(slot.extra) | (set(_MODEL_GIVEN) & set(takes))
+    usable = (set(takes) - set(slot.added)) | set(slot.extra) | (set(_MODEL_ADDS) & set(takes))
     for key in config:
         if key == "type" or key in takes or key in slot.extra:
             continue
@@ -303,13 +273,13 @@ def _check_arguments(config: dict[str, Any], path: str, slot: Slot, target: Call
             yield f"{path}.{key}: {name} takes no {key!r}{hint}"
     yield from faults_of_keys({k: v for k, v in config.items() if k != "type"}, takes, f"{path}.")
     if slot.complete:
-        missing = sorted(required - set(config) - set(slot.given))
+        missing = sorted(required - set(config) - set(slot.added))
         if missing:
             yield f"{path}: {name} needs {', '.join(map(repr, missing))}"
 
 
 def _check_nested(value: Any, path: str, slot: Slot, key: str) -> Iterator[str]:
-    """Configs inside a module's arguments; every mapping with a `type` must name something registered."""
+    """Yield the faults of configs inside a module's arguments; every `type` must name something registered."""
     if key in slot.children:
         child = slot.children[key]
         if value is not None and child is not None:
@@ -343,7 +313,7 @@ def _unknown(registry: Registry, name: Any, path: str) -> str:
 
 @cache
 def _import_mmengine() -> None:
-    """mmengine's own registries know nothing before the modules are imported."""
+    """Import the modules that fill mmengine's own registries."""
     for name in ("dataset", "evaluator", "hooks", "model", "optim", "runner", "visualization"):
         import_module(f"mmengine.{name}")
 
@@ -354,7 +324,7 @@ def _registries() -> list[Registry]:
 
 
 def find(registry: Registry, name: Any) -> Callable[..., Any] | None:
-    """What a registry or its parent holds under a name: `X`, `scope.X` or the dotted path of a registered class.
+    """Return what a registry or its parent has under a name: `X`, `scope.X` or the dotted path of a registered class.
 
     Unlike `Registry.get` it never imports what the name says, since `type: os.system` would be found and called.
     """

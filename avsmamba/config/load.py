@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.config import Config
 
 from avsmamba.config import yaml_io
+from avsmamba.config.interpolate import interpolate, references
+from avsmamba.config.variants import ENDINGS, Variants, split_name
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError
 
@@ -20,10 +22,11 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
     """Read a YAML config with its bases and check it against the registries.
 
     A child mapping is merged into its base's; `_delete_: true` replaces it instead; lists are replaced whole. Bases
-    must not share a top-level key. Nothing in a config is executed, imported or substituted.
+    must not share a top-level key. `${name}` is the value of another key, after options were set. A key at the top that
+    only such references name (`size`) is not in the result. Nothing in a config is executed or imported.
 
     Args:
-        path: the config, `.yaml` or `.yml`.
+        path: the config, `.yaml` or `.yml`, or a variant of a table of them: `configs/ablations.yaml#ms3_orders_10`.
         options: values by dotted key (`model.head.num_classes`, `param_scheduler.0.end`), see `parse_options`.
         data_root: folder that holds `Single-source/`, `Multi-sources/` and `AVSS/`, for every data set of the config;
             the environment variable AVSBENCH_ROOT does the same where it is None.
@@ -32,35 +35,57 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None, data
         UserError: naming the file (and line) or the key that is at fault.
     """
     path = Path(path).expanduser()
-    values = flat_values(path)
+    names: set[str] = set()
+    values = _without_marker(_read_with_bases(path, (), names))
     for key, value in sorted((options or {}).items(), key=lambda item: not item[0].endswith(DELETE)):
         _set(values, key, value)
-    values = _without_marker(values)
+    source = f"{path} with --cfg-options" if options else str(path)
+    values, variables = _resolve(values, names, source)
     values.setdefault("default_scope", SCOPE)
-    from avsmamba.config.check import check_config  # imports mmengine.runner: seconds that a bad file need not wait
+    from avsmamba.config.check import check_config  # imports mmengine.runner, which takes seconds
 
     try:
-        check_config(values)
+        check_config(values, variables)
     except UserError as error:
-        raise UserError(f"{path}{' with --cfg-options' if options else ''}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     set_data_root(values, data_root)
-    return Config(values, filename=str(path))
+    # mmengine would open the file for its text, and a variant has none.
+    return Config(values, cfg_text=str(path), filename=str(path))
 
 
 def flat_values(path: str | Path) -> dict[str, Any]:
-    """What a YAML config and its bases say, in one mapping, unchecked.
+    """Return a YAML config and its bases in one mapping, with references replaced, unchecked.
 
     Raises:
         UserError: naming the file (and line) or the key that is at fault.
     """
-    return _without_marker(_read_with_bases(Path(path), ()))
+    names: set[str] = set()
+    return _resolve(_read_with_bases(Path(path), (), names), names, str(path))[0]
+
+
+def _resolve(values: dict[str, Any], names: set[str], source: str) -> tuple[dict[str, Any], set[str]]:
+    """Replace references; return the values without the keys that only references name, and those keys.
+
+    `names` are those of references that a later file replaced: their keys may be left over.
+    """
+    values = _without_marker(values)
+    names |= references(values)
+    try:
+        values = interpolate(values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    if names:
+        from avsmamba.config.check import TOP_LEVEL
+
+        names = {n for n in names - TOP_LEVEL if n in values and not isinstance(values[n], (dict, list))}
+    return {key: value for key, value in values.items() if key not in names}, names
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words of `--cfg-options` as a dict; values are YAML, as in the files: `[1, 2]`, `{type: X}`, `null`.
+    """Parse `key=value` words of `--cfg-options`; values are YAML, as in the files: `[1, 2]`, `{type: X}`, `null`.
 
     Raises:
-        UserError: for a word without a key or a value that is no YAML.
+        UserError: for an option without a key or a value that is not YAML.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -68,7 +93,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(key.split(".")):
             raise UserError(f"--cfg-options: expected key=value, got {pair!r}")
         if key in options:
-            raise UserError(f"--cfg-options: {key!r} is given twice")
+            raise UserError(f"--cfg-options: {key!r} is set twice")
         options[key] = yaml_io.parse(value, f"--cfg-options {key}")
     return options
 
@@ -91,7 +116,7 @@ def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
 
 
 def data_sets(config: Any) -> Iterator[dict[str, Any]]:
-    """The innermost data sets of a config that may nest them (`dataset`, `datasets`)."""
+    """Yield the innermost data sets of a config that may nest them (`dataset`, `datasets`)."""
     if isinstance(config, (list, tuple)):
         for item in config:
             yield from data_sets(item)
@@ -103,23 +128,31 @@ def data_sets(config: Any) -> Iterator[dict[str, Any]]:
             yield config
 
 
-def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    if path.suffix not in (".yaml", ".yml"):
+def _read_with_bases(path: Path, chain: tuple[Path, ...], names: set[str]) -> dict[str, Any]:
+    """Read a file and its bases; what they refer to is added to `names`."""
+    file, variant = split_name(path)
+    if file.suffix not in ENDINGS:
         raise UserError(f"{path}: a config is a .yaml file")
     if path.resolve() in chain:
         raise UserError(f"{path}: is a base of itself")
-    values = yaml_io.read(path)
-    names = values.pop(BASE, [])
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    values = yaml_io.read(file)
+    if "variants" in values:
+        base_part, part = Variants(file, values).parts(variant)
+        values = merge(base_part.config, part.config, str(path))
+    elif variant:
+        raise UserError(f"{path}: {file} holds no variants")
+    names |= references(values)
+    bases = values.pop(BASE, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(n, str) for n in bases):
         raise UserError(f"{path}: {BASE} must be a file name or a list of them")
     base: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for name in names:
+    for name in bases:
         base_path = path.parent / Path(name).expanduser()
-        if not base_path.is_file():
+        if not split_name(base_path)[0].is_file():
             raise UserError(f"{path}: {BASE}: no such file: {base_path}")
-        for key, value in _read_with_bases(base_path, (*chain, path.resolve())).items():
+        for key, value in _read_with_bases(base_path, (*chain, path.resolve()), names).items():
             if key in origin:
                 raise UserError(f"{path}: two bases set {key!r}: {origin[key]} and {name}")
             base[key], origin[key] = value, name
@@ -127,7 +160,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], source: str, where: str = "") -> dict[str, Any]:
-    """`child` over `base`, neither of them changed; mappings are merged, all else is replaced.
+    """Merge `child` over `base` into a copy; mappings are merged, all else is replaced.
 
     Raises:
         UserError: if a mapping meets a list or a number, naming `source` and the key.
@@ -137,7 +170,8 @@ def merge(base: dict[str, Any], child: dict[str, Any], source: str, where: str =
         old, path = base.get(key), f"{where}{key}"
         if isinstance(value, dict) and not value.get(DELETE) and old is not None:
             if not isinstance(old, dict):
-                raise UserError(f"{source}: {path} is a mapping here but a {type(old).__name__} in its base; {_HINT}")
+                kind = f"a mapping here but a {type(old).__name__} in its base"
+                raise UserError(f"{source}: {path} is {kind}; {DELETE}: true replaces it")
             merged[key] = merge(old, value, source, f"{path}.")
         elif isinstance(old, dict) and value is not None and not isinstance(value, (dict, list)):
             raise UserError(f"{source}: {path} is {value!r} here but a mapping in its base; write null to drop it")
@@ -146,18 +180,15 @@ def merge(base: dict[str, Any], child: dict[str, Any], source: str, where: str =
     return merged
 
 
-_HINT = f"{DELETE}: true replaces it"
-
-
 def _without_marker(value: Any) -> Any:
-    """A copy without `_delete_`, which may stand where the base has nothing to delete."""
+    """Return a copy without `_delete_`, which may be written where the base has nothing to delete."""
     if isinstance(value, dict):
         return {k: _without_marker(v) for k, v in value.items() if k != DELETE}
     return [_without_marker(v) for v in value] if isinstance(value, list) else value
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key; a number indexes a list, a missing mapping is made."""
+    """Set one dotted key; a number indexes a list, a missing mapping is created."""
     name = f"--cfg-options {key}"
     *parents, last = key.split(".")
     node: Any = values
@@ -169,13 +200,10 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         raise UserError(f"{name}: {'.'.join(parents)} is {node!r}, not a mapping")
     if isinstance(node, list):
         node[_index(node, last, name)] = value
-    elif last == DELETE:
-        if value:
-            node.clear()
-    else:
-        node.update(
-            merge({last: node[last]} if last in node else {}, {last: value}, "--cfg-options", key[: -len(last)])
-        )
+    elif last != DELETE:
+        node |= merge({k: node[k] for k in node if k == last}, {last: value}, "--cfg-options", key[: -len(last)])
+    elif value:
+        node.clear()
 
 
 def _index(node: Any, part: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""YAML that is safe and says where a fault lies: no code runs, keys are unique strings, `2e-5` is a number.
+"""Read and write YAML safely: no code runs, errors name the line, keys are unique strings, `2e-5` is a number.
 
 mmengine's own handler is replaced by this one on import, so that `Config.dump` and `mmengine.load` follow it too.
 """
@@ -26,8 +26,6 @@ _RESOLVERS: tuple[tuple[str, str, str], ...] = (
     ),
     ("merge", r"^<<$", "<"),
 )
-
-
 _MOST = 100_000
 
 
@@ -43,7 +41,8 @@ class Loader(yaml.SafeLoader):
                 if key_node.tag == "tag:yaml.org,2002:merge":
                     continue
                 if key_node.tag != "tag:yaml.org,2002:str":
-                    raise _fault(f"a key must be a string, got {_show(key_node)}", key_node)
+                    shown = repr(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a list or a mapping"
+                    raise _fault(f"a key must be a string, got {shown}", key_node)
                 if key_node.value in seen:
                     raise _fault(f"key {key_node.value!r} is written twice", key_node)
                 seen.add(key_node.value)
@@ -64,7 +63,7 @@ class Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: Dumper, text: str) -> Any:
-    """Unicode's own line breaks are lost outside double quotes."""
+    """Write Unicode's own line breaks in double quotes, outside of which they are lost."""
     style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -82,16 +81,12 @@ def _fault(problem: str, node: Any) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-def _show(node: Any) -> str:
-    return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or a mapping"
-
-
 def parse(text: str, name: str) -> Any:
-    """The value of one YAML document.
+    """Return the value of one YAML document.
 
     Args:
         text: the document.
-        name: what to call it in an error, usually its path.
+        name: of the document in errors, usually its path.
 
     Raises:
         UserError: naming `name` and the line.
@@ -102,7 +97,8 @@ def parse(text: str, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{name}, line {mark.line + 1}" if mark else name
         problem = error.problem or error.context or "not YAML"
-        raise UserError(f"{where}: {problem.replace('tag:yaml.org,2002:', '!!')}") from None
+        quote = "; quote '${name}' inside {} and []" if mark and "${" in (mark.get_snippet() or "") else ""
+        raise UserError(f"{where}: {problem.replace('tag:yaml.org,2002:', '!!')}{quote}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     except (RecursionError, ValueError) as error:
@@ -113,7 +109,7 @@ def parse(text: str, name: str) -> Any:
 
 
 def _size(value: Any, count: int, depth: int) -> int:
-    """`count` and the values in a tree; it stops soon after the most that are allowed, or 100 levels down."""
+    """Return `count` plus the number of values in a tree; stops after the most allowed, or 100 levels down."""
     if depth > 100:
         return _MOST + 1
     if isinstance(value, (dict, list)):
@@ -125,7 +121,7 @@ def _size(value: Any, count: int, depth: int) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
 
     Raises:
         UserError: naming the file, and the line where there is one.
@@ -145,13 +141,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def dump(value: Any) -> str:
-    """YAML text in the order of the keys, which `parse` reads back."""
+    """Return YAML text in the order of the keys, which `parse` reads back."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 @register_handler(["yaml", "yml"])
 class SafeYamlHandler(BaseFileHandler):
-    """mmengine's interface to the above."""
+    """The functions above behind mmengine's interface."""
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
         return parse(file.read(), getattr(file, "name", "YAML")) or {}

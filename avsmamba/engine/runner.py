@@ -21,6 +21,7 @@ from avsmamba.checkpoint.reading import read_file
 from avsmamba.checkpoint.released import READING
 from avsmamba.config import yaml_io
 from avsmamba.config.check import check_config
+from avsmamba.config.variants import config_name, split_name
 from avsmamba.engine.distributed import unwrapped
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
@@ -116,13 +117,13 @@ class AVSRunner(Runner):
         Raises:
             UserError: if the config is faulty; names the key.
         """
-        cfg = YamlConfig(cfg.to_dict(), filename=cfg.filename)
+        cfg = YamlConfig(cfg.to_dict(), cfg_text=cfg.text, filename=cfg.filename)
         check_config(cfg)
         with _naming("work_dir"):
             Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         fill_from_train_loop(cfg)
         # Two runs of one process in the same second would otherwise share their log, scores and writers.
-        stem = Path(cfg.filename).stem if cfg.filename else "run"
+        stem = config_name(cfg.filename) if cfg.filename else "run"
         cfg.experiment_name = f"{cfg.get('experiment_name') or stem}_{uuid.uuid4().hex[:8]}"
         cfg.setdefault("default_scope", SCOPE)
         return super().from_cfg(cfg)
@@ -156,13 +157,14 @@ class AVSRunner(Runner):
         """Write the resolved config: of a training into the work dir, of a test beside its log."""
         if is_main_process():
             file = Path(self.cfg.filename or "config.yaml")
+            stem, ending = config_name(file), split_name(file)[0].suffix
             values = self.cfg.to_dict()
             name = values.pop("experiment_name", "").rpartition("_")[0]
-            if name not in ("", "run", file.stem):
+            if name not in ("", "run", stem):
                 values["experiment_name"] = name
-            target = self._record_dir() / file.name
+            target = self._record_dir() / f"{stem}{ending}"
             if target.resolve() == file.resolve():  # the work dir contains the config itself
-                target = target.with_name(f"{file.stem}.resolved.yaml")
+                target = target.with_name(f"{stem}.resolved{ending}")
             with atomic_write(target) as path:
                 path.write_text(yaml_io.dump(values), encoding="utf-8")
 

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 
+from avsmamba.config.variants import config_name
 from avsmamba.info import installed
 from avsmamba.utils import UserError
 from avsmamba.version import __version__
@@ -18,7 +19,7 @@ from avsmamba.version import __version__
 
 def set_work_dir(cfg: Config, work_dir: str | None, config: str | Path) -> None:
     """Set `cfg.work_dir`: `work_dir`, else the config's own, else `work_dirs/` and the name of the file `config`."""
-    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / config_name(config))
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -1,7 +1,7 @@
-"""Training and scoring many configs with several seeds, one run after another: what tools/ablate.py calls.
+"""Train and score many configs with several seeds, one run after another: tools/ablate.py.
 
-Each run is a process of its own, with a folder `{work_dir}/{config's name}/seed_{n}`: `run.json` says what is run,
-`log.txt` what it printed, `train/` holds its checkpoints, and `result.json` appears when it is finished.
+Each run is a process of its own, with a folder `{work_dir}/{config's name}/seed_{n}`: `run.json` describes the run,
+`log.txt` has its output, `train/` its checkpoints, and `result.json` appears when it is finished.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.config.yaml_io import dump
 from avsmamba.engine.evaluate import drop_pretrained, evaluate
 from avsmamba.engine.train import train
@@ -25,7 +26,7 @@ from avsmamba.engine.work_dir import find_latest
 from avsmamba.exit_status import run_tool
 from avsmamba.registry import MODELS
 from avsmamba.reports.curves import read_curves
-from avsmamba.utils import UserError, atomic_write
+from avsmamba.utils import UserError, atomic_write, read_json
 
 Result = dict[str, Any]
 
@@ -34,15 +35,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its tests.
-
-    Attributes:
-        config: YAML file.
-        seed: of weights, order of the clips and augmentations.
-        sounds: what the trained model is tested with.
-        options: `key=value` words that override the config.
-        data_root: folder with `Single-source/` and `Multi-sources/`, or None.
-    """
+    """One training and its tests; `seed` is of weights, clips' order and augmentations, `options` are `key=value`."""
 
     config: str
     seed: int
@@ -52,14 +45,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{Path(self.config).stem}, seed {self.seed}"
+        return f"{config_name(self.config)}, seed {self.seed}"
 
     def folder(self, work_dir: Path) -> Path:
-        """Where the run keeps its files."""
-        return work_dir / Path(self.config).stem / f"seed_{self.seed}"
+        """Return the folder of the run's files."""
+        return work_dir / config_name(self.config) / f"seed_{self.seed}"
 
     def record(self) -> dict[str, Any]:
-        """What `run.json` holds; `digest` is of the whole config, its bases and options included."""
+        """Return the content of `run.json`; `digest` is of the whole config, its bases and options included."""
         cfg = load_config(self.config, parse_options(self.options), self.data_root)
         digest = hashlib.sha256(dump(cfg.to_dict()).encode()).hexdigest()[:16]
         return {**vars(self), "sounds": list(self.sounds), "options": list(self.options), "digest": digest}
@@ -72,16 +65,15 @@ def plan(
     options: Sequence[str] = (),
     data_root: str | None = None,
 ) -> list[Run]:
-    """The runs in their order: all configs with the first seed, then all with the second.
+    """List the runs in their order: all configs with the first seed, then all with the second.
 
     Raises:
         UserError: if an argument is out of range or two configs have one name.
     """
-    stems = [Path(c).stem for c in configs]
-    twice = {s for s in stems if stems.count(s) > 1}
+    names = [config_name(c) for c in configs]
     if not configs:
         raise UserError("--configs: expected at least one config")
-    if twice:
+    if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"--configs: two configs are named {min(twice)!r}; their results would share a folder")
     if seeds < 1:
         raise UserError(f"--seeds: expected at least 1, got {seeds}")
@@ -91,12 +83,12 @@ def plan(
 
 
 def ablate(runs: Sequence[Run], work_dir: str | Path) -> tuple[list[Result], dict[str, str]]:
-    """Carry out what is not finished yet; a run that fails does not keep the others from being made.
+    """Carry out the runs that are not finished; after one that fails the others go on.
 
     A run with a `result.json` is skipped, one that was cut off goes on from its last checkpoint.
 
     Returns:
-        The results so far, in the order of `runs`, and the reasons of those that failed, by the run's name.
+        Results in the order of `runs`, and the reasons of failures by the run's name.
 
     Raises:
         UserError: before anything is run, if a config is at fault or a folder holds a run of another config.
@@ -126,7 +118,7 @@ def ablate(runs: Sequence[Run], work_dir: str | Path) -> tuple[list[Result], dic
 
 
 def finished(runs: Sequence[Run], work_dir: str | Path) -> list[Result]:
-    """The results that are there, in the order of `runs`; nothing is run.
+    """Read the results that exist, in the order of `runs`; nothing is run.
 
     Raises:
         UserError: if a folder holds a run of another config.
@@ -150,7 +142,7 @@ def check_folder(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def run_in_a_process(folder: Path) -> str | None:
-    """Run what `folder / 'run.json'` says; None, or why it failed: the last line that the process wrote."""
+    """Run what `folder / 'run.json'` describes; return None, or the last line of the process if it failed."""
     log = folder / "log.txt"
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "avsmamba.reports.ablate", str(folder)]
@@ -160,8 +152,8 @@ def run_in_a_process(folder: Path) -> str | None:
     if status == 0:
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "said nothing")
-    return f"{said.removeprefix('error: ')} (status {status}, see {log})"
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return f"{last.removeprefix('error: ')} (status {status}, see {log})"
 
 
 def carry_out(folder: Path) -> None:
@@ -183,7 +175,7 @@ def carry_out(folder: Path) -> None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in MODELS.build(model).parameters())
     result = {
-        "config": Path(config).stem,
+        "config": config_name(config),
         "seed": record["seed"],
         "digest": record["digest"],
         "parameters": parameters,
@@ -195,21 +187,6 @@ def carry_out(folder: Path) -> None:
     }
     with atomic_write(folder / RESULT) as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        UserError: naming the file that cannot be read or holds something else.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: expected a mapping, got a {type(value).__name__}")
-    return value
 
 
 if __name__ == "__main__":

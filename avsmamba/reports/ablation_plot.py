@@ -21,7 +21,7 @@ class Line(NamedTuple):
 
 
 def draw_lines(lines: Sequence[Line], path: str | Path) -> None:
-    """Write a PNG picture: a line of dots for each variant; the first one's range is drawn through as a band."""
+    """Write a PNG picture: a line of dots for each variant; the first one's range is a band."""
     published = any(line.published is not None for line in lines)
     figure = Figure(figsize=(9.0 if published else 6.5, 1.2 + 0.3 * len(lines)), layout="constrained")
     axes = figure.subplots(1, 2 if published else 1, sharey=True, squeeze=False, width_ratios=(2, 1)[: 1 + published])

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.config.variants import config_name
 from avsmamba.markdown import table
 from avsmamba.reports.complexity_plot import draw_complexity
 from avsmamba.utils import UserError, atomic_write
@@ -86,7 +87,7 @@ def complexity(
 
 def short_names(configs: Sequence[str]) -> list[str]:
     """Return the names of configs, without data set and size at their end if these short names all differ."""
-    stems = [Path(config).stem for config in configs]
+    stems = [config_name(config) for config in configs]
     short = [re.sub(r"_(s4|ms3|avss)(_\d+)?$", "", stem) for stem in stems]
     return short if len(set(short)) == len(short) else stems
 

@@ -65,13 +65,13 @@ def read_curves(work_dir: Path, scored: bool = True) -> Curves:
             curves.score.append((epochs[-1]["step"] if epochs else step, record["M_J"]))
     for name, values in (("loss", curves.loss), ("M_J", curves.score)):
         if not values and (scored or name == "loss"):
-            raise UserError(f"{files[-1]}: holds no {name!r}: the training or its validation has not got so far")
+            raise UserError(f"{files[-1]}: holds no {name!r}: the training or its validation has not reached it")
     curves.waiting = waited / curves.seconds if curves.seconds else 0.0
     return curves
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The records of one log. A run that was killed may leave a part of its last line."""
+    """Read the records of one log; the last line of a run that was killed may be incomplete."""
     lines = file.read_text(encoding="utf-8").splitlines()
     records = []
     for number, line in enumerate(lines, 1):
@@ -87,7 +87,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def draw_curve(points: Sequence[tuple[int, float]], label: str, colour: str, marks: bool) -> str:
-    """An SVG image of one curve by iteration; with `marks`, points and the best one's value are shown."""
+    """Return an SVG image of one curve by iteration; with `marks`, points and the best one's value are shown."""
     steps, values = zip(*points, strict=True)
     # No date and fixed ids: the same run gives the same page.
     with matplotlib.rc_context({"svg.hashsalt": label, "font.size": 11}):

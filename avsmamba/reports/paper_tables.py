@@ -1,119 +1,145 @@
-"""The figures that the paper prints in its Tables I to VII, in percent: `(M_J, M_F)` on each data set."""
+"""Figures that the AVS-Mamba paper prints in its Tables I to VII, read from configs/: `(M_J, M_F)` in percent."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from avsmamba.config import yaml_io
+from avsmamba.config.arguments import build
+from avsmamba.config.variants import Variants
+from avsmamba.utils import UserError
 
 Score = tuple[float, float]
 
+FULL = "full"  # the variant that is the whole model
+ABLATIONS, METAFILES, OTHERS = "ablations.yaml", "metafiles", "other_methods.yaml"
+
 
 class Row(NamedTuple):
-    """One row of an ablation table.
-
-    Attributes:
-        label: as the paper prints it.
-        variant: the ablation's config without its prefix (`configs/ablations/{tiny,ms3,s4}_{variant}.yaml`).
-        ms3: (M_J, M_F) on MS3.
-        s4: (M_J, M_F) on S4.
-    """
+    """One row of an ablation table: the paper's label, variant, what it changes, and (M_J, M_F) on MS3 and S4."""
 
     label: str
     variant: str
+    about: str
+    ms3: Score
+    s4: Score
+
+    def label_in(self, number: str) -> str:
+        """Return the label with what it counts, for a place without the title of table `number`."""
+        return f"{self.label} orders" if number == "VII" else self.label
+
+
+@dataclass(frozen=True)
+class _Scores:
     ms3: Score
     s4: Score
 
 
-FULL = "full"
-_OURS = ((68.6, 78.8), (85.0, 92.6))
+class Ablations:
+    """Tables III to VII: the table of configs, title and rows by number, and the row of the whole model."""
 
-ABLATIONS: dict[str, tuple[str, tuple[Row, ...]]] = {
-    "III": (
-        "Overall components",
-        (
-            Row("w/o MTE", "without_mte", (66.8, 77.3), (84.3, 92.1)),
-            Row("w/o MAD", "without_mad", (65.4, 75.7), (84.0, 92.1)),
-            Row("w/o CIP", "without_cip", (67.1, 77.0), (83.9, 91.7)),
-            Row("Ours", FULL, *_OURS),
-        ),
-    ),
-    "IV": (
-        "Multi-scale Temporal Encoder",
-        (
-            Row("w/o Encoder", "without_mte", (66.8, 77.3), (84.3, 92.1)),
-            Row("w/o VSS Block", "without_vss", (68.1, 77.4), (84.4, 92.1)),
-            Row("w/o Temporal Mamba", "without_temporal_mamba", (67.6, 77.2), (84.6, 92.2)),
-            Row("Ours", FULL, *_OURS),
-        ),
-    ),
-    "V": (
-        "Modality Aggregation Decoder",
-        (
-            Row("w/o Decoder", "without_mad", (65.4, 75.7), (84.0, 92.1)),
-            Row("w/o Frame-level", "without_frame_level", (67.0, 77.1), (84.5, 92.3)),
-            Row("w/o Temporal-level", "without_temporal_level", (66.6, 76.8), (84.6, 92.2)),
-            Row("Ours", FULL, *_OURS),
-        ),
-    ),
-    "VI": (
-        "Contextual Integration Pyramid",
-        (
-            Row("w/o CIP", "without_cip", (67.1, 77.0), (83.9, 91.7)),
-            Row("w/o Temporal Mamba", "cip_without_temporal_mamba", (67.9, 76.8), (84.6, 92.1)),
-            Row("w/o A2V Selective Scan", "cip_without_a2v", (68.5, 78.1), (85.0, 92.4)),
-            Row("Ours", FULL, *_OURS),
-        ),
-    ),
-    "VII": (
-        "Number of scan orders in Temporal Mamba",
-        (
-            Row("2", "orders_2", (67.6, 77.3), (84.1, 91.8)),
-            Row("4", "orders_4", (67.8, 77.0), (84.2, 92.2)),
-            Row("6", "orders_6", (68.7, 77.3), (84.6, 92.3)),
-            Row("8 (Ours)", FULL, *_OURS),
-            Row("10", "orders_10", (69.0, 78.3), (84.6, 92.2)),
-            Row("12", "orders_12", (68.6, 78.1), (84.3, 92.0)),
-        ),
-    ),
-}
+    def __init__(self, configs: Path) -> None:
+        self.file = configs / ABLATIONS
+        self.variants = Variants(self.file, yaml_io.read(self.file))
+        titled = self.variants.tables.items()
+        self.tables = {n: (table.title, [self._row(*row) for row in table.rows.items()]) for n, table in titled}
+        self.full = self._row("Ours", FULL)
 
-# Table I: method, backbone, S4, MS3.
-OBJECT: tuple[tuple[str, str, Score, Score], ...] = (
-    ("TPAVI", "ResNet50", (72.8, 84.8), (47.9, 57.8)),
-    ("TPAVI", "PVT-v2", (78.7, 87.9), (54.0, 64.5)),
-    ("CATR", "ResNet50", (74.8, 86.6), (52.8, 65.3)),
-    ("CATR", "PVT-v2", (81.4, 89.6), (59.0, 70.0)),
-    ("AQFormer", "ResNet50", (77.0, 86.4), (55.7, 66.9)),
-    ("AQFormer", "PVT-v2", (81.6, 89.4), (61.1, 72.1)),
-    ("PIF", "ResNet50", (75.4, 86.1), (53.9, 65.4)),
-    ("PIF", "PVT-v2", (81.4, 90.0), (58.9, 70.9)),
-    ("AVSBiGen", "ResNet50", (74.1, 85.4), (45.0, 56.8)),
-    ("AVSBiGen", "PVT-v2", (81.7, 90.4), (55.1, 66.8)),
-    ("DIFFAVS", "ResNet50", (75.8, 86.9), (49.8, 58.2)),
-    ("DIFFAVS", "PVT-v2", (81.4, 90.2), (58.2, 70.9)),
-    ("BAVS", "ResNet50", (78.0, 85.3), (50.2, 62.4)),
-    ("BAVS", "PVT-v2", (82.0, 88.6), (58.6, 65.5)),
-    ("ECMVAE", "ResNet50", (76.3, 86.5), (48.7, 60.7)),
-    ("ECMVAE", "PVT-v2", (81.7, 90.1), (57.8, 70.8)),
-    ("AVSegFormer", "ResNet50", (76.4, 86.7), (53.8, 65.6)),
-    ("AVSegFormer", "PVT-v2", (83.1, 90.5), (61.3, 73.0)),
-    ("AVSAC", "ResNet50", (76.9, 87.0), (54.0, 65.8)),
-    ("AVSAC", "PVT-v2", (84.5, 91.6), (64.2, 76.6)),
-    ("SelM", "ResNet50", (76.6, 86.2), (54.5, 65.6)),
-    ("SelM", "PVT-v2", (83.5, 91.2), (60.3, 71.3)),
-    ("AVS-Mamba", "ResNet50", (78.6, 88.9), (63.9, 74.9)),
-    ("AVS-Mamba", "PVT-v2", (85.0, 92.6), (68.6, 78.8)),
-)
+    def _row(self, label: str, variant: str) -> Row:
+        part = self.variants.variants.get(variant)
+        if part is None:
+            raise UserError(f"{self.file}: tables: no such variant: {variant}")
+        scores = build(_Scores, part.published, self.file, f"variants.{variant}.published")
+        return Row(label, variant, part.about, scores.ms3, scores.s4)
 
-# Table II: method, backbone, AVSBench-semantic.
-SEMANTIC: tuple[tuple[str, str, Score], ...] = (
-    ("TPAVI", "ResNet50", (20.2, 25.2)),
-    ("TPAVI", "PVT-v2", (29.8, 35.2)),
-    ("BAVS", "ResNet50", (24.7, 29.6)),
-    ("BAVS", "PVT-v2", (32.6, 36.4)),
-    ("AVSegFormer", "ResNet50", (26.6, 31.5)),
-    ("AVSegFormer", "PVT-v2", (37.3, 42.8)),
-    ("AVSAC", "ResNet50", (25.4, 29.7)),
-    ("AVSAC", "PVT-v2", (37.0, 42.4)),
-    ("SelM", "ResNet50", (31.9, 37.2)),
-    ("SelM", "PVT-v2", (41.3, 46.9)),
-    ("AVS-Mamba", "ResNet50", (32.2, 38.2)),
-    ("AVS-Mamba", "PVT-v2", (39.7, 45.1)),
-)
+    def variant(self, config: str) -> str:
+        """Return the name of a config without its base's: what is changed in the model."""
+        base, _, variant = config.partition("_")
+        return variant if base in self.variants.bases else config
+
+
+@dataclass(frozen=True)
+class ConfigFacts:
+    """What a metafile says about one config: names for tables, sizes in pixels, and what the paper prints.
+
+    The config's own size is the first; the figure, if there is one, is of that size.
+    """
+
+    backbone: str
+    data: str
+    sizes: tuple[int, ...]
+    table: str | None = None
+    row: str = ""
+    M_J: float = 0.0
+    M_F: float = 0.0
+
+
+@dataclass(frozen=True)
+class Metafile:
+    """A method: its name, paper, the convention of its scores, and its configs by path under `configs/`."""
+
+    name: str
+    paper: str
+    convention: str
+    configs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Row:
+    method: str
+    row: str
+    S4: Score
+    MS3: Score
+    AVSS: Score | None = None
+
+
+@dataclass(frozen=True)
+class _Others:
+    order: list[str]
+    rows: list[dict[str, Any]]
+
+
+class Methods:
+    """Tables I and II, and the configs here of their methods.
+
+    Attributes:
+        configs: method and facts by the config's path under `configs/`, without its ending.
+        scores: by method and row of the paper, then by data set.
+    """
+
+    def __init__(self, configs: Path) -> None:
+        self.configs: dict[str, tuple[Metafile, ConfigFacts]] = {}
+        self.scores: dict[tuple[str, str], dict[str, Score]] = {}
+        self._with_config: set[tuple[str, str, str]] = set()
+        file = configs / METAFILES / OTHERS
+        others = build(_Others, yaml_io.read(file), file)
+        for path in sorted(p for p in file.parent.glob("*.yaml") if p != file):
+            self._add(path, configs)
+        for i, values in enumerate(others.rows):
+            row = build(_Row, values, file, f"rows.{i}")
+            self.scores[row.method, row.row] = {"S4": row.S4, "MS3": row.MS3} | ({"AVSS": row.AVSS} if row.AVSS else {})
+        if set(others.order) != {method for method, _ in self.scores}:
+            raise UserError(f"{file}: order: expected every method once, got {', '.join(others.order)}")
+        self.scores = dict(sorted(self.scores.items(), key=lambda item: others.order.index(item[0][0])))
+
+    def _add(self, file: Path, configs: Path) -> None:
+        method = build(Metafile, yaml_io.read(file), file)
+        for config, values in method.configs.items():
+            facts = build(ConfigFacts, values, file, f"configs.{config}")
+            if not (configs / f"{config}.yaml").is_file():
+                raise UserError(f"{file}: configs.{config}: no such file: {configs / config}.yaml")
+            if len({"table", "row", "M_J", "M_F"} & set(values)) not in (0, 4):
+                raise UserError(f"{file}: configs.{config}: needs 'table', 'row', 'M_J' and 'M_F' together")
+            self.configs[config] = method, facts
+            if facts.table:
+                self.scores.setdefault((method.name, facts.row), {})[facts.data] = facts.M_J, facts.M_F
+                self._with_config.add((method.name, facts.row, facts.data))
+
+    def published(self, config: str, size: int) -> Score | None:
+        """Return what the paper prints for a config at a size; None where it prints nothing."""
+        _, facts = self.configs[config]
+        return (facts.M_J, facts.M_F) if facts.table and size == facts.sizes[0] else None
+
+    def here(self, method: str, row: str, *data: str) -> str:
+        """List those of the data sets for which a config of this method and row is here."""
+        return ", ".join(d for d in data if (method, row, d) in self._with_config) or "–"

@@ -11,7 +11,7 @@ from tests.datasets.trees import write_pickle, write_png
 
 CONFIGS = Path("configs/avs_mamba").resolve()
 AVSS = CONFIGS / "avs_mamba_tiny_avss_shapes.yaml"
-S4, MS3 = CONFIGS / "avs_mamba_tiny_s4_shapes.yaml", CONFIGS / "avs_mamba_r50_ms3_224.yaml"
+S4, MS3 = CONFIGS / "avs_mamba_tiny_s4_shapes.yaml", CONFIGS / "avs_mamba_r50_ms3_512.yaml"
 
 
 def lines(capsys, config, root, options=()):

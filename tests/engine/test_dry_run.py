@@ -9,6 +9,8 @@ from torch import nn
 from avsmamba.config.load import load_config
 from avsmamba.engine.dry_run import CUDA, PeakMemory, batch_shape, dry_run, run_backward
 from avsmamba.models import AudioQueryHead
+from avsmamba.reports.paper_tables import ABLATIONS, Ablations
+from avsmamba.reports.zoo import config_files
 from avsmamba.utils import UserError
 from tests import ROOT
 
@@ -22,23 +24,24 @@ def full_size():
     `tools/zoo.py --memory` runs every config.
     """
     found = {}
-    for path in sorted(p for p in CONFIGS.rglob("*.yaml") if "_base_" not in p.parts and "tiny" not in p.stem):
-        cfg = load_config(path)
-        found.setdefault(json.dumps([cfg.model.to_dict(), batch_shape(cfg)[1]], sort_keys=True), path)
+    names = [path.relative_to(CONFIGS).as_posix() for path in config_files(CONFIGS)]
+    names += [f"{ABLATIONS}#{name}" for name in Ablations(CONFIGS).variants.names()]
+    for name in [name for name in names if "tiny" not in name]:
+        cfg = load_config(CONFIGS / name)
+        found.setdefault(json.dumps([cfg.model.to_dict(), batch_shape(cfg)[1]], sort_keys=True), name)
     return list(found.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", full_size(), ids=lambda p: p.relative_to(CONFIGS).with_suffix("").as_posix())
-def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(path):
+@pytest.mark.parametrize("name", full_size())
+def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(name):
     estimates = json.loads((ROOT / "docs" / "zoo_memory.json").read_text())
-    single = dry_run(load_config(path))
-    mixed = dry_run(load_config(path), amp=True, optimizer=False)
+    single = dry_run(load_config(CONFIGS / name))
+    mixed = dry_run(load_config(CONFIGS / name), amp=True, optimizer=False)
     assert single.losses == mixed.losses and single.losses
     # torch's releases differ in what an operation keeps for its backward pass.
-    name = path.relative_to(CONFIGS).with_suffix("").as_posix()
-    if name in estimates:
-        assert single.peak_bytes == pytest.approx(estimates[name], rel=0.1), "run python tools/zoo.py --memory --write"
+    if estimate := estimates.get(name.removesuffix(".yaml")):
+        assert single.peak_bytes == pytest.approx(estimate, rel=0.1), "run python tools/zoo.py --memory --write"
     assert mixed.peak_bytes < single.peak_bytes
 
 

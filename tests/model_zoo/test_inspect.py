@@ -163,7 +163,7 @@ def test_a_checkpoint_of_the_whole_model(tmp_path, inspect, capsys):
 def test_the_part_that_a_file_fits_is_found(tmp_path, capsys):
     """A VGGish file beside two parts that read public files; the weights of its own class need no translation."""
     path = tmp_path / "config.yaml"
-    path.write_text(f"_base_: {ROOT / 'configs/avs_mamba/avs_mamba_r50_s4_224.yaml'}\n")
+    path.write_text(f"_base_: {ROOT / 'configs/avs_mamba/avs_mamba_r50_s4_512.yaml'}\n")
     with torch.device("meta"):
         state = VGGish(pretrained=False).state_dict()
     torch.save({k: torch.zeros(1).expand(v.shape) for k, v in state.items()}, tmp_path / "vggish.pth")

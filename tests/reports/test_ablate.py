@@ -24,13 +24,13 @@ from avsmamba.reports.ablation_page import (
     write_page,
     write_tables,
 )
-from avsmamba.reports.paper_tables import ABLATIONS, FULL, OBJECT, SEMANTIC
+from avsmamba.reports.paper_tables import FULL, Ablations, Methods
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests import ROOT
 
-ABLATION_CONFIGS = ROOT / "configs" / "ablations"
-VARIANTS = {row.variant for _, rows in ABLATIONS.values() for row in rows} - {FULL}
+ABLATIONS = Ablations(ROOT / "configs")
+VARIANTS = {row.variant for _, rows in ABLATIONS.tables.values() for row in rows} - {FULL}
 
 SMALL = """_base_: {base}
 model:
@@ -58,7 +58,7 @@ def shapes(tmp_path_factory):
 def small(tmp_path):
     """Two configs, of the whole model and of one without its decoder."""
     full = tmp_path / "small_full.yaml"
-    full.write_text(SMALL.format(base=ABLATION_CONFIGS / "tiny_full.yaml"))
+    full.write_text(SMALL.format(base=f"{ABLATIONS.file}#tiny_full"))
     other = tmp_path / "small_other.yaml"
     other.write_text("_base_: small_full.yaml\nmodel: {decoder: null}\n")
     return [full, other]
@@ -90,7 +90,7 @@ def test_runs_are_made_in_turn_and_skipped_when_finished(small, shapes, tmp_path
     assert results[0]["loss"] != results[1]["loss"] and results[0]["parameters"] > results[2]["parameters"]
     assert {m["audio"] for m in results[0]["scores"].values()} == {"real", "shuffle"}
     assert all(r["iterations"] == 4 and r["scores"]["real"]["clips"] == 2 for r in results)
-    assert "Failed" in write_tables(results, failed, tmp_path / "w")
+    assert "Failed" in write_tables(results, failed, tmp_path / "w", ABLATIONS)
     assert (tmp_path / "w" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
 
     seen.clear(), faulty.clear()
@@ -109,7 +109,7 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_pat
     # Without a schedule a training of two iterations is the first half of one of four.
     (run,) = plan(small[:1], 1, ["real"], ["param_scheduler=null"], str(shapes))
     (whole,), _ = ablate([run], tmp_path / "whole")
-    train, score = runs_of.train, runs_of.test
+    train, score = runs_of.train, runs_of.evaluate
     resumed_at = []
 
     def half(*args, options, **more):
@@ -123,12 +123,12 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_pat
     def no_score(*args, **options):
         raise UserError("cut off in testing")
 
-    for name, stand_in, message in (("train", half, "in training"), ("test", no_score, "in testing")):
+    for name, stand_in, message in (("train", half, "in training"), ("evaluate", no_score, "in testing")):
         monkeypatch.setattr(runs_of, "train", noted)
         monkeypatch.setattr(runs_of, name, stand_in)
         with pytest.raises(UserError, match=message):
             ablate([run], tmp_path / "cut")
-    monkeypatch.setattr(runs_of, "test", score)
+    monkeypatch.setattr(runs_of, "evaluate", score)
     (resumed,), _ = ablate([run], tmp_path / "cut")
     assert resumed_at == [["iter_2.pth"], ["iter_4.pth"]]
     assert (resumed["scores"], resumed["iterations"]) == (whole["scores"], whole["iterations"])
@@ -188,7 +188,7 @@ RESULTS = [
 
 
 def test_tables_follow_the_paper():
-    text = markdown(gather(RESULTS), {"x, seed 1": "a fault"})
+    text = markdown(gather(RESULTS), {"x, seed 1": "a fault"}, ABLATIONS)
     heads = [line for line in text.splitlines() if line.startswith("### ")]
     tables = [f"### Table {n}" for n in ("III", "IV", "V", "VII")]
     assert [h.split(":")[0] for h in heads] == [*tables, "### Other configs", "### Failed"]
@@ -200,7 +200,7 @@ def test_tables_follow_the_paper():
     assert "| – | 68.6 / 78.8 |" in rows["Ours"]
     assert rows["tpavi"].startswith("| tpavi | 50.0 ± 0.0 |")
     assert "- x, seed 1: a fault" in text
-    alone = markdown(gather(RESULTS[:1]), {})
+    alone = markdown(gather(RESULTS[:1]), {}, ABLATIONS)
     assert "### Other configs" in alone and "| tiny_full | 90.0 | 90.0 – 90.0 | 95.0 | 30.0 |" in alone
     assert comma_separated(gather(RESULTS)).splitlines()[1] == "tiny_full,0,90.0,95.0,30.0,0.2,100.0"
 
@@ -212,46 +212,43 @@ def test_ranges_that_touch_are_within_the_spread():
 
 def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     page = tmp_path / "ablations.md"
-    write_page(RESULTS, page)
+    write_page(RESULTS, page, ABLATIONS)
     first = page.read_text()
     assert "Runs: 15, of 5 configs with up to 3 seeds; 250 iterations" in first and "in 10 % of cases" in first
     assert (tmp_path / "images" / "ablations.png").is_file()
     page.write_text(first.replace(BEGIN, f"Read me first.\n{BEGIN}").replace(END, f"{END}\nIn the end."))
-    write_page(RESULTS[:9], page)
+    write_page(RESULTS[:9], page, ABLATIONS)
     text = page.read_text()
     assert "Read me first." in text and text.endswith("In the end.\n") and "Runs: 9, of 3 configs" in text
     assert json.loads((tmp_path / "ablations.json").read_text()) == json.loads(record(RESULTS[:9]))
     page.write_text("no markers\n")
     with pytest.raises(UserError, match="once each"):
-        write_page(RESULTS, page)
+        write_page(RESULTS, page, ABLATIONS)
     assert page.read_text() == "no markers\n"
 
 
-PAGE = ROOT / "docs" / "ablations.md"
+@pytest.mark.parametrize("name", ["ablations", "comparison"])
+def test_the_committed_pages_are_written_from_their_figures(name):
+    page = ROOT / "docs" / f"{name}.md"
+    text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    new = fill_page(text, figures, f"images/{page.stem}.png", str(page), ABLATIONS)
+    assert new == text, "run tools/ablate.py --write-docs"
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="the ablation has not been run yet")
-def test_the_committed_page_is_made_from_its_figures():
-    text = PAGE.read_text()
-    figures = json.loads(PAGE.with_suffix(".json").read_text())
-    assert fill_page(text, figures, "images/ablations.png", str(PAGE)) == text, "run tools/ablate.py --write-docs"
-
-
-def test_every_row_of_the_paper_is_a_config_of_a_few_lines():
-    for prefix, base in (
-        ("tiny", "tiny_full"),
-        ("ms3", "../avs_mamba/avs_mamba_pvtv2b5_ms3_512"),
-        ("s4", "../avs_mamba/avs_mamba_pvtv2b5_s4_512"),
+def test_every_row_of_the_paper_changes_one_thing_in_each_base():
+    table = ABLATIONS.variants
+    assert set(table.variants) - {FULL} == VARIANTS
+    for base, other in (
+        ("tiny", None),
+        ("ms3", "avs_mamba/avs_mamba_pvtv2b5_ms3_512.yaml"),
+        ("s4", "avs_mamba/avs_mamba_pvtv2b5_s4_512.yaml"),
     ):
-        found = {p.stem.removeprefix(f"{prefix}_") for p in ABLATION_CONFIGS.glob(f"{prefix}_*.yaml")}
-        assert found - {FULL} == VARIANTS
-        whole = load_config(ABLATION_CONFIGS / f"{base}.yaml").to_dict()
+        whole = load_config(f"{ABLATIONS.file}#{base}_{FULL}").to_dict()
+        assert other is None or whole == load_config(ROOT / "configs" / other).to_dict()
         for variant in VARIANTS:
-            path = ABLATION_CONFIGS / f"{prefix}_{variant}.yaml"
-            cfg = load_config(path).to_dict()
+            cfg = load_config(f"{ABLATIONS.file}#{base}_{variant}").to_dict()
             changed = {k for k in whole["model"] if cfg["model"][k] != whole["model"][k]}
             expected = {"orders": {"encoder", "pyramid"}, "cip": {"pyramid"}}.get(variant.split("_")[0])
-            assert len(path.read_text().splitlines()) <= 5
             assert changed == expected if expected else len(changed) == 1
             assert merge(whole, {"model": cfg["model"]}, "") == cfg
 
@@ -267,7 +264,7 @@ def test_every_row_of_the_paper_is_a_config_of_a_few_lines():
     ],
 )
 def test_what_a_variant_leaves_out(variant, gone, kept):
-    model = MODELS.build(load_config(ABLATION_CONFIGS / f"tiny_{variant}.yaml").model)
+    model = MODELS.build(load_config(f"{ABLATIONS.file}#tiny_{variant}").model)
     names = [name for name, _ in model.named_parameters()]
     assert not [n for n in names for g in gone if n.startswith(g) or (g[0] == "." and g in n)]
     assert all(any(n.startswith(k) for n in names) for k in kept)
@@ -275,7 +272,7 @@ def test_what_a_variant_leaves_out(variant, gone, kept):
 
 def test_levels_and_orders():
     def build(variant):
-        return MODELS.build(load_config(ABLATION_CONFIGS / f"tiny_{variant}.yaml").model)
+        return MODELS.build(load_config(f"{ABLATIONS.file}#tiny_{variant}").model)
 
     assert {b.level for stage in build("without_frame_level").decoder.stages for b in stage} == {"temporal"}
     assert {b.level for stage in build("without_temporal_level").decoder.stages for b in stage} == {"frame"}
@@ -288,15 +285,13 @@ def test_levels_and_orders():
 
 
 def test_published_figures_are_whole_and_consistent():
-    assert len({m for m, *_ in OBJECT}) == 12 and len(OBJECT) == 24 and len(SEMANTIC) == 12
-    best = {(m, b): (s4, ms3) for m, b, s4, ms3 in OBJECT}[("AVS-Mamba", "PVT-v2")]
-    for _, rows in ABLATIONS.values():
+    scores = Methods(ROOT / "configs").scores
+    assert len({method for method, _ in scores}) == 12 and len(scores) == 24
+    assert sum("AVSS" in by_data for by_data in scores.values()) == 12
+    for _, rows in ABLATIONS.tables.values():
         (ours,) = [r for r in rows if r.variant == FULL]
-        assert (ours.s4, ours.ms3) == best
-    scores = {}
-    for _, rows in ABLATIONS.values():
-        for row in rows:
-            assert scores.setdefault(row.variant, (row.ms3, row.s4)) == (row.ms3, row.s4)
+        for data, score in (("S4", ours.s4), ("MS3", ours.ms3)):
+            assert tuple(score) == scores["AVS-Mamba", "PVT-v2"][data]
 
 
 def test_the_command(small, shapes, tmp_path, in_this_process, monkeypatch, capsys):
