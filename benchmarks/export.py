@@ -22,14 +22,13 @@ from unittest.mock import patch
 import torch
 from common import Stages, machine, spread, take_turns, timed, title, write_json
 
-from avsmamba.checkpoint.build import drop_pretrained
+from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.variants import config_name
 from avsmamba.export.run import METADATA, ExportedModel
 from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
 from avsmamba.models.layers import ssm
 from avsmamba.ops import multi_directional_scan
-from avsmamba.registry import MODELS
 
 DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 
@@ -39,9 +38,8 @@ def files(
 ) -> tuple[torch.nn.Module, dict[str, ExportedModel]]:
     """A model of random weights, and its exported files, opened."""
     cfg = load_config(config, parse_options(options))
-    drop_pretrained(cfg.model)
     torch.manual_seed(0)
-    whole = WholeModel(MODELS.build(cfg.model)).eval()
+    whole = WholeModel(build_model(cfg.model)).eval()
     count = cfg.model.head.get("num_classes", 1)
     onnx, pt2 = folder / "model.onnx", folder / "model.pt2"
     with quiet():

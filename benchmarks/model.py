@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from part_clock import PartClock
 
+from avsmamba.checkpoint.build import build_model
 from avsmamba.config import load_config
-from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import atomic_write
 
@@ -36,10 +36,7 @@ CHECKPOINTING = ("backbone", "encoder", "decoder", "pyramid")
 def build(config: str, grad_checkpointing: Sequence[str] = ()) -> torch.nn.Module:
     """The model of a config, without the files it would start a training from; some parts checkpoint gradients."""
     cfg = load_config(config, {f"model.{part}.grad_checkpointing": True for part in grad_checkpointing})
-    for part in (cfg.model.backbone, cfg.model.audio_encoder):
-        if "checkpoint" in part:
-            part.checkpoint = None
-    return MODELS.build(cfg.model)
+    return build_model(cfg.model)
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from avsmamba.checkpoint.build import build_model
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.variants import config_name
 from avsmamba.config.yaml_io import dump
-from avsmamba.engine.evaluate import drop_pretrained, evaluate
+from avsmamba.engine.evaluate import evaluate
 from avsmamba.engine.train import train
 from avsmamba.engine.work_dir import find_latest
 from avsmamba.exit_status import run_tool
-from avsmamba.registry import MODELS
 from avsmamba.reports.curves import read_curves
 from avsmamba.utils import UserError, atomic_write, read_json
 
@@ -170,15 +168,12 @@ def carry_out(folder: Path) -> None:
         sound: evaluate(config, checkpoint, str(folder / f"test_{sound}"), audio=sound, **common)
         for sound in record["sounds"]
     }
-    model = load_config(config, parse_options(options)).model
-    drop_pretrained(model)
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in MODELS.build(model).parameters())
+    model = build_model(load_config(config, parse_options(options)).model, device="meta")
     result = {
         "config": config_name(config),
         "seed": record["seed"],
         "digest": record["digest"],
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "iterations": read_file(checkpoint)["meta"]["iter"],
         "loss": curves.loss[-1][1],
         "train_seconds": round(curves.seconds, 1),

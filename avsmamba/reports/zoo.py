@@ -13,10 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import avsmamba.ops.flops  # noqa: F401  (registers our operators with the counter)
+from avsmamba.checkpoint.build import build_model, drop_pretrained
 from avsmamba.config.load import load_config
 from avsmamba.engine.dry_run import batch_shape, dry_run
-from avsmamba.engine.evaluate import drop_pretrained
-from avsmamba.registry import MODELS
 from avsmamba.reports.pages import render
 from avsmamba.reports.paper_tables import ABLATIONS, METAFILES, Ablations, Methods, Score
 from avsmamba.utils import UserError, atomic_write, read_json
@@ -84,8 +83,7 @@ class Costs:
         drop_pretrained(cfg.model)
         key = json.dumps({k: v for k, v in cfg.model.to_dict().items() if not k.endswith("losses")}, sort_keys=True)
         if key not in self.models:
-            with torch.device("meta"):
-                self.models[key] = MODELS.build(cfg.model).eval().requires_grad_(False)
+            self.models[key] = build_model(cfg.model, device="meta").eval().requires_grad_(False)
         return key, self.models[key]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from avsmamba.config.load import load_config
 from avsmamba.config.variants import config_name, split_name
-from avsmamba.engine.train import default_work_dir, train
+from avsmamba.engine.train import train
 from tests import ROOT
 from tests.config.test_load import fails
 from tests.engine.standins import config
@@ -25,7 +25,7 @@ def table(tmp_path, text="    config: {model: {norm: false}}\n"):
 def test_names():
     assert split_name("a/b.yaml#c_d")[1] == config_name("a/b.yaml#c_d") == "c_d"
     assert split_name("a#b/c.yaml")[1] == "" and config_name("a#b/c.yaml") == "c"
-    assert default_work_dir("a/b.yaml#c_d") == "work_dirs/c_d"
+    assert config_name("a/b.yaml#c_d") == "c_d"
 
 
 def test_a_variant_is_a_config(tmp_path):
