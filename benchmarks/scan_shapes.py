@@ -26,16 +26,18 @@ class Case:
     def batch(self) -> int:
         return self.frames if self.kind in ("vss", "v2a_frame") else 1
 
+    def _order_and_range(self) -> tuple[Tensor, tuple[int, int]]:
+        if self.kind in ("vss", "temporal"):
+            per_frame = self.kind == "vss"
+            order = ops.cross_scan_2d(self.maps) if per_frame else ops.cross_scan_3d(self.frames, self.maps, 8)
+            return order, (0, order.shape[1])
+        if self.kind == "a2v":
+            return ops.a2v(self.frames, *self.maps[0])
+        return ops.v2a(1 if self.kind == "v2a_frame" else self.frames, *self.maps[0])
+
     @property
     def order(self) -> Tensor:
-        (h, w), t = self.maps[0], self.frames
-        if self.kind == "vss":
-            return ops.cross_scan_2d(self.maps)
-        if self.kind == "temporal":
-            return ops.cross_scan_3d(t, self.maps, 8)
-        if self.kind == "v2a_frame":
-            return ops.v2a_frame(h, w)
-        return ops.v2a_temporal(t, h, w) if self.kind == "v2a_temporal" else ops.a2v(t, h, w)
+        return self._order_and_range()[0]
 
     @property
     def directions(self) -> int:
@@ -47,11 +49,8 @@ class Case:
 
     @property
     def out(self) -> tuple[int, int]:
-        """(start, length) of the wanted tokens."""
-        h, w = self.maps[0]
-        clip = self.frames * h * w
-        ranges = {"v2a_frame": (h * w, 1), "v2a_temporal": (clip, self.frames), "a2v": (self.frames, clip)}
-        return ranges.get(self.kind, (0, self.length))
+        """(start, length) of the requested tokens."""
+        return self._order_and_range()[1]
 
     @property
     def updates(self) -> int:

@@ -15,8 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from avsmamba.ops.forward_ad import refuse_tangents
-from avsmamba.ops.selective_scan import HAS_CPU_KERNEL
+from avsmamba.ops import selective_scan  # noqa: F401  (it defines the library "avsmamba")
+from avsmamba.ops.common import (
+    HAS_CPU_KERNEL,
+    autocast_dtype,
+    check_backend,
+    contiguous_rows,
+    refuse_tangents,
+    state_dtype,
+)
 
 try:
     from causal_conv1d import causal_conv1d_fn
@@ -68,14 +75,9 @@ def depthwise_conv(
             forward-mode differentiation, which only 'torch' can take.
     """
     front = _check(x, weight, bias, activation, causal)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
-    if backend == "cpu" and not (HAS_CPU_KERNEL and x.device.type == "cpu"):
-        what = f"x is on {x.device}" if HAS_CPU_KERNEL else "the extension was not built (needs g++ at install time)"
-        raise RuntimeError(f"backend: 'cpu' cannot run: {what}")
-    if x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    check_backend(backend, BACKENDS, x)
+    x = x.to(autocast_dtype(x))
+    wide = state_dtype(x)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if backend != "torch":
         refuse_tangents("depthwise_conv", x, weight, bias)
@@ -182,9 +184,9 @@ def _torch_forward(x, weight, bias, front, silu):
 
 
 def _for_kernel(x, weight, bias):
-    """The kernel reads strided tokens, but each token's channels in one piece, and always a bias."""
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    return x, weight.contiguous(), weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
+    """Return x with rows of stride 1, a contiguous weight, and a bias, zero for None."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
+    return *contiguous_rows(x), weight.contiguous(), bias
 
 
 def _cpu_forward(x, weight, bias, front, silu):
@@ -196,8 +198,9 @@ def _cpu_forward(x, weight, bias, front, silu):
 def _cpu_backward(dy, x, weight, bias, front, silu):
     dx = torch.empty(x.shape, dtype=weight.dtype)
     dweight, dbias = torch.empty(weight.shape, dtype=weight.dtype), torch.empty(len(weight), dtype=weight.dtype)
-    dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-    torch.ops.avsmamba_cpu.conv_backward(dy, *_for_kernel(x, weight, bias), *front, silu, dx, dweight, dbias)
+    torch.ops.avsmamba_cpu.conv_backward(
+        *contiguous_rows(dy), *_for_kernel(x, weight, bias), *front, silu, dx, dweight, dbias
+    )
     return dx.to(x.dtype), dweight, dbias
 
 
@@ -207,7 +210,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy: Tensor):
-    saved = ctx.saved_tensors  # once: torch.utils.checkpoint makes them anew each time
+    saved = ctx.saved_tensors  # read once: torch.utils.checkpoint recomputes them at each access
     refuse_tangents("depthwise_conv's backward", dy, *saved)
     grads = torch.ops.avsmamba.depthwise_conv_backward(dy, *saved, ctx.front, ctx.silu)
     needed = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]

@@ -3,18 +3,14 @@
 import pytest
 import torch
 
-from avsmamba.ops import a2v, available_backends, depthwise_conv, multi_directional_scan, v2a_temporal
+from avsmamba.ops import a2v, available_backends, depthwise_conv, multi_directional_scan, v2a
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
 pytestmark = pytest.mark.skipif("cpu" not in available_backends(), reason="the C++ kernel was not built")
 LEAST = 2.0**-100  # kNegligible of csrc/cpu/scan.h
 SUBNORMAL = torch.finfo(torch.float32).tiny
 FRAMES, SIDE = 5, 24
-TOKENS = FRAMES * SIDE * SIDE
-ORDERS = {
-    "v2a": (v2a_temporal(FRAMES, SIDE, SIDE), (TOKENS, FRAMES)),
-    "a2v": (a2v(FRAMES, SIDE, SIDE), (FRAMES, TOKENS)),
-}
+ORDERS = {"v2a": v2a(FRAMES, SIDE, SIDE), "a2v": a2v(FRAMES, SIDE, SIDE)}
 WIDTHS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
 

@@ -18,7 +18,7 @@ from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import one_way
+from avsmamba.ops import multi_directional_scan, one_way
 from avsmamba.registry import MODELS
 
 
@@ -58,10 +58,10 @@ class VimBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(N, L, C)` to the same shape."""
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
-        onward = self.ssms[0](self.convs[0](x), one_way(x.shape[1], device=x.device))
-        # The backward convolution looks at the tokens that follow; its output stays in natural order.
-        x = self.convs[1](x.flip(1)).flip(1)
-        back = self.ssms[1](x, one_way(x.shape[1], reverse=True, device=x.device))
+        # The backward convolution reads the tokens that follow; its output is in natural order again.
+        onward, back = self.convs[0](x), self.convs[1](x.flip(1)).flip(1)
+        onward = multi_directional_scan(onward, *self.ssms[0](onward), one_way(x.shape[1], device=x.device))
+        back = multi_directional_scan(back, *self.ssms[1](back), one_way(x.shape[1], reverse=True, device=x.device))
         return tokens + self.drop_path(self.out_proj((onward + back) * (0.5 * F.silu(gate))))
 
 

@@ -15,7 +15,7 @@ from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import cross_scan_2d
+from avsmamba.ops import selective_scan_2d
 from avsmamba.registry import MODELS
 
 
@@ -77,8 +77,8 @@ class VMambaBlock(nn.Module):
         """The branch after its norm, `(N, h, w, C)` to the same shape."""
         x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         x = self.conv(x)
-        y = self.ssm(x.flatten(1, 2), cross_scan_2d([tuple(x.shape[1:3])], x.device)).view_as(x)
-        y = self.out_norm(y)
+        tokens = x.flatten(1, 2)
+        y = self.out_norm(selective_scan_2d(tokens, self.ssm(tokens), [x.shape[1:3]]).view_as(x))
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
 

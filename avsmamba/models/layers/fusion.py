@@ -1,8 +1,8 @@
 """The two cross-modal blocks: Vision-to-Audio (Fig. 4, Eq. 11-17) and Audio-to-Vision (Fig. 5 c, Eq. 18-19) fusion.
 
-Both put visual and audio tokens into one sequence. The scan is causal, so what stands last has seen the rest: audio
-tokens stand last to gather vision, and first to be gathered by vision. Only the tokens of the receiving side leave
-the scan, and the gate comes from them.
+Both put visual and audio tokens into one sequence. The scan is causal, so the last tokens depend on all others: audio
+tokens come last to gather vision, and first to be gathered by vision. Only the receiving tokens have an output, and the
+gate comes from them.
 """
 
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from avsmamba.models.layers.conv import CausalConv1d, depthwise_conv
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import a2v, v2a_frame, v2a_temporal
+from avsmamba.ops import selective_scan_a2v, selective_scan_v2a
 
 LEVELS = ("frame", "temporal")
 AUDIO_CONTEXTS = ("frame", "clip")
 
 
 class FusionBlock(nn.Module):
-    """Projections, convolutions and output path that both directions of fusion share.
+    """Base of both directions of fusion: projections, convolutions and the output.
 
     `receiver` is the modality ('visual' or 'audio') that is updated: its projection is twice as wide, for the gate.
     """
@@ -51,9 +51,9 @@ class V2AFusionBlock(FusionBlock):
         level: 'frame' (each frame's audio token after that frame's tokens, cross-scan, Eq. 13-14) or 'temporal' (all T
             audio tokens after the clip's tokens, THW, TWH and the reverses, Eq. 17).
         audio_conv_kernel: taps of the causal convolution (4 as in Mamba).
-        options: what all blocks share.
-        frame_audio_context: what the causal convolution of level 'frame' sees: 'frame' (the frame's own audio token,
-            a sequence of its own) or 'clip' (the tokens of earlier frames as well). Level 'temporal' sees the clip.
+        options: of all blocks.
+        frame_audio_context: input of the causal convolution of level 'frame': 'frame' (the frame's own audio token, a
+            sequence of its own) or 'clip' (earlier frames' tokens as well). Level 'temporal' always uses the clip.
 
     Raises:
         ValueError: if `level` or `frame_audio_context` is unknown.
@@ -93,23 +93,20 @@ class V2AFusionBlock(FusionBlock):
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
-        """`(B, T, h, w, E)` and `(B, T, E)` to `(B, T, E)`: the audio tokens' outputs."""
-        t, h, w = v.shape[1:4]
-        if self.level == "frame":
-            tokens = torch.cat([v.flatten(2, 3), a.unsqueeze(2)], dim=2).flatten(0, 1)
-            return self.ssm(tokens, v2a_frame(h, w, device=v.device), out=(h * w, 1)).view_as(a)
-        tokens = torch.cat([v.flatten(1, 3), a], dim=1)
-        return self.ssm(tokens, v2a_temporal(t, h, w, device=v.device), out=(t * h * w, t))
+        """Map `(B, T, h, w, E)` and `(B, T, E)` to `(B, T, E)`, the outputs of the audio tokens."""
+        visual, audio = (v, a) if self.level == "temporal" else (v.flatten(0, 1)[:, None], a.flatten(0, 1)[:, None])
+        tokens = torch.cat([visual.flatten(1, 3), audio], dim=1)
+        return selective_scan_v2a(tokens, self.ssm(tokens), *visual.shape[1:4]).view_as(a)
 
 
 class A2VFusionBlock(FusionBlock):
-    """One scale's visual tokens gather the clip's audio tokens, which stand first (Eq. 18-19).
+    """One scale's visual tokens gather the clip's audio tokens, which come first (Eq. 18-19).
 
     Args:
         channels: model channels C.
         conv: visual convolution, '2d' (as in the V2A block, the default) or '3d'.
         audio_conv_kernel: taps of the causal convolution (4 as in Mamba).
-        options: what all blocks share.
+        options: of all blocks.
     """
 
     def __init__(self, channels: int, conv: str = "2d", audio_conv_kernel: int = 4, options: SSMOptions | None = None):
@@ -127,7 +124,6 @@ class A2VFusionBlock(FusionBlock):
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
         v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
-        t, h, w = v.shape[1:4]
         tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
-        y = self.ssm(tokens, a2v(t, h, w, device=v.device), out=(t, t * h * w))
+        y = selective_scan_a2v(tokens, self.ssm(tokens), *v.shape[1:4])
         return self.output(y.view_as(v), gate, visual)
