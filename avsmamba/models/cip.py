@@ -1,6 +1,7 @@
 """Contextual Integration Pyramid (Sec. IV-D, Fig. 5): context and sound into every scale, then a top-down pyramid."""
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits
@@ -188,5 +189,6 @@ class ContextualIntegrationPyramid(nn.Module):
         for i, (block, visual) in enumerate(zip(self.fusion, maps, strict=True)):
             repeated = self.fusion[1].temporal_mamba if self.repeat_stride_8 and i == 0 else None
             fused.append(block(self.pyramid.lateral(i, visual), audio, repeated))
-        y = self.pyramid([m.flatten(0, 1).permute(0, 3, 1, 2) for m in fused])
-        return y.permute(0, 2, 3, 1).unflatten(0, audio.shape[:2])
+        # Contiguous maps become `channels_last` views; one scale cut out of a clip's tokens has to be copied for that.
+        y = self.pyramid([rearrange(m.contiguous(), "b t h w c -> (b t) c h w") for m in fused])
+        return rearrange(y, "(b t) c h w -> b t h w c", b=audio.shape[0], t=audio.shape[1])

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits
@@ -102,7 +103,7 @@ class AudioQueryHead(nn.Module):
         if not len(self.hidden):
             return self.classifier(y).movedim(-1, 2)
         conv_in, conv_out = self.hidden
-        small = conv_in(y.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        small = conv_in(rearrange(y, "b t h w c -> (b t) c h w")).permute(0, 2, 3, 1)
         last = self.classifier
         logits = upsampled_classes(small, conv_out.weight, conv_out.bias, last.weight, last.bias, SCALE)
         return logits.unflatten(0, y.shape[:2])

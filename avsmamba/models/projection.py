@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_1, limits
@@ -60,6 +61,8 @@ class Projection(nn.Module):
         Returns:
             `(B, T, h_i, w_i, C)` maps and `(B, T, C)` audio.
         """
-        lead = audio.shape[:2]
-        projected = [p(m).permute(0, 2, 3, 1).unflatten(0, lead) for p, m in zip(self.visual, maps, strict=True)]
-        return projected, self.audio(self.audio_norm(audio.flatten(0, 1)).unflatten(0, lead))
+        b, t = audio.shape[:2]
+        projected = [
+            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
+        ]
+        return projected, self.audio(self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t)))

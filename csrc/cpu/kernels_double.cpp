@@ -7,7 +7,9 @@
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<double> avsmamba::kernels_double() { return {real64::forward, real64::backward, real64::scratch, real64::peak}; }
+avsmamba::Kernels<double> avsmamba::kernels_double() {
+  return {real64::forward, real64::backward, real64::scratch, real64::peak};
+}
 avsmamba::ConvKernels<double> avsmamba::conv_kernels_double() {
   return {real64::conv_forward, real64::conv_backward, real64::conv_scratch};
 }

@@ -80,11 +80,11 @@ __host__ __device__ inline int tiles_of(int length) { return (length + kTile - 1
 __host__ __device__ inline int channel_tiles(int channels) { return (channels + kChannels - 1) / kChannels; }
 
 // Where this thread stands: a lane of a channel, and the block's batch entry, direction and channels.
-struct Place {
+struct ThreadPosition {
   int lane, local, tile, b, k, e;
   bool exists;
   template <typename Args>
-  __device__ explicit Place(const Args& a) {
+  __device__ explicit ThreadPosition(const Args& a) {
     const int tiles = channel_tiles(a.channels);
     lane = threadIdx.x % kLanes, local = threadIdx.x / kLanes;
     tile = blockIdx.x % tiles, b = blockIdx.x / tiles, k = blockIdx.y;
@@ -114,10 +114,10 @@ __device__ inline void load_steps(T (&v)[kSteps], const T* column, int lane) {
 }
 
 // Cuts the dynamic shared memory into arrays, each on a 64-byte border; with base = nullptr it only counts.
-struct Carver {
+struct SharedArena {
   unsigned char* base;
   int used = 0;
-  __host__ __device__ explicit Carver(unsigned char* base) : base(base) {}
+  __host__ __device__ explicit SharedArena(unsigned char* base) : base(base) {}
   template <typename T>
   __host__ __device__ T* take(int count) {
     T* p = reinterpret_cast<T*>(base + used);
@@ -132,7 +132,7 @@ struct Ring {
   T* first = nullptr;
   int size = 1, stride = 0;
   Ring() = default;
-  __host__ __device__ Ring(Carver& c, int size, int count) : size(size) {
+  __host__ __device__ Ring(SharedArena& c, int size, int count) : size(size) {
     const int before = c.used;
     first = c.take<T>(count);
     stride = (c.used - before) / (int)sizeof(T);
@@ -145,14 +145,15 @@ __device__ inline int count_of(int steps, int i) { return min(kTile, steps - i *
 
 // The tokens of tile i, for whoever reads them after the next barrier.
 template <typename Args>
-__device__ inline void load_tokens(const Args& a, const Place& p, int32_t* tokens, int steps, int i) {
+__device__ inline void load_tokens(const Args& a, const ThreadPosition& p, int32_t* tokens, int steps, int i) {
   const int t = i * kTile + threadIdx.x;
   if (threadIdx.x < kTile) tokens[threadIdx.x] = i >= 0 && t < steps ? a.order[(int64_t)p.k * a.length + t] : 0;
 }
 
 // The dt, B and C of a tile into columns 0 … R - 1, R … R + N - 1 and the N after them; zeros past its end.
 template <typename I, typename T>
-__device__ inline void stage_rows(const ScanArgs<I, T>& a, const Place& p, T* rows, const int32_t* tokens, int count) {
+__device__ inline void stage_rows(const ScanArgs<I, T>& a, const ThreadPosition& p, T* rows, const int32_t* tokens,
+                                  int count) {
   const int R = a.rank, N = a.states;
   for (int t = threadIdx.x / 32; t < kTile; t += kWarps) {
     const int64_t token = tokens[t];
@@ -169,7 +170,8 @@ __device__ inline void stage_rows(const ScanArgs<I, T>& a, const Place& p, T* ro
 
 // The x of a tile, a warp to a token; zeros for channels and tokens that do not exist.
 template <typename I, typename T>
-__device__ inline void stage_x(const ScanArgs<I, T>& a, const Place& p, T* x, const int32_t* tokens, int count) {
+__device__ inline void stage_x(const ScanArgs<I, T>& a, const ThreadPosition& p, T* x, const int32_t* tokens,
+                               int count) {
   const int c = threadIdx.x % kChannels, e = p.tile * kChannels + c;
 #pragma unroll 4
   for (int t = threadIdx.x / kChannels; t < kTile; t += kThreads / kChannels) {
@@ -186,7 +188,7 @@ __device__ inline bool wanted(const Args& a, int token) {
 
 // The direction's A (times log2 e) and dt_weight, transposed to (state or rank, channel).
 template <typename I, typename T>
-__device__ inline void load_parameters(const ScanArgs<I, T>& a, const Place& p, T* A, T* W) {
+__device__ inline void load_parameters(const ScanArgs<I, T>& a, const ThreadPosition& p, T* A, T* W) {
   const int64_t row = (int64_t)p.k * a.channels + p.e;
   for (int n = p.lane; n < a.states; n += kLanes)
     A[n * kChannels + p.local] = p.exists ? a.A[row * a.states + n] * T(1.4426950408889634074) : T(0);
@@ -196,8 +198,8 @@ __device__ inline void load_parameters(const ScanArgs<I, T>& a, const Place& p, 
 
 // delta of the thread's steps; zero for what does not exist, which makes such a step change no state.
 template <typename T>
-__device__ inline void make_delta(T (&delta)[kSteps], const T* rows, const T* W, T bias, int rank, const Place& p,
-                                  int count) {
+__device__ inline void make_delta(T (&delta)[kSteps], const T* rows, const T* W, T bias, int rank,
+                                  const ThreadPosition& p, int count) {
 #pragma unroll
   for (int j = 0; j < kSteps; ++j) delta[j] = bias;
   for (int r = 0; r < rank; ++r) {

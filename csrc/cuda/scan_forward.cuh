@@ -16,7 +16,7 @@ struct ForwardShared {
   T *A, *W, *h;
   int bytes;
   __host__ __device__ ForwardShared(unsigned char* base, int N, int R) {
-    Carver c(base);
+    SharedArena c(base);
     rows = Ring<T>(c, 2, (R + 2 * N) * kTile), x = Ring<T>(c, 2, kTile * kPitch), tokens = Ring<int32_t>(c, 3, kTile);
     A = c.take<T>(N * kChannels), W = c.take<T>(R * kChannels), h = c.take<T>(N * kChannels);
     bytes = c.used;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) scan_forward
   AVS_DYNAMIC_SHARED(memory);
   const int N = a.states, R = a.rank;
   const ForwardShared<T> s(memory, N, R);
-  const Place p(a);
+  const ThreadPosition p(a);
   const int steps = a.steps[p.k], tiles = tiles_of(steps);
   const int64_t parameter = (int64_t)p.k * a.channels + p.e;
   const T bias = p.exists ? a.dt_bias[parameter] : T(0), skip = p.exists ? a.D[parameter] : T(0);

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avsmamba.checkpoint.pretrained import Layout, load_pretrained
+from avsmamba.checkpoint.pretrained import Layout
 from avsmamba.checkpoint.reading import raise_unless_fits
 from avsmamba.limits import RATE, limits
+from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.registry import MODELS
 
 STRIDES = [4, 8, 16, 32]
@@ -29,7 +30,7 @@ HEADS = ("head", "fc", "classifier", "aux_classifier")
 
 
 @MODELS.register_module()
-class TimmBackbone(nn.Module):
+class TimmBackbone(PretrainedPart):
     """Four maps of a timm model (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
 
     Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model
@@ -72,14 +73,13 @@ class TimmBackbone(nn.Module):
         grad_checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        super().__init__(model_name, checkpoint, frozen)
         if not timm.is_model(model_name):
             near = difflib.get_close_matches(model_name, timm.list_models(), n=4, cutoff=0.5)
             raise ValueError(
                 f"model_name: timm has no {model_name!r}" + (f"; nearest: {', '.join(near)}" if near else "")
             )
-        self.model_name, self.checkpoint = model_name, checkpoint
-        self.frozen, self.norm_eval = frozen, norm_eval
+        self.model_name, self.norm_eval = model_name, norm_eval
         self._model_args = {"drop_path_rate": drop_path_rate} | dict(model_args or {})
         indices = (-4, -3, -2, -1) if out_indices is None else tuple(out_indices)
         self.net = _create(model_name, features_only=True, out_indices=indices, **self._model_args)
@@ -94,30 +94,19 @@ class TimmBackbone(nn.Module):
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
         if grad_checkpointing:
             _checkpoint_gradients(self.net)
-        if frozen:
-            self.net.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, self.model_name)
+        self.freeze()
 
     def layout(self) -> Layout:
-        """How the file is read."""
-        # timm translates names for its whole models, not for the cut ones; the meta device makes one for its shapes.
+        """Return how files are read."""
+        # timm translates names for its whole models, not for the cut ones; one on the meta device has their shapes.
         with torch.device("meta"):
             whole = _create(self.model_name, **self._model_args)
         translate = partial(translate_features, self.net, whole, _filter_of(self.model_name))
         return Layout(self.net, translate, PREFIXES)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode and not self.frozen)
+        """Set the mode, as in `nn.Module`; what is frozen, and norms with `norm_eval`, stay in eval mode."""
+        super().train(mode)
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -133,7 +122,7 @@ class TimmBackbone(nn.Module):
         Returns:
             four maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             maps = self.net(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
 

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part
 from avsmamba.limits import RATE, counts, limits
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
+from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.ops import multi_directional_scan, one_way
 from avsmamba.registry import MODELS
 
@@ -66,7 +67,7 @@ class VimBlock(nn.Module):
 
 
 @MODELS.register_module()
-class Vim(nn.Module):
+class Vim(PretrainedPart):
     """Vim with the class token in the middle: four maps at stride 16, or a simple feature pyramid over the last one.
 
     AVS-Mamba's authors run Vim-B without a pyramid (Fig. 10 of their paper). After which blocks they take the four maps
@@ -117,7 +118,7 @@ class Vim(nn.Module):
         dim: int | None = None,
         depth: int | None = None,
     ):
-        super().__init__()
+        super().__init__(f"Vim {arch}", checkpoint, frozen, ("pyramid",) if pyramid else ())
         if arch not in ARCHS:
             raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
         if img_size < 16 or img_size % 16:
@@ -125,8 +126,7 @@ class Vim(nn.Module):
         if depth is not None and depth < 1:
             raise ValueError(f"depth: expected at least 1 block, got {depth}")
         dim, depth = dim or ARCHS[arch].dim, ARCHS[arch].depth if depth is None else depth
-        self.arch, self.checkpoint = arch, checkpoint
-        self.frozen, self.grad_checkpointing = frozen, grad_checkpointing
+        self.grad_checkpointing = grad_checkpointing
         if map_blocks is None:
             map_blocks = [-(-depth * i // NUM_MAPS) for i in range(1, NUM_MAPS + 1)]
         elif len(map_blocks) != NUM_MAPS or not all(1 <= count <= depth for count in map_blocks):
@@ -147,29 +147,7 @@ class Vim(nn.Module):
             nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 block.out_proj.weight /= math.sqrt(depth)
-        if frozen:
-            for module in self._pretrained_parts():
-                module.requires_grad_(False)
-            self.cls_token.requires_grad_(False)
-            self.pos_embed.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named; a pyramid that it does not hold stays as it is.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, f"Vim {self.arch}")
-
-    def train(self, mode: bool = True) -> "Vim":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode)
-        if self.frozen:
-            for module in self._pretrained_parts():
-                module.eval()
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract.
@@ -180,7 +158,7 @@ class Vim(nn.Module):
         Returns:
             four maps `(N, C, H / s_i, W / s_i)`, finest first.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             maps = self.features(x)
         return maps if self.pyramid is None else self.pyramid(maps[-1])
 
@@ -204,12 +182,9 @@ class Vim(nn.Module):
         return [maps[count] for count in self.map_blocks]
 
     def layout(self) -> Layout:
-        """How the file is read."""
+        """Return how files are read."""
         translate = partial(translate_vim, side=math.isqrt(self.pos_embed.shape[1] - 1))
-        return Layout(self, translate, PREFIXES, ("pyramid",) if self.pyramid is not None else ())
-
-    def _pretrained_parts(self) -> list[nn.Module]:
-        return [self.patch_embed, self.blocks, self.norm]
+        return Layout(self, translate, PREFIXES, self.new_parts)
 
 
 def resize_pos_embed(pos_embed: Tensor, height: int, width: int) -> Tensor:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import run_block
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
+from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.ops import selective_scan_2d
 from avsmamba.registry import MODELS
 
@@ -138,7 +139,7 @@ class Stage(nn.Module):
 
 
 @MODELS.register_module()
-class VMamba(nn.Module):
+class VMamba(PretrainedPart):
     """The four stages of a VMamba; each stage's map goes through a norm of its own.
 
     `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
@@ -175,7 +176,7 @@ class VMamba(nn.Module):
         dims: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
     ):
-        super().__init__()
+        super().__init__(f"VMamba {arch}", checkpoint, frozen, ("out_norms",))
         if arch not in ARCHS:
             raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
         dim, known_depths, expand, family = ARCHS[arch]
@@ -184,8 +185,7 @@ class VMamba(nn.Module):
         for name, value in (("dims", dims), ("depths", depths)):
             if len(value) != 4:
                 raise ValueError(f"{name}: expected one for each of four stages, got {value}")
-        self.arch, self.family, self.checkpoint = arch, family, checkpoint
-        self.frozen, self.grad_checkpointing = frozen, grad_checkpointing
+        self.family, self.grad_checkpointing = family, grad_checkpointing
         self.out_channels, self.strides = dims, [4, 8, 16, 32]
         self.stem = PatchEmbed(dims[0], family)
         rates = iter(drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
@@ -201,27 +201,7 @@ class VMamba(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-        if frozen:
-            self.stem.requires_grad_(False)
-            self.stages.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named; norms of the maps that it does not hold stay as they are.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, f"VMamba {self.arch}")
-
-    def train(self, mode: bool = True) -> "VMamba":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode)
-        if self.frozen:
-            self.stem.eval()
-            self.stages.eval()
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract.
@@ -233,7 +213,7 @@ class VMamba(nn.Module):
             four `channels_last` maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
         maps = []
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             x = self.stem(x)
             for stage in self.stages:
                 for block in stage.blocks:
@@ -243,8 +223,8 @@ class VMamba(nn.Module):
         return [norm(m).permute(0, 3, 1, 2) for norm, m in zip(self.out_norms, maps, strict=True)]
 
     def layout(self) -> Layout:
-        """How the file is read."""
-        return Layout(self, translate_vmamba, PREFIXES, ("out_norms",))
+        """Return how files are read."""
+        return Layout(self, translate_vmamba, PREFIXES, self.new_parts)
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, RATE, counts, limits
@@ -244,7 +245,7 @@ class AVSegFormerMixer(nn.Module):
         Returns:
             `(B, T, h_1, w_1, C)`.
         """
-        fine, coarse = (m.flatten(0, 1).permute(0, 3, 1, 2) for m in maps[:2])
+        fine, coarse = (rearrange(m, "b t h w c -> (b t) c h w") for m in maps[:2])
         up = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         features = self.smooth(self.lateral(fine) + up).permute(0, 2, 3, 1)
         gate = self.gate(features.flatten(1, 2), audio.flatten(0, 1))
@@ -252,9 +253,8 @@ class AVSegFormerMixer(nn.Module):
 
     def gate(self, pixels: Tensor, audio: Tensor) -> Tensor:
         """Weights `(N, C)` in (0, 1) of the channels, from `(N, h w, C)` pixels and `(N, C)` audio."""
-        heads = (self.num_heads, -1)
-        query = self.query(audio).unsqueeze(1).unflatten(-1, heads).transpose(1, 2)
-        key, value = (x.unflatten(-1, heads).transpose(1, 2) for x in self.key_value(pixels).chunk(2, -1))
+        query = rearrange(self.query(audio), "n (m c) -> n m 1 c", m=self.num_heads)
+        key, value = rearrange(self.key_value(pixels), "n l (two m c) -> two n m l c", two=2, m=self.num_heads)
         gathered = F.scaled_dot_product_attention(query, key, value).flatten(1)
         return self.output(gathered).sigmoid()
 

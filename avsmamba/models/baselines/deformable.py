@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.models.layers.scales import Sizes
@@ -85,7 +86,7 @@ class DeformableAttention(nn.Module):
             `(N, L, C)`.
         """
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        values = self.value(value).unflatten(-1, (heads, -1)).permute(0, 2, 3, 1).flatten(0, 1)
+        values = rearrange(self.value(value), "n l (m c) -> (n m) c l", m=heads)
         # Places and samples stay in float32 under autocast: bfloat16 would round them to a quarter of a pixel.
         kind = torch.promote_types(values.dtype, torch.float32)
         offsets = self.offsets(query).to(kind).unflatten(-1, (heads, levels, points, 2))
@@ -100,4 +101,4 @@ class DeformableAttention(nn.Module):
             grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
             samples = F.grid_sample(chunk.unflatten(-1, (h, w)), grid, "bilinear", "zeros", align_corners=False)
             gathered = gathered + (samples * weights[:, :, i].unsqueeze(1)).sum(-1)
-        return self.output(gathered.unflatten(0, (len(query), heads)).flatten(1, 2).transpose(1, 2).to(query.dtype))
+        return self.output(rearrange(gathered, "(n m) c l -> n l (m c)", m=heads).to(query.dtype))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, counts, limits
@@ -73,9 +74,11 @@ class TPAVIProjection(nn.Module):
         Returns:
             `(B, T, h_i, w_i, C)` maps and `(B, T, C_a)` audio.
         """
-        lead = audio.shape[:2]
-        projected = [p(m).permute(0, 2, 3, 1).unflatten(0, lead) for p, m in zip(self.visual, maps, strict=True)]
-        return projected, self.audio_norm(audio.flatten(0, 1)).unflatten(0, lead)
+        b, t = audio.shape[:2]
+        projected = [
+            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
+        ]
+        return projected, self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t))
 
 
 class TPAVIBlock(nn.Module):
@@ -116,7 +119,7 @@ class TPAVIBlock(nn.Module):
         aligned = self.audio(audio)
         values = self.g(visual).mean((2, 3))
         context = torch.einsum("btk,btc->bkc", self.phi(aligned), values) / visual.shape[1]
-        y = self.mu(self.theta(visual).flatten(1, 3) @ context)
+        y = self.mu(rearrange(self.theta(visual), "b t h w k -> b (t h w) k") @ context)
         y = self.mu_norm(y.flatten(0, 1)).view_as(visual)
         return self.norm(visual + y), aligned
 
@@ -189,11 +192,12 @@ class TPAVIPyramid(nn.Module):
             visual, aligned = block(maps[int(stage) - 1], audio)
             maps[int(stage) - 1] = visual
             pairs.append((visual, aligned))
-        finest_last = [m.flatten(0, 1).permute(0, 3, 1, 2) for m in reversed(maps)]
+        finest_last = [rearrange(m, "b t h w c -> (b t) c h w") for m in reversed(maps)]
         y = self.paths[0](finest_last[0])
         for visual, path in zip(finest_last[1:], self.paths[1:], strict=True):
             y = path(visual, y)
-        return TPAVIFeatures(y.permute(0, 2, 3, 1).unflatten(0, audio.shape[:2]), tuple(pairs))
+        b, t = audio.shape[:2]
+        return TPAVIFeatures(rearrange(y, "(b t) c h w -> b t h w c", b=b, t=t), tuple(pairs))
 
 
 @MODELS.register_module()

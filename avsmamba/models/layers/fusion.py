@@ -7,6 +7,7 @@ gate comes from them.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -89,14 +90,16 @@ class V2AFusionBlock(FusionBlock):
         """
         x, gate = self.audio_proj(self.audio_norm(audio)).chunk(2, dim=-1)
         v = self.visual_conv(self.visual_proj(self.visual_norm(visual)))
-        a = self.audio_conv(x.flatten(0, 1).unsqueeze(1)).view_as(x) if self.one_token else self.audio_conv(x)
+        a = self.audio_conv(rearrange(x, "b t e -> (b t) 1 e")).view_as(x) if self.one_token else self.audio_conv(x)
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
         """Map `(B, T, h, w, E)` and `(B, T, E)` to `(B, T, E)`, the outputs of the audio tokens."""
-        visual, audio = (v, a) if self.level == "temporal" else (v.flatten(0, 1)[:, None], a.flatten(0, 1)[:, None])
-        tokens = torch.cat([visual.flatten(1, 3), audio], dim=1)
-        return selective_scan_v2a(tokens, self.ssm(tokens), *visual.shape[1:4]).view_as(a)
+        audio = a
+        if self.level == "frame":
+            v, audio = rearrange(v, "b t h w e -> (b t) 1 h w e"), rearrange(a, "b t e -> (b t) 1 e")
+        tokens = torch.cat([rearrange(v, "b t h w e -> b (t h w) e"), audio], dim=1)
+        return selective_scan_v2a(tokens, self.ssm(tokens), *v.shape[1:4]).view_as(a)
 
 
 class A2VFusionBlock(FusionBlock):
@@ -124,6 +127,6 @@ class A2VFusionBlock(FusionBlock):
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
         v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
-        tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
+        tokens = torch.cat([a, rearrange(v, "b t h w e -> b (t h w) e")], dim=1)
         y = selective_scan_a2v(tokens, self.ssm(tokens), *v.shape[1:4])
         return self.output(y.view_as(v), gate, visual)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from avsmamba.models.layers.tracing import recorded_gradients, watched
@@ -121,7 +122,7 @@ class Sizes(NamedTuple):
 
 def taps(weight: Tensor) -> Tensor:
     """`(b, a, 3, 3)` as `(a, 9 b)`: columns are taps along the width, along the height, b."""
-    return weight.permute(1, 3, 2, 0).flatten(1)
+    return rearrange(weight, "b a y x -> a (x y b)")
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, sizes: Sizes) -> Tensor:
@@ -185,7 +186,7 @@ class UpsampledClasses(torch.autograd.Function):
             dw += frame.t() @ dz
             if dx is not None:
                 dx[i] = (dz @ w.t()).view(width, height, channels).transpose(0, 1)
-        dweight = dw.view(channels, 3, 3, -1).permute(3, 0, 2, 1).to(weight.dtype)
+        dweight = rearrange(dw, "a (x y b) -> b a y x", x=3, y=3).to(weight.dtype)
         dlast = None if classes_bias is None else dout.sum((0, 2, 3), dtype=dtype).to(classes_bias.dtype)
         return dx, dweight, db.to(bias.dtype), dc.to(classes.dtype), dlast, None
 
