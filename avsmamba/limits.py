@@ -14,14 +14,14 @@ class Limit(NamedTuple):
 
     Attributes:
         words: the range in an error message, after "expected".
-        holds: whether a number lies in the range.
+        holds: whether a number is in the range.
     """
 
     words: str
     holds: Callable[[Any], bool]
 
     def allows(self, value: Any) -> bool:
-        """Return whether all numbers of `value` lie in the range; what is no number passes."""
+        """Return whether all numbers of `value` are in the range; other types pass."""
         numbers = value if isinstance(value, (list, tuple)) else (value,)
         return all(self.holds(n) for n in numbers if isinstance(n, Real))
 
@@ -62,7 +62,7 @@ def limits(**ranges: Limit) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 values = signature.bind(*args, **kwargs).arguments
             except TypeError:
-                values = {}  # the call below says what is missing, with the class's name
+                values = {}  # the call below reports what is missing, with the class's name
             for name, limit in ranges.items():
                 if not limit.allows(values.get(name)):
                     raise ValueError(f"{name}: expected {limit.words}, got {values[name]!r}")

@@ -36,7 +36,7 @@ DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 def files(
     config: str, options: list[str], frames: int, folder: Path
 ) -> tuple[torch.nn.Module, dict[str, ExportedModel]]:
-    """A model of random weights, and its exported files, opened."""
+    """Build a model of random weights, export it, and open the exported files."""
     cfg = load_config(config, parse_options(options))
     drop_pretrained(cfg.model)
     torch.manual_seed(0)
@@ -54,13 +54,13 @@ def files(
 
 @contextmanager
 def without_kernel():
-    """Scans run in plain torch."""
+    """Run scans in plain torch."""
     with patch.object(ssm, "multi_directional_scan", partial(multi_directional_scan, backend="torch")):
         yield
 
 
 def measure(whole: torch.nn.Module, opened: dict[str, ExportedModel], size: int, frames: int, args: Any) -> dict:
-    """One case: a clip of `frames` frames of `size` x `size` pixels."""
+    """Measure one case: a clip of `frames` frames of `size` x `size` pixels."""
     clip = example((1, size, size), frames)
     tensors = [torch.from_numpy(clip[name]) for name in ("frames", "log_mel")]
 

@@ -24,7 +24,7 @@ FRAMES = 5
 
 
 def layer_by_layer(head: AudioQueryHead, query: Tensor, features: Tensor) -> Tensor:
-    """The logits without a shortcut."""
+    """Compute the logits without a shortcut."""
     y = head.mlp.plain(torch.einsum("btqc,bthwc->bthwq", query, features)) + features
     conv_in, conv_out = head.hidden
     small = conv_in(y.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -56,14 +56,14 @@ def call(who: str, train: bool, *given: Any) -> None:
 
 
 def memory(who: str, size: int, classes: int, train: bool) -> int:
-    """Bytes that one call adds; to be called in a fresh process."""
+    """Return the bytes that one call adds; call it in a fresh process."""
     given = prepare(size, classes, train)
     call(who, train, *(prepare(64, classes, train) if train else given))  # libraries are loaded, the table is built
     return extra_memory(lambda: call(who, train, *given))[0]
 
 
 def measure(size: int, classes: int, train: bool, repeats: int) -> dict[str, Any]:
-    """One row of the table.
+    """Measure one row of the table.
 
     Raises:
         AssertionError: if the two do not agree.
@@ -84,7 +84,7 @@ def measure(size: int, classes: int, train: bool, repeats: int) -> dict[str, Any
 
 
 def build_seconds() -> float:
-    """Of the table from the weights."""
+    """Measure how long the table takes to build from the weights."""
     head, query, features = prepare(224, 1, False)
     with torch.no_grad():
         ours(head, query, features)

@@ -9,6 +9,8 @@ namespace avsmamba {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+namespace {  // Tensor is hidden outside of torch
+
 struct ScanInputs {
   const Tensor &x, &dt, &B, &C, &A, &D, &dt_weight, &dt_bias, &order;
   int64_t out_start, out_length;
@@ -65,4 +67,5 @@ Args checked_arguments(const ScanInputs& in) {
   return a;
 }
 
+}  // namespace
 }  // namespace avsmamba

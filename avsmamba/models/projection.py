@@ -21,9 +21,9 @@ class Projection(nn.Module):
         audio_channels: channels of the audio features.
         embed_dims: C.
         norm: of the maps, 'GN' (as AVSegFormer's projection) or 'none'.
-        audio_norm: 'BN' normalises the audio features over the batch before the linear layer, 'none' leaves them.
-            What the features of all sounds have in common is then taken away; a small model from scratch learns to
-            listen several times sooner (docs/paper_notes.md).
+        audio_norm: 'BN' normalises the audio features over the batch before the linear layer, 'none' does not. It
+            removes the part that is common to all sounds: a small model from scratch learns to use the sound several
+            times sooner (docs/paper_notes.md).
 
     Raises:
         ValueError: if a norm is unknown.

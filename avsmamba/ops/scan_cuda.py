@@ -2,7 +2,7 @@
 
 The kernels add to zeroed buffers with atomic operations. In the deterministic mode each direction is one launch, the
 sums over channel tiles (of ddt, dB and dC) and over the batch (of the parameters' gradients) get one copy for each
-summand, and torch adds up the copies: every address then receives one addition in a launch.
+summand, and torch adds up the copies: every address then receives one addition a launch.
 """
 
 from types import SimpleNamespace

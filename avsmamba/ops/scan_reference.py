@@ -1,6 +1,6 @@
 """The operator in plain torch: slow, obvious, any floating dtype, differentiable by autograd.
 
-It is the specification that the kernels are tested against (in float64), and the `torch` backend.
+It is the specification for the tests of the kernels (in float64), and the `torch` backend.
 """
 
 import torch
@@ -20,7 +20,7 @@ def reference_scan(
     order: Tensor,
     out: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Eq. 3 and 4 token by token, for each direction; shapes as in `multi_directional_scan`."""
+    """Compute Eq. 3 and 4 token by token, for each direction; shapes as in `multi_directional_scan`."""
     batch, length, channels = x.shape
     y = x.new_zeros(batch, length, channels)
     for k, steps in enumerate(order.long()):
@@ -49,7 +49,7 @@ def reference_scan_backward(
     order: Tensor,
     out: tuple[int, int],
 ) -> tuple[Tensor, ...]:
-    """Gradients of `reference_scan` with respect to its eight tensors, written out.
+    """Compute the gradients of `reference_scan` with respect to its eight tensors by written-out formulas.
 
     With g_t the gradient of the state after step t: g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}.
     """

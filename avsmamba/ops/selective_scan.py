@@ -261,7 +261,7 @@ def _warn_slow(device: str) -> None:
     if device == "cpu" and not HAS_CPU_KERNEL:
         what, cure = "C++", "Install g++ and run `pip install --no-build-isolation -e .` again."
     elif device == "cuda" and not HAS_CUDA_KERNEL:
-        what, cure = "CUDA", "Run `FORCE_CUDA=1 pip install --no-build-isolation -e .` where there is nvcc."
+        what, cure = "CUDA", "Run `FORCE_CUDA=1 pip install --no-build-isolation -e .` on a machine with nvcc."
     else:
         return
     warnings.warn(
@@ -306,7 +306,7 @@ def _no_double_backward(ctx, *grads):
 
 
 def _no_vmap(info, in_dims, *args):
-    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: put the mapped axis into the batch b instead")
+    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: use the batch axis b instead")
 
 
 def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):

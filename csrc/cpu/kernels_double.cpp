@@ -1,4 +1,4 @@
-// The kernels of both in double precision: for gradient checks and whoever needs the accuracy.
+// The kernels of the scan and of the convolution in double precision, for gradient checks and higher accuracy.
 #define NS real64
 #define REAL double
 #define INT int64_t

@@ -1,9 +1,9 @@
 // The CPU operators: checks, the partition of a scan into jobs, and their registration over torch's stable ABI.
 //
 // A job is (group of directions, batch entry, channel tile). Jobs are cut into as many contiguous ranges as there are
-// threads; a range runs on one thread, from its first job to its last. What several jobs add to (y and dx of several
-// groups, the sums over channels and over the batch in backward) has one buffer a group or a range, and the buffers
-// are added in order: the result depends on the number of threads, never on their timing.
+// threads; a range runs on one thread, from its first job to its last. Results to which several jobs add (y and dx of
+// several groups, the sums over channels and over the batch in backward) have one buffer a group or a range, and the
+// buffers are added in order: the result depends on the number of threads, never on their timing.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -86,8 +86,8 @@ struct Partition {
 };
 
 // The gradients of dt, B and C are sums over channels, to which every channel tile adds. Each range of jobs has rows of
-// its own, in scan order, for the batch entries that it works on and for a few directions at a time: all directions
-// at once would need more memory than the forbidden K x L x E tensor where there are many threads.
+// its own, in scan order, for its batch entries and a few directions at a time: with many threads, all directions at once
+// would need more memory than a K x L x E tensor.
 template <typename T>
 struct RowSums {
   const ScanArgs<T>& a;
@@ -141,7 +141,7 @@ struct RowSums {
   }
 };
 
-// States (b, K, tiles, N, E) at the tiles' borders: what the backward starts from. Tiles that no output needs are zero.
+// States (b, K, tiles, N, E) at the tiles' borders, from which the backward starts; zero for tiles without an output.
 template <typename T>
 T* border_states(const ScanArgs<T>& a, const Tensor& states) {
   const int64_t tiles = (a.length + kTile - 1) / kTile;
@@ -230,7 +230,7 @@ void scan_backward(const Tensor dy, const Tensor states, const Tensor x, const T
 
 int64_t scan_tile() { return kTile; }
 
-// Runs the arithmetic of a tile on data in cache, on every thread, and says how many state updates that were.
+// Run the arithmetic of a tile on data in cache, on every thread, and return the number of state updates.
 int64_t scan_peak(int64_t states, int64_t rank, bool backward, int64_t rounds) {
   ScanArgs<float> a{};
   a.states = states, a.rank = rank;
@@ -266,7 +266,7 @@ STABLE_TORCH_LIBRARY_IMPL(avsmamba_cpu, CPU, m) {
   m.impl("backward", TORCH_BOX(&avsmamba::scan_backward));
 }
 
-// Importing the module is what registers the operators; it has nothing else to offer.
+// Importing the module registers the operators; it has no other contents.
 extern "C" PyMODINIT_FUNC PyInit__cpu() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);

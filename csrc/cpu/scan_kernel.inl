@@ -2,14 +2,14 @@
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
 // and, where an instruction set has them, LOOKUP(table, t) for the entries of a table in registers together with
-// SCALE(p, n) for p 2^n and FMA(a, b, c) for a b + c rounded once; KEEP(x) keeps the compiler from making x again.
+// SCALE(p, n) for p 2^n and FMA(a, b, c) for a b + c rounded once; KEEP(x) keeps the compiler from recomputing x.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
-// delta that softplus(dt W + b) gives into L1, then run the recurrence
+// delta = softplus(dt W + b) into L1, then run the recurrence
 //   h = exp(delta A) h + delta x B,   y = C h + D x
 // with up to eight states in registers. For training it also stores the states before each tile: N / kTile of a
-// K x L x E tensor, which itself never exists. Backward walks the tiles from the last to the first: it makes a tile's
-// states again from those before it, and runs
+// K x L x E tensor, which itself never exists. Backward visits the tiles from the last to the first: it recomputes a
+// tile's states from those before it, and runs
 //   g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}
 // from which all gradients follow.
 #include <cmath>
@@ -26,7 +26,7 @@ namespace NS {
 #include "vector_io.inl"
 
 // The packed tokens of a tile and the running states of a job, cut out of `memory`; with `memory` null only `size` is
-// made. Channels past a job's lanes are zero.
+// computed. Channels past a job's lanes are zero.
 template <int WIDTH>
 struct Workspace {
   static constexpr int NV = WIDTH / LANES;
@@ -101,7 +101,7 @@ AI void make_deltas(Workspace<WIDTH>& w, int64_t R, int T) {
   }
 }
 
-// Pack T tokens and make their delta, with SIGMOID also the derivative of softplus; fetch the rows of `next` tokens.
+// Pack T tokens and compute their delta, with SIGMOID also the derivative of softplus; fetch the rows of `next` tokens.
 template <int WIDTH, bool SIGMOID>
 AI void pack_tile(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, const int32_t* tokens, int T,
                   const int32_t* next, int next_count, Workspace<WIDTH>& w) {
@@ -220,8 +220,8 @@ void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* sta
 
 #include "scan_backward.inl"
 
-// The arithmetic of a packed tile, `rounds` times: what it takes when all data lie in cache and nothing is gathered.
-// Without a rank delta is left as it is, and only the recurrence (and its gradients) runs. `scratch` holds a workspace
+// The arithmetic of a packed tile, `rounds` times, to measure it with all data in cache and no gathering.
+// Without a rank delta is not recomputed, and only the recurrence (and its gradients) runs. `scratch` holds a workspace
 // and a tile's gradients.
 static void peak(int64_t N, int64_t R, int64_t rounds, bool backward, REAL* scratch) {
   Workspace<64> w(scratch, N, R, true);

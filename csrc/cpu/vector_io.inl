@@ -2,8 +2,8 @@
 
 AI void widen(REAL* to, const uint16_t* from, int64_t n, bool brain) {
   for (int64_t i = 0; i < n; ++i) {
-    // A half's exponent and mantissa, shifted into a float's place, lack 112 in the exponent; all ones stay all ones. A
-    // subnormal half would be a subnormal float: it gets a 1 before its mantissa, which is then subtracted.
+    // A half's exponent and mantissa, shifted to a float's bits, lack 112 in the exponent; all ones stay all ones. A
+    // subnormal half would become a subnormal float: it gets a 1 before its mantissa, which is then subtracted.
     const uint32_t bits = from[i], exponent = bits & 0x7c00;
     uint32_t wide = bits << 16;
     float value;
@@ -23,7 +23,7 @@ AI void widen(REAL* to, const uint16_t* from, int64_t n, bool brain) {
   }
 }
 
-// `count` values from the one at `offset` of a tensor of inputs.
+// Read `count` values from `offset` on of a tensor of inputs.
 AI void read_row(REAL* to, const void* from, int64_t offset, int64_t count, Input input) {
   if (input == Input::same) {
     const REAL* p = (const REAL*)from + offset;
@@ -45,7 +45,7 @@ AI void read_channels(REAL* to, const void* from, int64_t offset, int lanes, Inp
   }
 }
 
-// Add to a job's channels of a row, or, where nothing was written yet, write them.
+// Add to a job's channels of a row; with `fresh`, write them.
 template <int WIDTH>
 AI void put_channels(REAL* to, const REAL* from, int lanes, bool fresh) {
   if (lanes == WIDTH && fresh) {

@@ -1,8 +1,8 @@
-// The CUDA operators: checks, launches on torch's current stream, and their registration over torch's stable ABI. Their
-// outputs are added to: avsmamba/ops/scan_cuda.py zeroes them and says why their copies are as they are.
+// The CUDA operators: checks, launches on torch's current stream, and their registration over torch's stable ABI. They
+// add to their outputs: avsmamba/ops/scan_cuda.py zeroes these, and explains their copies.
 //
-// The order table lies on the GPU, and reading it here would stop the stream: that it holds permutations is checked
-// by multi_directional_scan in Python.
+// The order table is on the GPU, and reading it here would stop the stream: multi_directional_scan in Python checks that
+// it holds permutations.
 #include <Python.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -50,7 +50,7 @@ ScanArgs<I, T> arguments(const ScanInputs& in, const Tensor& steps) {
   return a;
 }
 
-// f with a value of x's type and one of the state's.
+// Call f with a value of x's type and one of the state's.
 template <typename F>
 void for_type(const Tensor& x, const F& f) {
   const ScalarType type = x.scalar_type();
@@ -119,7 +119,7 @@ STABLE_TORCH_LIBRARY_IMPL(avsmamba_cuda, CUDA, m) {
   m.impl("backward", TORCH_BOX(&avsmamba::backward));
 }
 
-// Importing the module is what registers the operators; it has nothing else to offer.
+// Importing the module registers the operators; it has no other contents.
 extern "C" PyMODINIT_FUNC PyInit__cuda() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr,
                                nullptr};

@@ -1,13 +1,13 @@
 // The backward kernel: tiles from the last to the first, each from the states at its border, which a forward scan has
-// left in `borders`. With g_t the gradient of the state after step t, g_t = C_t dy_t + e_{t+1} g_{t+1} is scanned as
+// stored in `borders`. With g_t the gradient of the state after step t, g_t = C_t dy_t + e_{t+1} g_{t+1} is scanned as
 // the states are, in the other direction.
 //
-// What is summed over channels (ddt, dB, dC) is summed over a warp's four channels by shuffles, over the block's
+// Sums over channels (ddt, dB, dC) are taken over a warp's four channels by shuffles, over the block's
 // warps in shared memory, and over blocks by atomic adds; the parameters' gradients over tokens in registers and
 // shared memory, and over the batch by atomic adds; dx over directions by atomic adds. The caller has zeroed all
-// eight. Deterministic mode is a matter of what the caller passes: one direction a launch, and a copy of ddt, dB and
-// dC for each channel tile and of the parameters' gradients for each batch entry, so that no address gets two adds in
-// one launch.
+// eight. Deterministic mode depends on the caller's arguments: one direction a launch, and a copy of ddt, dB and
+// dC for each channel tile and of the parameters' gradients for each batch entry, so that no address receives two
+// additions in one launch.
 #pragma once
 #include "scan_forward.cuh"
 

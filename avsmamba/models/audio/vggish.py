@@ -22,14 +22,14 @@ EXPECTED = "the public VGGish weights (vggish-10086976.pth of the torchvggish re
 class VGGish(PretrainedPart):
     """Six convolutions and three linear layers (Hershey et al., 2017), with the keys of the torchvggish release.
 
-    Each second is encoded alone. The feature map is laid out channels-last before the linear layers, as in the
-    original, and the 128 features are those after the last ReLU, without the release's PCA.
+    Each second is encoded independently. The feature map is channels-last before the linear layers, as in the original,
+    and the 128 features are those after the last ReLU, without the release's PCA.
 
     Args:
         checkpoint: local file with the public weights, read by `init_weights`, which mmengine calls when a training
             starts; a model that is tested or resumed does not need it. None: random weights.
-        pretrained: True: weights must be loaded, a `checkpoint` that is not named is an error. False: random weights,
-            whatever `checkpoint` says. None: loaded if `checkpoint` is named.
+        pretrained: True: weights must be loaded, a missing `checkpoint` is an error. False: random weights;
+            `checkpoint` is ignored. None: loaded if `checkpoint` is named.
         frozen: no gradients, and always in eval mode.
 
     Attributes:

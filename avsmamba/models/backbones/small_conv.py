@@ -13,7 +13,7 @@ NORMS = ("BN", "GN")
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """Batch normalisation, or group normalisation with 8 channels a group.
+    """Build a batch normalisation, or a group normalisation with 8 channels a group.
 
     Raises:
         ValueError: if `norm` is unknown, or groups of 8 do not divide the channels.

@@ -25,7 +25,7 @@ STRIDES = [4, 8, 16, 32]
 PREFIXES = ("vision_backbone.", "encoder_backbone.", "resnet.", "backbone.body.", "backbone.")
 # AVSBench's ResNet-50 has its last two stages twice; TPAVI, AVSegFormer and AVS-Mamba never run the second ones.
 _FIRST, _SECOND = re.compile(r"^(layer[34])_1\."), re.compile(r"^layer[34]_2\.")
-# Classifiers of foreign files, where timm's model has none or calls it otherwise.
+# Classifiers of foreign files, where timm's model has none or names it otherwise.
 HEADS = ("head", "fc", "classifier", "aux_classifier")
 
 
@@ -33,8 +33,8 @@ HEADS = ("head", "fc", "classifier", "aux_classifier")
 class TimmBackbone(PretrainedPart):
     """Four maps of a timm model (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
 
-    Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model
-    that is tested or resumed does not need the file. It may hold timm's own names, those of the original release where
+    Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing
+    and resuming do not need the file. It may hold timm's own names, those of the original release where
     timm knows them (PVT-v2, Swin, ConvNeXt, …), torchvision's ResNets, or torchvision's COCO models on a ResNet
     (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken; also what AVS-Mamba's, TPAVI's and
     AVSegFormer's authors release, with AVSBench's ResNet-50 of two heads (`layer3_1`, `layer3_2`, …), of which the
@@ -57,8 +57,8 @@ class TimmBackbone(PretrainedPart):
         strides: `[4, 8, 16, 32]`.
 
     Raises:
-        ValueError: if timm has no such model, or it does not give maps at strides 4, 8, 16 and 32, or does not take
-            one of the arguments.
+        ValueError: if timm has no such model, or it has no maps at strides 4, 8, 16 and 32, or does not accept one of
+            the arguments.
     """
 
     @limits(drop_path_rate=RATE)
@@ -134,10 +134,10 @@ def translate_features(
     state: dict[str, Tensor],
     file: str | Path,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a whole timm model in terms of its cut form (`features_only`).
+    """Translate the weights of a whole timm model to the names of its cut form (`features_only`).
 
-    timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or put `model.`
-    before them; so names are compared with all dots turned to underscores.
+    timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or prefix them with
+    `model.`; so names are compared with underscores for dots.
 
     Args:
         net: the cut model.
@@ -168,9 +168,9 @@ def translate_features(
 
 
 def take_first_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the first head of AVSBench's two-headed ResNet-50 (`layer3_1` to `layer3`); name the second one's tensors.
+    """Rename the first head of AVSBench's two-headed ResNet-50 (`layer3_1` to `layer3`); list the second one's tensors.
 
-    Other files come back as they are.
+    Other files are returned unchanged.
     """
     if not any(_FIRST.match(k) for k in state):
         return state, []
@@ -179,12 +179,12 @@ def take_first_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 
 def _create(model_name: str, **arguments: Any) -> nn.Module:
-    given = {k: v for k, v in arguments.items() if v is not None}
+    arguments = {k: v for k, v in arguments.items() if v is not None}
     try:
-        return timm.create_model(model_name, pretrained=False, **given)
+        return timm.create_model(model_name, pretrained=False, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError, IndexError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{model_name}: timm cannot make it with {given}: {reason}") from error
+        raise ValueError(f"{model_name}: timm cannot build it with {arguments}: {reason}") from error
 
 
 def _filter_of(model_name: str) -> Callable[..., dict[str, Tensor]] | None:
@@ -193,7 +193,7 @@ def _filter_of(model_name: str) -> Callable[..., dict[str, Tensor]] | None:
 
 
 def _checkpoint_gradients(net: nn.Module) -> None:
-    """Block by block where the model's stages can, else stage by stage."""
+    """Checkpoint block by block where the model's stages can, else stage by stage."""
     stages = [m for m in net.modules() if m is not net and hasattr(m, "grad_checkpointing")]
     if not stages:
         net.set_grad_checkpointing(True)

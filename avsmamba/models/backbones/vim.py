@@ -16,7 +16,7 @@ from avsmamba.checkpoint.pretrained import Layout, by_leading_part
 from avsmamba.limits import RATE, counts, limits
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.ops import multi_directional_scan, one_way
@@ -73,8 +73,8 @@ class Vim(PretrainedPart):
     AVS-Mamba's authors run Vim-B without a pyramid (Fig. 10 of their paper). After which blocks they take the four maps
     is not known; here it is after `map_blocks`, each map through the last norm, which a public file holds.
 
-    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
-    resumed does not need it. It may hold the public names of a classifier (https://github.com/hustvl/Vim, `midclstok`),
+    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing and resuming do
+    not need it. It may hold the public names of a classifier (https://github.com/hustvl/Vim, `midclstok`),
     or this class's own; a position embedding of another grid is interpolated to `img_size`.
 
     Args:
@@ -85,14 +85,14 @@ class Vim(PretrainedPart):
         drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. The public
             models train with 0.1.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
-        pyramid: make maps at strides 4, 8, 16 and 32 of the last one, instead of four maps at stride 16.
+        pyramid: compute maps at strides 4, 8, 16 and 32 from the last one, instead of four maps at stride 16.
         pyramid_channels: channels of the pyramid's maps.
         map_blocks: without the pyramid, after which blocks, counted from 1, the four maps are taken; None: in four
             equal steps, the last map after the last block.
-        img_size: pixels of the square that the position embedding is made for (224 in the public files); it is
+        img_size: pixels of the square for which the position embedding is stored (224 in the public files); it is
             interpolated for other frames.
-        dim: channels, in the place of the public model's.
-        depth: blocks, in the place of the public model's.
+        dim: channels, instead of the public model's.
+        depth: blocks, instead of the public model's.
 
     Attributes:
         out_channels: channels of the four maps.
@@ -143,7 +143,7 @@ class Vim(PretrainedPart):
         for embedding in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         for block in self.blocks:
-            # As in Mamba: the sum of all branches has the spread of one.
+            # As in Mamba: the sum of all branches has the variance of one.
             nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 block.out_proj.weight /= math.sqrt(depth)
@@ -174,7 +174,7 @@ class Vim(PretrainedPart):
         tokens = tokens + resize_pos_embed(self.pos_embed, height, width)
         maps: dict[int, Tensor] = {}
         for count, block in enumerate(self.blocks, start=1):
-            tokens = run_block(block, tokens, recompute=self.grad_checkpointing)
+            tokens = maybe_checkpoint(block, tokens, recompute=self.grad_checkpointing)
             if count in self.map_blocks:
                 normal = self.norm(tokens)
                 patches = torch.cat([normal[:, :middle], normal[:, middle + 1 :]], dim=1)
@@ -191,7 +191,7 @@ def resize_pos_embed(pos_embed: Tensor, height: int, width: int) -> Tensor:
     """Interpolate a position embedding, bicubically, to another grid.
 
     Args:
-        pos_embed: `(1, M + 1, C)` of a square grid of M patches; the class token's row stands at M // 2.
+        pos_embed: `(1, M + 1, C)` of a square grid of M patches; the class token's row is at M // 2.
         height: rows of the grid.
         width: its columns.
 
@@ -218,14 +218,14 @@ _RENAMED = (
     (r"^layers\.(\d+)\.norm\.", r"blocks.\1.norm."),
     (r"^layers\.(\d+)\.mixer\.(in_proj|out_proj)\.", r"blocks.\1.\2."),
 )
-# What each direction has of its own; `_b` marks the backward one.
+# Parameters of each direction; `_b` marks the backward one.
 _DIRECTED = re.compile(r"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj|A|D)(_b)?(?:_log)?(?:\.(weight|bias))?$")
 
 
 def translate_vim(state: dict[str, Tensor], file: str | Path, side: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Translate the public Vim's names and shapes to ours; name its classifier's tensors.
+    """Translate the public Vim's names and shapes to ours; list its classifier's tensors.
 
-    Our state space models count directions along their first axis; here each has one. Names it does not know are kept.
+    Our state space models count directions along their first axis; here each has one. Unknown names are kept.
 
     Args:
         state: tensors by name.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avsmamba.checkpoint.pretrained import Layout, by_leading_part
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
 from avsmamba.models.layers.conv import DepthwiseConv2d
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.ops import selective_scan_2d
@@ -75,7 +75,7 @@ class VMambaBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def scan(self, x: Tensor) -> Tensor:
-        """The branch after its norm, `(N, h, w, C)` to the same shape."""
+        """Map `(N, h, w, C)` to the same shape: the branch after its norm."""
         x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         x = self.conv(x)
         tokens = x.flatten(1, 2)
@@ -142,8 +142,8 @@ class Stage(nn.Module):
 class VMamba(PretrainedPart):
     """The four stages of a VMamba; each stage's map goes through a norm of its own.
 
-    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
-    resumed does not need it. It may hold the public names of a classifier (https://github.com/MzeroMiko/VMamba), of a
+    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing and resuming do
+    not need it. It may hold the public names of a classifier (https://github.com/MzeroMiko/VMamba), of a
     detector or segmenter on it (`backbone.`), or this class's own.
 
     Args:
@@ -154,8 +154,8 @@ class VMamba(PretrainedPart):
         drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. AVS-Mamba's
             authors train VMamba-B with 0.6.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
-        dims: channels of the four stages, in the place of the public model's.
-        depths: blocks of the four stages, in the place of the public model's.
+        dims: channels of the four stages, instead of the public model's.
+        depths: blocks of the four stages, instead of the public model's.
 
     Attributes:
         out_channels: channels of the four maps.
@@ -217,7 +217,7 @@ class VMamba(PretrainedPart):
             x = self.stem(x)
             for stage in self.stages:
                 for block in stage.blocks:
-                    x = run_block(block, x, recompute=self.grad_checkpointing)
+                    x = maybe_checkpoint(block, x, recompute=self.grad_checkpointing)
                 maps.append(x)
                 x = x if stage.downsample is None else stage.downsample(x)
         return [norm(m).permute(0, 3, 1, 2) for norm, m in zip(self.out_norms, maps, strict=True)]
@@ -228,7 +228,7 @@ class VMamba(PretrainedPart):
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution on `(N, h, w, C)`; the map that torch sees is `channels_last`, so nothing is copied."""
+    """Convolve `(N, h, w, C)`; torch gets a `channels_last` view, so nothing is copied."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -256,10 +256,10 @@ _POINTWISE = (".in_proj.weight", ".out_proj.weight", ".fc1.weight", ".fc2.weight
 
 
 def translate_vmamba(state: dict[str, Tensor], file: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """From the public VMamba's names and shapes to ours, and the names of its classifier's tensors.
+    """Translate the public VMamba's names and shapes to ours; list its classifier's tensors.
 
     The public model stacks the directions of A and D into the channels, `(K E, N)` and `(K E,)`, in the order of
-    `cross_scan_2d`; weights of its 1 x 1 convolutions may be `(out, in, 1, 1)`. Names it does not know are kept.
+    `cross_scan_2d`; weights of its 1 x 1 convolutions may be `(out, in, 1, 1)`. Unknown names are kept.
     """
     state, unused = by_leading_part(state, ("classifier", "head", "norm"))
     ours = {}

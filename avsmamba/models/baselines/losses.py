@@ -13,7 +13,7 @@ REDUCTIONS = ("sum", "mean")
 
 @MODELS.register_module()
 class AVMLoss(nn.Module):
-    """Kullback-Leibler divergence between the sound and what the predicted mask cuts out of a map (TPAVI's L_AVM-AV).
+    """Kullback-Leibler divergence between the sound and the part of a map under the predicted mask (TPAVI's L_AVM-AV).
 
     For each scale: KL(softmax(a) || softmax(v)), v the mean over the pixels of map x mask, a the audio feature, both
     `(C,)` a frame; the mean over the scales. The mask is the sigmoid of the pooled logits; with several classes, the

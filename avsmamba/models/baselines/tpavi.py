@@ -36,14 +36,14 @@ class DilatedConvs(nn.Module):
 
 @MODELS.register_module()
 class TPAVIProjection(nn.Module):
-    """Dilated convolutions for each map; the audio stays as wide as it is, for each scale projects it for itself.
+    """Dilated convolutions for each map; the audio keeps its channels, since each scale has its own projection.
 
     Args:
         in_channels: channels of the four maps, finest first.
         audio_channels: channels of the audio features.
         embed_dims: C.
         dilations: of the summed 3 x 3 convolutions.
-        audio_norm: 'BN' normalises the audio features over the batch, 'none' leaves them (as in `Projection`).
+        audio_norm: 'BN' normalises the audio features over the batch, 'none' does not (as in `Projection`).
 
     Raises:
         ValueError: if the norm is unknown.
@@ -114,7 +114,7 @@ class TPAVIBlock(nn.Module):
             audio: `(B, T, C_a)`.
 
         Returns:
-            the map `(B, T, h, w, C)` and the audio `(B, T, C)` that it met.
+            the map `(B, T, h, w, C)` and the audio `(B, T, C)` as the block projected it.
         """
         aligned = self.audio(audio)
         values = self.g(visual).mean((2, 3))
@@ -146,13 +146,13 @@ class FusionPath(nn.Module):
         self.unit = ResidualConvUnit(channels)
 
     def forward(self, visual: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """Map `(N, C, h, w)` and what came from below, of the same shape, to `(N, C, 2 h, 2 w)`."""
+        """Map `(N, C, h, w)` and the coarser stage's output, of the same shape, to `(N, C, 2 h, 2 w)`."""
         x = visual if self.lateral is None or coarser is None else coarser + self.lateral(visual)
         return F.interpolate(self.unit(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class TPAVIFeatures(NamedTuple):
-    """Mask features `(B, T, H / 2, W / 2, C)` and, for each scale, the map and the audio that met in its block."""
+    """Mask features `(B, T, H / 2, W / 2, C)` and, for each scale, the map and the projected audio of its block."""
 
     mask_features: Tensor
     pairs: tuple[tuple[Tensor, Tensor], ...]
@@ -164,7 +164,7 @@ class TPAVIPyramid(nn.Module):
 
     Args:
         embed_dims: channels C.
-        audio_channels: channels of the audio features, which TPAVIProjection leaves as wide as the encoder's.
+        audio_channels: channels of the audio features, those of the encoder.
         stages: scales 1 to 4 with a TPAVI block; all four in the paper.
     """
 
@@ -176,7 +176,7 @@ class TPAVIPyramid(nn.Module):
         self.paths = nn.ModuleList(FusionPath(embed_dims, coarsest=i == 0) for i in range(4))
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> TPAVIFeatures:
-        """Make the mask features.
+        """Compute the mask features.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first, each twice as large as the next.

@@ -1,6 +1,6 @@
-"""Depthwise convolutions on channels-last tokens, as they stand before every scan (Fig. 3 and 4, Eq. 11 and 12).
+"""Depthwise convolutions on channels-last tokens, before every scan (Fig. 3 and 4, Eq. 11 and 12).
 
-Parameters are those of torch's own modules, in name and shape; `avsmamba.ops.depthwise_conv` computes.
+Parameters have the names and shapes of torch's own modules; `avsmamba.ops.depthwise_conv` computes.
 """
 
 from torch import Tensor, nn

@@ -40,7 +40,7 @@ class FusionBlock(nn.Module):
         self.drop_path = DropPath(options.drop_path)
 
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-        """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
+        """Apply Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
         return residual + self.drop_path(self.out_proj(self.out_norm(y) * F.silu(gate)))
 
 

@@ -15,7 +15,7 @@ from avsmamba.limits import AT_LEAST_1, POSITIVE, RATE, Limit, one_of
 from avsmamba.ops import ScanParameters
 from avsmamba.ops.scan_order import ORIENTATIONS
 
-# Limits of the arguments of every part that has SSMOptions.
+# Limits of the arguments that become SSMOptions.
 SSM_LIMITS: dict[str, Limit] = {
     "d_state": AT_LEAST_1,
     "expand": POSITIVE,

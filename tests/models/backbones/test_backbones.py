@@ -196,9 +196,9 @@ def test_files_that_do_not_fit(tmp_path):
         ({"model_name": "vit_tiny_patch16_224"}, r"vit_tiny_patch16_224: expected maps at .* got \[16, 16, 16, 16\]"),
         ({"model_name": "resnet18", "out_indices": [0, 1, 2, 3]}, r"got \[2, 4, 8, 16\] .*leave out_indices out"),
         ({"model_name": "resnet18", "out_indices": [2, 3, 4]}, r"got \[8, 16, 32\]"),
-        ({"model_name": "resnet18", "out_indices": [1, 2, 3, 9]}, "resnet18: timm cannot make it"),
-        ({"model_name": "resnet18", "model_args": {"img": 3}}, "resnet18: timm cannot make it .*'img'"),
-        ({"model_name": "vgg11", "drop_path_rate": 0.1}, "vgg11: timm cannot make it .*drop_path_rate"),
+        ({"model_name": "resnet18", "out_indices": [1, 2, 3, 9]}, "resnet18: timm cannot build it"),
+        ({"model_name": "resnet18", "model_args": {"img": 3}}, "resnet18: timm cannot build it .*'img'"),
+        ({"model_name": "vgg11", "drop_path_rate": 0.1}, "vgg11: timm cannot build it .*drop_path_rate"),
     ],
 )
 def test_models_that_do_not_fit(arguments, said):

@@ -165,5 +165,5 @@ def test_head(maps):
     assert_every_parameter_learns(head, [out.logits, out.intermediate])
     bare = AVSegFormerHead(8, num_queries=5, mlp_dims=16, mixing_mask=False).double()
     assert bare(query, maps[0]).intermediate is None
-    with pytest.raises(ValueError, match="num_queries: the head has 5, the decoder made 4"):
+    with pytest.raises(ValueError, match="num_queries: the head has 5, the decoder 4"):
         head(query[:, :, :4], maps[0])

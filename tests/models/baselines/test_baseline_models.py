@@ -190,10 +190,10 @@ def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
 
 def test_losses_that_the_head_cannot_feed_are_refused(batch):
     model = build(TINY[0], {"model.aux_losses": [{"type": "BCELoss"}]})
-    with pytest.raises(ValueError, match="aux_losses: TPAVIHead gives no intermediate mask"):
+    with pytest.raises(ValueError, match="aux_losses: TPAVIHead has no intermediate mask"):
         model(*batch, [sample(), sample()], mode="loss")
     model = build(TINY[1], {"model.matching_losses": [{"type": "AVMLoss"}]})
-    with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead gives no pairs"):
+    with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead has no pairs"):
         model(*batch, [sample(), sample()], mode="loss")
 
 
