@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, spread, memory that one call adds, processes of their own, the JSON file."""
+"""What the benchmarks share: turns, spread, memory that a call adds, separate processes, the JSON file."""
 
 import ctypes
 import gc
@@ -89,10 +89,10 @@ def pm(value: dict[str, float | int]) -> str:
 
 
 def extra_memory(run: Callable[[], Any]) -> tuple[int, Any]:
-    """Bytes that the resident set grew by at most while `run` ran, and what it gave back.
+    """Run `run()`; return the bytes by which the resident set grew at most, and the result.
 
-    The peak of this process is reset before (Linux: `clear_refs`), and what was freed earlier is given back to the
-    system, so that no buffer hides in it. Call it in a process that `fresh` made.
+    Before the run the peak of this process is reset (Linux: `clear_refs`) and freed memory is returned to the system,
+    so that no buffer is hidden in it. Call it in a process of `fresh`.
 
     Raises:
         RuntimeError: where the system cannot reset the peak.
@@ -131,7 +131,7 @@ def fresh(run: Callable[..., Any], *args: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write `content`, whole or not at all."""
+    """Write `content` atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -4,9 +4,9 @@
 
 Rows are those of the paper's model at 224 pixels (5 frames, E = 512, scales 1 to 4, and the causal one over the audio
 tokens) and of the demo's (4 clips, E = 64, 24 x 24 to 3 x 3), each with SiLU. Inputs are channels-last tokens, the
-first half of a projection, as the blocks have them, and so is what all must give. torch runs on them twice: copied to
-its contiguous layout, and as the `channels_last` view that they are. The three take turns; the first turn is not
-counted. Times are medians; after ± stands the distance from the first to the third quartile.
+first half of a projection, as in the blocks, and so are all outputs. torch runs on them twice: copied to
+its contiguous layout, and as a `channels_last` view. The three take turns; the first turn is not
+counted. Times are medians; after ± comes the distance from the first to the third quartile.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, kind: str, copy: bool) -
 
 
 def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Measure in turns; return (median, distance of the quartiles) of each one's seconds. Fast ones run several times a turn."""
+    """Return (median, distance of the quartiles) of each one's seconds; fast ones run several times a turn."""
     inner, times = {}, {name: [] for name in runs}
     for name, run in runs.items():
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Time a model as it is in torch against its exported files: what each takes, as a multiple of torch with our kernel.
+"""Time a model in torch and its exported files, each as a multiple of torch with our kernel.
 
     python benchmarks/export.py [CONFIG ...] [--sizes 96 192] [--frames 5] [--repeats 7] [--loop] [--cfg-options ...]
         [--json export.json]
 
 Weights are random and pictures are noise: neither changes the time. All runs of one case take turns in one process,
-with as many threads each; what stands in the table is the median of each, and its quotient with the first. `--loop`
-adds torch without our kernel: the reference, a Python loop over the tokens, once a case. Files are made anew in a
+with as many threads each; the table has the median of each, and its quotient with the first. `--loop`
+adds torch without our kernel: the reference, a Python loop over the tokens, once a case. Files are exported to a
 temporary folder; that takes minutes for large models.
 """
 

@@ -4,8 +4,8 @@
 
 Two things grow: the scan of a Temporal Mamba block (E = 512, K = 8, N = 16, one map of 28 x 28 a frame), and the whole
 model of a config, by default the small one, on one clip. `inference` is a forward pass without a graph, `training`
-forward and backward. Times are medians; memory is what a pass adds to the resident set, in a process of its own: of the
-scan its tensors included, of the model without its weights. The slope is that of a line through the logarithms: 1 is
+forward and backward. Times are medians; memory is the growth of the resident set in a pass, in a separate process: for
+the scan with its tensors, for the model without its weights. The slope is that of a line through the logarithms: 1 is
 linear growth.
 """
 
@@ -70,7 +70,7 @@ def model_passes(frames: int, config: str, size: int) -> dict[str, Callable[[], 
 
 
 def measure(what: str, name: str, repeats: int, frames: int, *args: Any) -> dict[str, float]:
-    """Measure seconds and bytes of one pass in a fresh process, after a pass over two frames that creates threads and buffers."""
+    """Measure seconds and bytes of one pass in a fresh process, after a first pass over two frames."""
     make = {"scan": scan_passes, "model": model_passes}[what]
     make(2, *args)[name]()
     run = make(frames, *args)[name]

@@ -1,11 +1,11 @@
-"""Count the instructions of the CPU kernels under callgrind: repeatable, whatever else the machine is doing.
+"""Count the instructions of the CPU kernels under callgrind: repeatable under any load.
 
     python benchmarks/instructions.py [--record] [--json FILE]
 
-One build of the kernels is counted, AVX2: valgrind knows no AVX-512. They run on one thread, without torch, on one
-fixed problem each. `--record` writes the counts into `benchmarks/instructions.json` under the compiler's version, since
-another compiler makes other code; `tests/benchmarks/test_instructions.py` fails when a kernel runs 5 % more than that.
-Needs g++, valgrind and a CPU with AVX2.
+One build of the kernels is counted, AVX2: valgrind does not support AVX-512. They run on one thread, without torch, on
+one fixed problem each. `--record` writes the counts into `benchmarks/instructions.json` under the compiler's version,
+since another compiler produces other code; `tests/benchmarks/test_instructions.py` fails when a kernel runs 5 % more
+than that. Needs g++, valgrind and a CPU with AVX2.
 """
 
 import argparse
@@ -61,11 +61,11 @@ def build(kernels: str = "avx2", compiler: str = "g++", flags: list[str] = FLAGS
     cache.mkdir(mode=0o700, exist_ok=True)
     program = cache / hashlib.sha256("\0".join(content).encode()).hexdigest()[:20]
     if not program.exists():
-        made = program.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+        partial = program.with_suffix(f".{os.getpid()}")
+        done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
-        made.replace(program)
+        partial.replace(program)
     return program
 
 

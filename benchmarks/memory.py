@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [CONFIG] [--sizes 224 512] [--frames 5] [--json memory.json]
 
-Each case is one step (forward, backward, AdamW) in a process of its own; the peak is its resident set, the interpreter
-and torch included. A case that leaves the machine less than `--keep` GB is stopped there, and the table says so.
+Each case is one step (forward, backward, AdamW) in a separate process; the peak is its resident set, the interpreter
+and torch included. A case that leaves the machine less than `--keep` GB is stopped there, and the table shows it.
 """
 
 import argparse

@@ -5,10 +5,10 @@
 
 Weights are random and pictures are noise: neither changes the time. Each case runs in a process of its own, so that
 its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
-and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
+and AdamW. `--grad-checkpointing` recomputes the activations of the parts named, or of all that can, in its backward
 pass: compare the peak with that of a run without. `--amp` times inference a second time under autocast (bfloat16) and
-prints what it gains. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
-step; `rest` is what lies in no part (losses, resizing), and part_timer.py says how a part's backward is told apart.
+prints the gain. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
+step; `rest` is the time in no part (losses, resizing); part_timer.py explains how a part's backward is measured.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CHECKPOINTING = ("backbone", "encoder", "decoder", "pyramid")
 
 
 def build(config: str, grad_checkpointing: Sequence[str] = ()) -> torch.nn.Module:
-    """Build the model of a config, without the files it would start a training from; some parts checkpoint gradients."""
+    """Build the model of a config, without its pretrained files; some parts checkpoint gradients."""
     cfg = load_config(config, {f"model.{part}.grad_checkpointing": True for part in grad_checkpointing})
     for part in (cfg.model.backbone, cfg.model.audio_encoder):
         if "checkpoint" in part:

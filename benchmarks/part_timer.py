@@ -2,7 +2,7 @@
 
 Forward: hooks before and after. Backward: an identity in autograd's graph around the inputs of a part and one around
 its outputs, which note the time when a gradient passes. On a CPU autograd runs one node at a time, of those that are
-ready the one that was made last. So all nodes between the two identities of a part run in one piece: its backward
+ready the one that was created last. So all nodes between the two identities of a part run in one piece: its backward
 begins when its outputs' gradients are complete and its turn has come, and ends when its inputs' gradients are done. Of
 a part whose inputs need no gradient (the backbone) it ends where the next part begins, or with the pass. Parts that are
 called several times add up. Time in no part is `rest`: losses and resizing.
@@ -84,7 +84,7 @@ class _Mark(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, note: Callable[[], None], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.note = note
-        ctx.set_materialize_grads(False)  # a tensor that nothing used shall not get a gradient of zeros
+        ctx.set_materialize_grads(False)  # an unused tensor must not get a gradient of zeros
         return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod

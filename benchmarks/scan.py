@@ -3,20 +3,20 @@
     python benchmarks/scan.py [--sizes 224 512] [--states 16 1] [--filter NAME] [--json scan.json] [--quick]
 
 Rows are the scans of one clip of five frames (E = 512, R = 16). `forward` records no graph; `backward` is the time from
-dy to all eight gradients in a run that did both. Times are medians in ms; after ± stands half the distance of the
+dy to all eight gradients in a run that did both. Times are medians in ms; after ± comes half the distance of the
 quartiles (of the least and the most, where there are few runs). All runs of a row take turns.
 
-Limits, both measured in this run: the bytes that a pass cannot do without over the bandwidth of a copy, and its state
+Limits, both measured in this run: the bytes that a pass has to move over the bandwidth of a copy, and its state
 updates over the peak of the kernel's inner loops on data in cache (scan_limits.py): delta's low-rank product, softplus
 and the recurrence, or the gradients of all three; the recurrence's alone is printed too. The nearer limit is the larger
-of the two times: `%` is that over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the
+of the two times: `%` is that over ours, and rows below 60 % are marked `<`. Where a row's data fit into the caches, the
 bandwidth of main memory does not bind, and a row that is bound by bytes may reach more than 100 %.
 
-Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
-and in percent of the inputs. `kept` are the states that a forward in training hands to the backward; they count for the
-backward. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk borders and the
-partial gradients of each thread (scan_shapes.py has the formula). What cannot be told from nothing, 0.25 MB, is never
-marked.
+Memory is what the resident set grows by beyond the inputs, less the outputs, in a separate process (common.py), in MB
+and in percent of the inputs. `kept` are the states that a forward in training passes to the backward; they count for
+the backward. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk borders and the
+partial gradients of each thread (scan_shapes.py has the formula). Up to 0.25 MB, the measurement's resolution, nothing
+is marked.
 
 The yardstick (L = 784, K = 4, N = 16) is also run by public code: copies in each order and a Python loop over tokens
 (outside_scans.py), whole, with fewer runs, since a forward + backward takes minutes. `--loop-everywhere` runs it in the

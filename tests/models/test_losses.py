@@ -75,7 +75,7 @@ def test_bce_equals_its_formula():
 
 @pytest.fixture
 def semantic():
-    """Logits of five classes, class indices, and the one-hot masks that these stand for."""
+    """Logits of five classes, class indices, and the one-hot masks that these represent."""
     logits = torch.randn(3, 5, 4, 6, requires_grad=True)
     indices = torch.randint(0, 5, (3, 1, 4, 6), dtype=torch.uint8)
     return logits, indices, torch.stack([indices[:, 0] == c for c in range(5)], 1).float()

@@ -1,4 +1,4 @@
-"""Clips padded behind to a common number of frames: what lies in the padding is of no account, forward or backward."""
+"""Clips padded at their end to a common number of frames: the padding has no effect, forward or backward."""
 
 import pytest
 import torch

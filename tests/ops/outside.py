@@ -1,7 +1,7 @@
 """mamba_ssm's and causal_conv1d's own reference functions, also from an installation without their CUDA build.
 
 Their modules import their CUDA extension (and triton) in the first lines; the reference functions use neither. Where
-the plain import fails, the module is loaded with stand-ins for these, and without the package's `__init__`, which
+the plain import fails, the module is loaded with substitutes for these, and without the package's `__init__`, which
 imports whole models.
 """
 

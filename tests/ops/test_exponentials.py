@@ -1,4 +1,4 @@
-"""The kernels' exp is within 2 ulp of float32, and so is what softplus is made of, in each build of them."""
+"""The kernels' exp and the functions of softplus are within 2 ulp of float32, in each build."""
 
 import platform
 import shutil

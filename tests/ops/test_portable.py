@@ -60,10 +60,10 @@ def portable_extension():
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             names = [p.name for p in sources if p.suffix == ".cpp"]
             objects = compile_all("g++", names, Path(folder), "-DAVSMAMBA_PORTABLE_ONLY")
-            lib, made = Path(torch.__file__).parent / "lib", Path(folder) / "made.so"
+            lib, built = Path(torch.__file__).parent / "lib", Path(folder) / "built.so"
             command = ["g++", "-shared", *map(str, objects), f"-L{lib}", f"-Wl,-rpath,{lib}", "-ltorch_cpu", "-lc10"]
-            subprocess.run([*command, "-o", str(made)], check=True)
-            made.replace(library)
+            subprocess.run([*command, "-o", str(built)], check=True)
+            built.replace(library)
     return library
 
 

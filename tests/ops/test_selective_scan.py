@@ -164,14 +164,14 @@ def test_opcheck(dtype, requires_grad):
 
 
 def test_gradients_do_not_depend_on_whether_the_forward_kept_its_states():
-    """Tiles after the last wanted token, channel tails and several tiles; without states the backward makes them."""
+    """Tiles after the last requested token, channel tails, several tiles; without states the backward computes them."""
     inputs, order = scan_inputs(2, 150, 21, 3, 5, 2)
     forward, backward = torch.ops.avsmamba.multi_directional_scan, torch.ops.avsmamba.multi_directional_scan_backward
     y, states = forward(*inputs, order, 4, 3, True)
     assert torch.equal(y, forward(*inputs, order, 4, 3)[0]) and forward(*inputs, order, 4, 3)[1].numel() == 0
     dy = torch.randn_like(y)
-    kept, made = (backward(dy, s, *inputs, order, 4, 3) for s in (states, torch.empty(0)))
-    for name, a, b in zip(NAMES, kept, made, strict=True):
+    kept, recomputed = (backward(dy, s, *inputs, order, 4, 3) for s in (states, torch.empty(0)))
+    for name, a, b in zip(NAMES, kept, recomputed, strict=True):
         assert torch.equal(a, b), name
     if "cpu" in available_backends():
         assert states.shape[:2] == (2, 3) and states.shape[3:] == (5, 21) and bool(states.isfinite().all())

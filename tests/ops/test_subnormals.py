@@ -7,7 +7,7 @@ from avsmamba.ops import a2v, available_backends, depthwise_conv, multi_directio
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
 pytestmark = pytest.mark.skipif("cpu" not in available_backends(), reason="the C++ kernel was not built")
-LEAST = 2.0**-100  # kNegligible of csrc/cpu/scan.h
+LEAST = 2.0**-100  # kNegligible of csrc/cpu/common.h
 SUBNORMAL = torch.finfo(torch.float32).tiny
 FRAMES, SIDE = 5, 24
 ORDERS = {"v2a": v2a(FRAMES, SIDE, SIDE), "a2v": a2v(FRAMES, SIDE, SIDE)}
@@ -67,7 +67,7 @@ def test_no_gradient_of_a_long_scan_is_subnormal(name, dtype, isa, threads):
 
 @pytest.mark.parametrize("name", list(ORDERS))
 def test_float16_keeps_its_own_subnormals(name):
-    """They are ordinary numbers to the kernels, as upstream gradients and as those that are given out."""
+    """They are ordinary numbers to the kernels, as upstream gradients and as returned ones."""
     inputs, order, out, dy = long_scan(name, torch.float16, scale=2.0**-18)
     assert between(dy, 0, torch.finfo(torch.float16).tiny) > 10
     grads, in_float32 = (

@@ -46,7 +46,7 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
 def test_every_parameter_of_the_tiny_models_learns(config, batch):
-    """Away from two starts at zero, which hide what lies before them from the first gradient."""
+    """Leave two starts at zero, which hide the layers before them from the first gradient."""
     model = build(config)
     for block in model.modules():
         if isinstance(block, TPAVIBlock):
