@@ -128,9 +128,7 @@ def test_tables_made_while_tracing_are_not_kept():
         fake = cross_scan_2d([(3, 17)])
         assert is_order_table(fake), "its content needs no check, which a fake tensor could not bear"
         assert type(fake) is not torch.Tensor and cross_scan_2d([(3, 17)]) is not fake
-    compiled = torch.compile(
-        lambda x: x + cross_scan_3d(x.shape[0], [(2, 19)], 12), fullgraph=True, backend="aot_eager"
-    )
+    graph = torch.compile(lambda x: x + cross_scan_3d(x.shape[0], [(2, 19)], 12), fullgraph=True, backend="aot_eager")
     table = cross_scan_3d(2, [(2, 19)], 12)
     assert torch.equal(graph(torch.zeros(2, 1, 1, dtype=torch.int32))[0], table) and is_order_table(table)
     with FakeTensorMode():
