@@ -104,14 +104,14 @@ def multi_directional_scan(
     start, length = _check(x, dt, B, C, A, D, dt_weight, dt_bias, order, out)
     state = state_dtype(x)
     check_backend(backend, BACKENDS, x)
-    parameters = [t.to(state) for t in (A, D, dt_weight, dt_bias)]
+    A, D, dt_weight, dt_bias = (t.to(state) for t in (A, D, dt_weight, dt_bias))
+    inputs = x, dt, B, C, A, D, dt_weight, dt_bias
     if backend == "torch":
-        wide = [*(t.to(state) for t in (x, dt, B, C)), *parameters, order, (start, length)]
+        wide = [*(t.to(state) for t in inputs), order, (start, length)]
         return reference_scan(*wide).to(x.dtype)
-    refuse_tangents("multi_directional_scan", x, dt, B, C, *parameters)
+    refuse_tangents("multi_directional_scan", *inputs)
     if backend == "mamba_ssm":
-        return scan_mamba_ssm.scan(x, dt, B, C, *parameters, order, (start, length))
-    inputs = (x, dt, B, C, *parameters)
+        return scan_mamba_ssm.scan(*inputs, order, (start, length))
     train = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not torch.compiler.is_exporting()
     return torch.ops.avsmamba.multi_directional_scan(*inputs, order, start, length, train)[0]
 
@@ -126,6 +126,11 @@ class ScanParameters(NamedTuple):
     D: Tensor
     dt_weight: Tensor
     dt_bias: Tensor
+
+
+def selective_scan_1d(x: Tensor, parameters: ScanParameters, reverse: bool = False) -> Tensor:
+    """Scan a sequence `(b, L, E)` in one direction, from its first token or from its last (Vim)."""
+    return multi_directional_scan(x, *parameters, scan_order.one_way(x.shape[1], reverse, x.device))
 
 
 def selective_scan_2d(x: Tensor, parameters: ScanParameters, sizes: scan_order.Sizes) -> Tensor:

@@ -16,6 +16,8 @@ from avsmamba.ops import (
     cross_scan_2d,
     cross_scan_3d,
     multi_directional_scan,
+    one_way,
+    selective_scan_1d,
     selective_scan_2d,
     selective_scan_3d,
     selective_scan_a2v,
@@ -345,6 +347,7 @@ def test_meta_tensors_have_the_right_shape():
 def test_the_paper_s_scans_call_the_operator_with_their_orders_and_ranges():
     sizes = [(3, 2), (1, 2)]
     for scan, length, order, *out in (
+        (lambda x, p: selective_scan_1d(x, p, reverse=True), 5, one_way(5, reverse=True)),
         (lambda x, p: selective_scan_2d(x, p, sizes), 8, cross_scan_2d(sizes)),
         (lambda x, p: selective_scan_3d(x, p, 3, sizes), 24, cross_scan_3d(3, sizes, 6)),
         (lambda x, p: selective_scan_v2a(x, p, 3, 3, 2), 21, *v2a(3, 3, 2)),

@@ -19,7 +19,7 @@ from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.models.pretrained_part import PretrainedPart
-from avsmamba.ops import multi_directional_scan, one_way
+from avsmamba.ops import selective_scan_1d
 from avsmamba.registry import MODELS
 
 
@@ -61,8 +61,8 @@ class VimBlock(nn.Module):
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
         # The backward convolution reads the tokens that follow; its output is in natural order again.
         onward, back = self.convs[0](x), self.convs[1](x.flip(1)).flip(1)
-        onward = multi_directional_scan(onward, *self.ssms[0](onward), one_way(x.shape[1], device=x.device))
-        back = multi_directional_scan(back, *self.ssms[1](back), one_way(x.shape[1], reverse=True, device=x.device))
+        onward = selective_scan_1d(onward, self.ssms[0](onward))
+        back = selective_scan_1d(back, self.ssms[1](back), reverse=True)
         return tokens + self.drop_path(self.out_proj((onward + back) * (0.5 * F.silu(gate))))
 
 
