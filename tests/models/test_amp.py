@@ -14,7 +14,7 @@ HEIGHT, WIDTH, SIDE = 32, 64, 14
 
 
 def clips(count, seed):
-    """Two squares in each frame, a red one on the left and a green one on the right; the sound's pitch picks one."""
+    """Return two squares a frame, a red one on the left and a green one on the right; the sound's pitch selects one."""
     g = torch.Generator().manual_seed(seed)
     frames = torch.randn(count, 2, 3, HEIGHT, WIDTH, generator=g) * 0.3
     log_mel = torch.randn(count, 2, 1, 96, 64, generator=g) * 0.3
@@ -48,7 +48,7 @@ def trained():
 
 @torch.no_grad()
 def predicted(model, low):
-    """Logits of all clips and M_J."""
+    """Return logits of all clips and M_J."""
     frames, log_mel, samples = clips(8, 999)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         samples = model(frames, log_mel, samples, mode="predict")

@@ -20,7 +20,7 @@ def inputs(b, t, h, w, c, dtype=torch.float32):
 
 
 def written_out(head, query, features):
-    """The head from its description, layer by layer, with 1 x 1 convolutions."""
+    """Run the head by its description, layer by layer, with 1 x 1 convolutions."""
     maps = features.flatten(0, 1).permute(0, 3, 1, 2)
     x = (maps * query.flatten(0, 1).transpose(1, 2)[..., None]).sum(1, keepdim=True)
     for i, layer in enumerate(head.mlp):

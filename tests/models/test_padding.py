@@ -14,7 +14,7 @@ T, SIZE = 4, (64, 32)
 
 
 def clips(counts, labelled=None):
-    """A batch of clips that have so many frames each, padded to T with noise, masks of class indices."""
+    """Return a batch of clips with these numbers of frames, padded to T with noise, masks of class indices."""
     generator = torch.Generator().manual_seed(1)
     frames = torch.randn(len(counts), T, 3, *SIZE, generator=generator)
     log_mel = torch.randn(len(counts), T, 1, 96, 64, generator=generator)
@@ -29,7 +29,7 @@ def clips(counts, labelled=None):
 
 
 def refilled(frames, log_mel, samples, value):
-    """The same clips with something else in their padding."""
+    """Return the same clips with other values in their padding."""
     frames, log_mel = frames.clone(), log_mel.clone()
     for i, s in enumerate(samples):
         for x in (frames, log_mel):

@@ -42,7 +42,7 @@ def _load(module):
 
 
 def reference(module, name):
-    """A function of an outside package, or a skipped test where the package is not installed."""
+    """Return a function of an outside package, or skip the test where the package is not installed."""
     package = module.split(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed (make outside)")

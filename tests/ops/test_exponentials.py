@@ -18,7 +18,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def runs_here(build: str) -> bool:
-    """Whether this CPU has the instructions of a build."""
+    """Return whether this CPU has the instructions of a build."""
     needed = {"portable": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"}}
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return needed[build] <= set(next((line.split() for line in lines if line.startswith("flags")), []))

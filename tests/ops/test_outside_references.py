@@ -36,7 +36,7 @@ def causal_conv1d_ref():
 
 
 def direction_by_direction(selective_scan_ref, x, dt, B, C, A, D, dt_weight, dt_bias, order, out):
-    """Each direction's tokens in its order through the outside function, put back and added up."""
+    """Scan each direction's tokens in its order with the outside function; reorder and add up."""
     y = torch.zeros_like(x)
     for k, steps in enumerate(order.long()):
         delta = dt[:, steps, k] @ dt_weight[k].T

@@ -31,7 +31,7 @@ needs_kernel = pytest.mark.skipif("cpu" not in available_backends(), reason="the
 
 
 def loop(x, dt, B, C, A, D, dt_weight, dt_bias, order):
-    """Eq. 3 and 4 with scalars, batch 1: the most obvious form there is."""
+    """Compute Eq. 3 and 4 with scalars, batch 1: the most obvious form."""
     length, channels = x.shape[1:]
     y = torch.zeros(length, channels, dtype=torch.float64)
     for k in range(len(order)):

@@ -33,7 +33,7 @@ def threads(request):
 
 
 def long_scan(name, dtype, scale=1.0):
-    """A scan whose output matters in one place only, so that gradients decay from there on, below any float32."""
+    """Return a scan whose output matters in one place only: gradients decay from there on, below any float32."""
     order, out = ORDERS[name]
     inputs, _ = scan_inputs(1, order.shape[1], 20, 4, 2, 3, dtype)
     dy = torch.zeros(1, out[1], 20)
@@ -116,7 +116,7 @@ def test_every_thread_takes_subnormals_for_zeros(dtype, small, threads):
 
 
 def keeps_subnormals():
-    """Whether torch does, in the calling thread and in parts that its other threads work on."""
+    """Return whether torch keeps them, in the calling thread and in parts of its other threads."""
     return bool(torch.tensor([1e-40]) * 1), bool((torch.full((1 << 20,), 1e-40) * 1).all())
 
 

@@ -72,7 +72,7 @@ def conv(x, backend="auto"):
 
 
 def of_one(name):
-    """The scan as a function of one of its tensors, or the convolution of x; and a value."""
+    """Return the scan as a function of one of its tensors, or the convolution of x; and a value."""
     inputs, order = scan_inputs()
     if name == "conv":
         return conv, inputs[0]
@@ -183,7 +183,7 @@ def values(nested):
 
 
 def counted(inputs, order, out, dy=None):
-    """The scan of a batch of one by hand, or with `dy` its backward: (result, operations)."""
+    """Scan a batch of one by hand, or with `dy` run its backward; return (result, operations)."""
     x, dt, B, C, A, D, W, bias = (numbers(t) for t in inputs)
     x, dt, B, C = x[0], dt[0], B[0], C[0]
     y = numbers(torch.zeros(len(x), len(x[0])))

@@ -20,7 +20,7 @@ STRIDES = [4, 8, 16, 32]
 
 
 def randomise_norms(model):
-    """So that statistics and affine parameters that are not loaded show."""
+    """Randomise statistics and affine parameters, so that missing ones show."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -52,7 +52,7 @@ def assert_same_maps(backbone, expected, x):
 
 
 def original_pvt_name(name):
-    """timm's name of a PVT-v2 tensor in the release's terms (https://github.com/whai362/PVT)."""
+    """Return timm's name of a PVT-v2 tensor in the release's terms (https://github.com/whai362/PVT)."""
     name = name.replace("patch_embed.", "patch_embed1.").replace("mlp.dwconv.", "mlp.dwconv.dwconv.")
     name = re.sub(r"^stages\.(\d)\.downsample\.", lambda m: f"patch_embed{int(m[1]) + 1}.", name)
     name = re.sub(r"^stages\.(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}.", name)
@@ -86,7 +86,7 @@ def torchvision_maps(resnet, x):
 
 
 def coco_state(kind, resnet):
-    """The state dict of a torchvision COCO model on this ResNet, as its files have it."""
+    """Return the state dict of a torchvision COCO model on this ResNet, as its files have it."""
     make = {
         "fcn": torchvision.models.segmentation.fcn_resnet50,
         "deeplabv3": torchvision.models.segmentation.deeplabv3_resnet50,

@@ -89,7 +89,7 @@ def test_vim_s_numbers(tmp_path, size):
 
 
 def base(shapes):
-    """Vim-B by Vim-S: 768 channels, 1536 inside, rank 48; no list of its names is at hand."""
+    """Return Vim-B's shapes by Vim-S: 768 channels, 1536 inside, rank 48; its names are not published."""
     wider = {384: 768, 768: 1536, 1536: 3072, 24: 48, 56: 80}
     return {k: tuple(wider.get(n, n) for n in shape) for k, shape in shapes.items()}
 

@@ -126,7 +126,7 @@ def test_schedules_on_avss(method, backbone, optimizer, batch_size, epochs):
 
 
 def semantic(config, **more):
-    """The small model with the losses of its method on AVSS, and four classes."""
+    """Return the small model with the losses of its method on AVSS, and four classes."""
     method = config.stem.split("_")[0]
     full = load_config(str(CONFIGS / f"baselines/{method}_r50_avss_224.yaml")).model
     options = {f"model.{name}": full.get(name) for name in ("losses", "aux_losses", "matching_losses")}
