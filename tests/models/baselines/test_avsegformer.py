@@ -23,7 +23,7 @@ def attention(channels=6, levels=3, heads=2, points=2):
 
 
 def bilinear(image, x, y):
-    """Return the value of `(C, h, w)` at the point (x, y), in pixels from the outer corner of the first; zero outside."""
+    """Return the value of `(C, h, w)` at the point (x, y), in pixels from the outer corner; zero outside."""
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     value = torch.zeros(image.shape[0], dtype=image.dtype)
     for column in (left, left + 1):
