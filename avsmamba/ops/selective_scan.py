@@ -311,7 +311,7 @@ def _no_double_backward(ctx, *grads):
 
 
 def _no_vmap(info, in_dims, *args):
-    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: use the batch axis b instead")
+    raise RuntimeError("multi_directional_scan cannot be mapped by vmap: put the mapped axis into the batch b instead")
 
 
 def _fake_forward(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, keep_states=False):

@@ -30,7 +30,7 @@ def test_functions_are_accurate(build, tmp_path):
     if not runs_here(build):
         pytest.skip(f"this CPU has no {build}")
     program = tmp_path / "exponentials"
-    flags = ["-O1", "-std=c++20", "-fno-math-errno", "-w", f"-DBUILD={build}", f'-DSOURCE="scan_{build}.cpp"']
+    flags = ["-O1", "-std=c++20", "-fno-math-errno", "-w", f"-DBUILD={build}", f'-DSOURCE="kernels_{build}.cpp"']
     source = Path(__file__).with_name("exponentials.cpp")
     subprocess.run(["g++", *flags, f"-I{ROOT / 'csrc' / 'cpu'}", str(source), "-o", str(program)], check=True)
     lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
