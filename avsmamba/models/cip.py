@@ -4,15 +4,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsmamba.limits import counts, limits
+from avsmamba.limits import counts, limits, one_of
 from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
-
-LATERALS = ("before", "after")
-NORMS = ("none", "GN")
-UPSAMPLING = ("bilinear", "nearest")
 
 
 class ContextFusionBlock(nn.Module):
@@ -125,12 +121,17 @@ class ContextualIntegrationPyramid(nn.Module):
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
         grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
-
-    Raises:
-        ValueError: if an option is unknown.
     """
 
-    @limits(**counts("embed_dims", "audio_conv_kernel"), orders=ORDERS, **SSM_LIMITS)
+    @limits(
+        **counts("embed_dims", "audio_conv_kernel"),
+        orders=ORDERS,
+        laterals=one_of(("before", "after")),
+        norm=one_of(("none", "GN")),
+        mask_kernel=one_of((1, 3)),
+        upsampling=one_of(("bilinear", "nearest")),
+        **SSM_LIMITS,
+    )
     def __init__(
         self,
         embed_dims: int = 256,
@@ -155,14 +156,6 @@ class ContextualIntegrationPyramid(nn.Module):
         grad_checkpointing: bool = False,
     ):
         super().__init__()
-        for name, value, known in (
-            ("laterals", laterals, LATERALS),
-            ("norm", norm, NORMS),
-            ("mask_kernel", mask_kernel, (3, 1)),
-            ("upsampling", upsampling, UPSAMPLING),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path, norm_eps)
         self.repeat_stride_8 = repeat_stride_8
         self.fusion = nn.ModuleList(

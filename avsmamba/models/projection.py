@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_1, limits
+from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.registry import MODELS
 
-NORMS = ("GN", "none")
-AUDIO_NORMS = ("BN", "none")
+AUDIO_NORM = one_of(("BN", "none"))
 
 
 @MODELS.register_module()
@@ -24,12 +23,9 @@ class Projection(nn.Module):
         audio_norm: 'BN' normalises the audio features over the batch before the linear layer, 'none' does not. It
             removes the part that is common to all sounds: a small model from scratch learns to use the sound several
             times sooner (docs/paper_notes.md).
-
-    Raises:
-        ValueError: if a norm is unknown.
     """
 
-    @limits(embed_dims=AT_LEAST_1)
+    @limits(embed_dims=AT_LEAST_1, norm=one_of(("GN", "none")), audio_norm=AUDIO_NORM)
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -39,9 +35,6 @@ class Projection(nn.Module):
         audio_norm: str = "none",
     ):
         super().__init__()
-        for name, value, known in (("norm", norm, NORMS), ("audio_norm", audio_norm, AUDIO_NORMS)):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
 
         def visual(channels: int) -> nn.Module:
             conv = nn.Conv2d(channels, embed_dims, 1)

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_1, limits
+from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 
 Config = dict[str, Any]
-PADDED_FRAMES = ("skip", "zeros")
 
 
 @MODELS.register_module()
@@ -46,12 +45,9 @@ class AVSSegmentor(BaseModel):
             a batch normalisation, and costs nothing) or 'zeros' (the authors' code: the backbone's maps and the log-mel
             of padded frames are zero, and all frames run through the neck; a released AVSS checkpoint switches it on).
         data_preprocessor: config of the data preprocessor.
-
-    Raises:
-        ValueError: if `padded_frames` is unknown.
     """
 
-    @limits(embed_dims=AT_LEAST_1)
+    @limits(embed_dims=AT_LEAST_1, padded_frames=one_of(("skip", "zeros")))
     def __init__(
         self,
         backbone: Config,
@@ -69,8 +65,6 @@ class AVSSegmentor(BaseModel):
         padded_frames: str = "skip",
         data_preprocessor: Config | None = None,
     ):
-        if padded_frames not in PADDED_FRAMES:
-            raise ValueError(f"padded_frames: expected one of {PADDED_FRAMES}, got {padded_frames!r}")
         # Built here: without a default scope mmengine looks the name up in its root registry.
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor or {"type": "AVSDataPreprocessor"}))
         self.deep_supervision, self.padded_frames = deep_supervision, padded_frames

@@ -9,6 +9,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,18 +27,7 @@ def what_is_missing() -> str | None:
     return None if error is None else f"installed, but does not load: {error}"
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    A: Tensor,
-    D: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    order: Tensor,
-    out: tuple[int, int],
-) -> Tensor:
+def scan(x: Tensor, *arguments: Any) -> Tensor:
     """Scan with mamba_ssm's `selective_scan_fn`; shapes as in `multi_directional_scan`, parameters float32.
 
     Raises:
@@ -50,7 +40,7 @@ def scan(
         raise RuntimeError(f"backend: 'mamba_ssm' cannot run: {problem}")
     if x.dtype == torch.float64:
         raise ValueError("x: expected float32, bfloat16 or float16 for backend 'mamba_ssm', got torch.float64")
-    return materialised_scan(function, x, dt, B, C, A, D, dt_weight, dt_bias, order, out)
+    return materialised_scan(function, x, *arguments)
 
 
 def materialised_scan(

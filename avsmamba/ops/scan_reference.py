@@ -36,19 +36,7 @@ def reference_scan(
     return y if out is None else y[:, out[0] : out[0] + out[1]]
 
 
-def reference_scan_backward(
-    dy: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    A: Tensor,
-    D: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    order: Tensor,
-    out: tuple[int, int],
-) -> tuple[Tensor, ...]:
+def reference_scan_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[Tensor, ...]:
     """Compute the gradients of `reference_scan` with respect to its eight tensors by written-out formulas.
 
     With g_t the gradient of the state after step t: g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}.

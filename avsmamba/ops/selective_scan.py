@@ -134,64 +134,26 @@ def selective_scan_1d(x: Tensor, parameters: ScanParameters, reverse: bool = Fal
 
 
 def selective_scan_2d(x: Tensor, parameters: ScanParameters, sizes: scan_order.Sizes) -> Tensor:
-    """Scan the scales of one frame, K = 4 (Eq. 5-7).
-
-    Args:
-        x: `(b, sum h w, E)`, scale after scale; b counts frames.
-        parameters: of four directions.
-        sizes: (h, w) of each scale.
-
-    Returns:
-        x's shape.
-    """
+    """Scan the scales of one frame, `(b, sum h w, E)` where b counts frames, in four directions (Eq. 5-7)."""
     return multi_directional_scan(x, *parameters, scan_order.cross_scan_2d(sizes, x.device))
 
 
 def selective_scan_3d(x: Tensor, parameters: ScanParameters, num_frames: int, sizes: scan_order.Sizes) -> Tensor:
-    """Scan all frames and scales of a clip (Eq. 8-10).
-
-    Args:
-        x: `(b, sum T h w, E)`, scale after scale.
-        parameters: of 2, 4, 6, 8, 10 or 12 directions.
-        num_frames: T.
-        sizes: (h, w) of each scale.
-
-    Returns:
-        x's shape.
-    """
+    """Scan all frames and scales of a clip, `(b, sum T h w, E)`, in 2 to 12 directions (Eq. 8-10)."""
     order = scan_order.cross_scan_3d(num_frames, sizes, len(parameters.A), x.device)
     return multi_directional_scan(x, *parameters, order)
 
 
 def selective_scan_v2a(x: Tensor, parameters: ScanParameters, num_frames: int, height: int, width: int) -> Tensor:
-    """Scan from vision to audio, K = 4: at temporal level (Eq. 17), with one frame at frame level (Eq. 13-14).
+    """Scan from vision to audio: `(b, T h w + T, E)`, audio last, to the `(b, T, E)` outputs of the audio (Eq. 17).
 
-    Args:
-        x: `(b, T h w + T, E)`, audio last.
-        parameters: of four directions.
-        num_frames: T; 1 at frame level, where b counts frames.
-        height: h.
-        width: w.
-
-    Returns:
-        `(b, T, E)`, the outputs of the audio tokens.
+    With one frame it is the scan of the frame level, where b counts frames (Eq. 13-14).
     """
     return multi_directional_scan(x, *parameters, *scan_order.v2a(num_frames, height, width, x.device))
 
 
 def selective_scan_a2v(x: Tensor, parameters: ScanParameters, num_frames: int, height: int, width: int) -> Tensor:
-    """Scan from audio to vision, K = 4 (Eq. 18-19).
-
-    Args:
-        x: `(b, T + T h w, E)`, audio first.
-        parameters: of four directions.
-        num_frames: T.
-        height: h.
-        width: w.
-
-    Returns:
-        `(b, T h w, E)`, the outputs of the visual tokens.
-    """
+    """Scan from audio to vision: `(b, T + T h w, E)`, audio first, to `(b, T h w, E)` visual outputs (Eq. 18-19)."""
     return multi_directional_scan(x, *parameters, *scan_order.a2v(num_frames, height, width, x.device))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits
 from avsmamba.models.audio.patches import per_second
-from avsmamba.models.backbones.small_conv import ConvNorm
+from avsmamba.models.backbones.small_conv import NORM, ConvNorm
 from avsmamba.registry import MODELS
 
 # Of a log-mel value: log(x + 0.01) of silence, and about half of the range of sounds above it.
@@ -34,7 +34,7 @@ class AudioCNN(nn.Module):
         ValueError: if the number of convolutions or `norm` does not fit.
     """
 
-    @limits(**counts("channels", "out_channels"))
+    @limits(**counts("channels", "out_channels"), norm=NORM)
     def __init__(self, channels: Sequence[int] = (16, 32, 64), out_channels: int = 128, norm: str = "BN"):
         super().__init__()
         if not 1 <= len(channels) <= 5:

@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from avsmamba.checkpoint.pretrained import Layout, by_leading_part
-from avsmamba.limits import RATE, counts, limits
+from avsmamba.limits import RATE, counts, limits, one_of
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
 from avsmamba.models.layers.recompute import maybe_checkpoint
@@ -103,7 +103,7 @@ class Vim(PretrainedPart):
             four of the blocks.
     """
 
-    @limits(**counts("pyramid_channels", "dim"), drop_path_rate=RATE)
+    @limits(**counts("pyramid_channels", "dim", "depth"), arch=one_of(ARCHS), drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "base",
@@ -119,12 +119,8 @@ class Vim(PretrainedPart):
         depth: int | None = None,
     ):
         super().__init__(f"Vim {arch}", checkpoint, frozen, ("pyramid",) if pyramid else ())
-        if arch not in ARCHS:
-            raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
         if img_size < 16 or img_size % 16:
             raise ValueError(f"img_size: expected a multiple of 16 pixels, got {img_size}")
-        if depth is not None and depth < 1:
-            raise ValueError(f"depth: expected at least 1 block, got {depth}")
         dim, depth = dim or ARCHS[arch].dim, ARCHS[arch].depth if depth is None else depth
         self.grad_checkpointing = grad_checkpointing
         if map_blocks is None:

@@ -11,7 +11,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from avsmamba.checkpoint.pretrained import Layout, by_leading_part
-from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
+from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits, one_of
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
@@ -165,7 +165,7 @@ class VMamba(PretrainedPart):
         ValueError: if `arch` is unknown, or `dims` or `depths` are not four.
     """
 
-    @limits(dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
+    @limits(arch=one_of(ARCHS), dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "v05_base_s2l15",
@@ -177,8 +177,6 @@ class VMamba(PretrainedPart):
         depths: Sequence[int] | None = None,
     ):
         super().__init__(f"VMamba {arch}", checkpoint, frozen, ("out_norms",))
-        if arch not in ARCHS:
-            raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
         dim, known_depths, expand, family = ARCHS[arch]
         dims = [dim * 2**i for i in range(4)] if dims is None else list(dims)
         depths = list(known_depths if depths is None else depths)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.head import HeadOutput
-from avsmamba.models.projection import AUDIO_NORMS
+from avsmamba.models.projection import AUDIO_NORM
 from avsmamba.registry import MODELS
 
 
@@ -44,12 +44,9 @@ class TPAVIProjection(nn.Module):
         embed_dims: C.
         dilations: of the summed 3 x 3 convolutions.
         audio_norm: 'BN' normalises the audio features over the batch, 'none' does not (as in `Projection`).
-
-    Raises:
-        ValueError: if the norm is unknown.
     """
 
-    @limits(**counts("embed_dims", "dilations"))
+    @limits(**counts("embed_dims", "dilations"), audio_norm=AUDIO_NORM)
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -59,8 +56,6 @@ class TPAVIProjection(nn.Module):
         audio_norm: str = "none",
     ):
         super().__init__()
-        if audio_norm not in AUDIO_NORMS:
-            raise ValueError(f"audio_norm: expected one of {AUDIO_NORMS}, got {audio_norm!r}")
         self.visual = nn.ModuleList(DilatedConvs(c, embed_dims, dilations) for c in in_channels)
         self.audio_norm = nn.BatchNorm1d(audio_channels) if audio_norm == "BN" else nn.Identity()
 

@@ -11,12 +11,10 @@ from einops import rearrange
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from avsmamba.limits import limits, one_of
 from avsmamba.models.layers.conv import CausalConv1d, depthwise_conv
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
 from avsmamba.ops import selective_scan_a2v, selective_scan_v2a
-
-LEVELS = ("frame", "temporal")
-AUDIO_CONTEXTS = ("frame", "clip")
 
 
 class FusionBlock(nn.Module):
@@ -55,11 +53,9 @@ class V2AFusionBlock(FusionBlock):
         options: of all blocks.
         frame_audio_context: input of the causal convolution of level 'frame': 'frame' (the frame's own audio token, a
             sequence of its own) or 'clip' (earlier frames' tokens as well). Level 'temporal' always uses the clip.
-
-    Raises:
-        ValueError: if `level` or `frame_audio_context` is unknown.
     """
 
+    @limits(level=one_of(("frame", "temporal")), frame_audio_context=one_of(("frame", "clip")))
     def __init__(
         self,
         channels: int,
@@ -68,12 +64,6 @@ class V2AFusionBlock(FusionBlock):
         options: SSMOptions | None = None,
         frame_audio_context: str = "frame",
     ):
-        for name, value, known in (
-            ("level", level, LEVELS),
-            ("frame_audio_context", frame_audio_context, AUDIO_CONTEXTS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         super().__init__(channels, "audio", "2d", audio_conv_kernel, options or SSMOptions())
         self.level = level
         self.one_token = level == "frame" and frame_audio_context == "frame"

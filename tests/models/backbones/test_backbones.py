@@ -288,7 +288,7 @@ def test_small_backbone_group_norm_keeps_frames_apart():
     [
         ({"channels": [8, 8]}, "channels: expected one for each of four stages"),
         ({"depths": [1] * 5}, "depths: expected one"),
-        ({"norm": "LN"}, r"norm: expected one of \('BN', 'GN'\), got 'LN'"),
+        ({"norm": "LN"}, r"norm: expected one of \['BN', 'GN'\], got 'LN'"),
         ({"norm": "GN", "channels": [12, 16, 16, 16]}, "multiples of 8"),
     ],
 )
