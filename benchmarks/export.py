@@ -26,8 +26,7 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.evaluate import drop_pretrained
 from avsmamba.export.run import METADATA, ExportedModel
 from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
-from avsmamba.models.layers import ssm
-from avsmamba.ops import multi_directional_scan
+from avsmamba.ops import multi_directional_scan, selective_scan
 from avsmamba.registry import MODELS
 
 DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
@@ -55,7 +54,7 @@ def files(
 @contextmanager
 def without_kernel():
     """Run scans in plain torch."""
-    with patch.object(ssm, "multi_directional_scan", partial(multi_directional_scan, backend="torch")):
+    with patch.object(selective_scan, "multi_directional_scan", partial(multi_directional_scan, backend="torch")):
         yield
 
 

@@ -52,7 +52,7 @@ def build(kernels: str = "avx2", compiler: str = "g++", flags: list[str] = FLAGS
     Raises:
         RuntimeError: with the compiler's words, if it does not compile.
     """
-    files = [DRIVER, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*.inl")), SOURCES / f"scan_{kernels}.cpp"]
+    files = [DRIVER, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*.inl")), SOURCES / f"kernels_{kernels}.cpp"]
     # Static: valgrind starts faster, and an emulator needs no libraries of its CPU.
     command = [compiler, *flags, "-static", f"-DKERNELS={kernels}", f"-I{SOURCES}", str(DRIVER), str(files[-1])]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avsmamba.models.segmentor import existing_frames
+from avsmamba.utils import UserError
 from tests.models.test_segmentor import SEMANTIC, build, sample
 
 AVSS = {"model.head.num_classes": 4, "model.losses": [{"type": "BCELoss"}, {"type": "CrossEntropyLoss"}], **SEMANTIC}
@@ -126,7 +127,7 @@ def test_padded_frames_as_zeros_run_through_the_neck():
     assert not torch.allclose(found[0, :2], without[0, :2], rtol=1e-3, atol=1e-3)
     losses = model(*other, mode="loss")
     assert all(torch.isfinite(v) for v in losses.values())
-    with pytest.raises(ValueError, match=r"padded_frames: expected one of"):
+    with pytest.raises(UserError, match=r"model\.padded_frames: expected one of \['skip', 'zeros'\], got 'drop'"):
         build(SMALL | AVSS | {"model.padded_frames": "drop"})
 
 

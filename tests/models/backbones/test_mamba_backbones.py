@@ -325,7 +325,7 @@ def test_the_pyramid_s_scales_see_their_own_place():
         (lambda: VMamba(dims=[8, 16]), "dims: expected one for each of four stages"),
         (lambda: VMamba(depths=[1] * 5), "depths: expected one"),
         (lambda: Vim("large"), r"arch: expected one of \['base', 'small', 'tiny'\], got 'large'"),
-        (lambda: Vim("tiny", depth=0), "depth: expected at least 1 block, got 0"),
+        (lambda: Vim("tiny", depth=0), "depth: expected at least 1, got 0"),
         (
             lambda: Vim("tiny", map_blocks=[1, 2, 3]),
             r"four of the blocks 1 to 24, got \[1, 2, 3\]",
