@@ -43,7 +43,7 @@ $(VENV)/.torch:
 	$(PY) -m pip install $(PIP_FLAGS) $(TORCH) "setuptools>=77" wheel ninja
 	touch $@
 
-$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/cpu/* csrc/cuda/*)
+$(SETUP): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*.h csrc/cpu/* csrc/cuda/*)
 	$(PY) -m pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@# mmengine pulls opencv-python, which needs a desktop's libGL; where that is missing, the headless build serves.
 	$(PY) -c "import cv2" 2>/dev/null || { $(PY) -m pip uninstall $(PIP_FLAGS) -y opencv-python && \

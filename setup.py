@@ -68,7 +68,7 @@ def extension():
     cpu = CppExtension(
         "avsmamba._cpu",
         sorted(glob("csrc/cpu/*.cpp")),
-        depends=sorted(glob("csrc/cpu/*.h") + glob("csrc/cpu/*.inl")),
+        depends=sorted(glob("csrc/*.h") + glob("csrc/cpu/*.h") + glob("csrc/cpu/*.inl")),
         extra_compile_args=[*CXX_FLAGS, *STABLE_ABI],
         py_limited_api=True,
     )
@@ -78,7 +78,7 @@ def extension():
         cuda = CUDAExtension(
             "avsmamba._cuda",
             ["csrc/cuda/scan.cu"],
-            depends=sorted(glob("csrc/cuda/*.cuh")),
+            depends=sorted(glob("csrc/*.h") + glob("csrc/cuda/*.cuh")),
             extra_compile_args={
                 "nvcc": [
                     "-O3",

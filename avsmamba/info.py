@@ -1,4 +1,4 @@
-"""`python -m avsmamba.info`: which backends of the scan are built and loaded here, and what to run when one is not."""
+"""`python -m avsmamba.info`: which backends of the scan are built and loaded, and how to build the missing ones."""
 
 import importlib
 import os
@@ -15,14 +15,14 @@ from avsmamba.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
 OPTIONAL = ("causal_conv1d", "mamba_ssm")
-# Backends that are compiled: the module of each, and what builds it.
+# Compiled backends: the module of each, and its compiler.
 EXTENSIONS = {"cpu": ("avsmamba._cpu", "g++"), "cuda": ("avsmamba._cuda", "nvcc")}
 ISA_VARIABLE = "AVSMAMBA_CPU_ISA"
 INSTALL = "pip install --no-build-isolation -e ."
 
 
 def installed(package: str) -> str:
-    """Its version, or 'not installed'."""
+    """Return the version of a package, or 'not installed'."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def installed(package: str) -> str:
 
 
 def torch_build() -> str:
-    """What torch was built for, and the GPU that it sees."""
+    """Return what torch was built for, and the GPU that it finds."""
     if torch.version.cuda is None:
         return "a CPU build"
     if not torch.cuda.is_available():
@@ -40,12 +40,12 @@ def torch_build() -> str:
 
 
 def cpu_instruction_set() -> str:
-    """The build of the CPU kernel that a scan runs here: 'avx512', 'avx2' or 'portable'.
+    """Return which build of the CPU kernel a scan runs here: 'avx512', 'avx2' or 'portable'.
 
-    Each is tried on one token, so that the kernel's own choice is told and not a copy of its rules.
+    Each is tried on one token, so that the kernel's own choice is reported.
 
     Raises:
-        RuntimeError: if AVSMAMBA_CPU_ISA asks for one that is not here.
+        RuntimeError: if AVSMAMBA_CPU_ISA requests one that is missing here.
     """
     forced = os.environ.get(ISA_VARIABLE)
     if forced:
@@ -71,7 +71,7 @@ def _scan_one_token() -> None:
 
 
 def extension_state(name: str) -> tuple[str, str | None]:
-    """How a compiled backend stands: one phrase, and what to do about it (None: nothing)."""
+    """Return the state of a compiled backend in one phrase, and what to do about it (None: nothing)."""
     module, compiler = EXTENSIONS[name]
     install = f"FORCE_CUDA=1 {INSTALL}" if name == "cuda" else INSTALL  # without, only where torch sees a GPU
     if find_spec(module) is None:
@@ -79,7 +79,7 @@ def extension_state(name: str) -> tuple[str, str | None]:
             return "not built, and torch is a CPU build", None
         if shutil.which(compiler) is None:
             return "not built", f"{name}: install {compiler}, then run `{install}` in the source folder"
-        return "not built", f"{name}: run `{install}` in the source folder ({compiler} is here)"
+        return "not built", f"{name}: run `{install}` in the source folder ({compiler} is installed)"
     try:
         path = importlib.import_module(module).__file__
     except ImportError as error:
@@ -94,7 +94,7 @@ def extension_state(name: str) -> tuple[str, str | None]:
 
 
 def report() -> str:
-    """The whole report, some ten lines."""
+    """Return the whole report, about ten lines."""
     lines = [
         f"avsmamba {__version__} in {Path(__file__).parent}",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",

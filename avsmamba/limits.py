@@ -1,4 +1,4 @@
-"""Limits of numeric arguments, declared once at a constructor: checked when it is called and when a config is read."""
+"""Limits of arguments, declared once at a constructor: checked when it is called and when a config is read."""
 
 import functools
 import inspect
@@ -14,16 +14,18 @@ class Limit(NamedTuple):
 
     Attributes:
         words: the range in an error message, after "expected".
-        holds: whether a number lies in the range.
+        holds: whether a value is in the range.
+        kind: type of the values that are checked; others pass.
     """
 
     words: str
     holds: Callable[[Any], bool]
+    kind: type = Real
 
     def allows(self, value: Any) -> bool:
-        """Return whether all numbers of `value` lie in the range; what is no number passes."""
-        numbers = value if isinstance(value, (list, tuple)) else (value,)
-        return all(self.holds(n) for n in numbers if isinstance(n, Real))
+        """Return whether `value`, or all values of a list, are in the range."""
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        return all(self.holds(n) for n in values if isinstance(n, self.kind))
 
 
 AT_LEAST_0 = Limit("at least 0", lambda x: x >= 0)
@@ -34,10 +36,10 @@ PROBABILITY = Limit("0 to 1", lambda x: 0 <= x <= 1)
 MAP_NUMBER = Limit("of the maps 1 to 4", lambda x: x in (1, 2, 3, 4))
 
 
-def one_of(choices: Iterable[int]) -> Limit:
-    """Return the limit of a number that has a few values only."""
+def one_of(choices: Iterable[int] | Iterable[str]) -> Limit:
+    """Return the limit of an argument that has a few values only."""
     known = sorted(choices)
-    return Limit(f"one of {known}", lambda x: x in known)
+    return Limit(f"one of {known}", lambda x: x in known, object)
 
 
 def counts(*names: str) -> dict[str, Limit]:
@@ -62,9 +64,9 @@ def limits(**ranges: Limit) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 values = signature.bind(*args, **kwargs).arguments
             except TypeError:
-                values = {}  # the call below says what is missing, with the class's name
+                values = {}  # the call below reports what is missing, with the class's name
             for name, limit in ranges.items():
-                if not limit.allows(values.get(name)):
+                if name in values and not limit.allows(values[name]):
                     raise ValueError(f"{name}: expected {limit.words}, got {values[name]!r}")
             init(*args, **kwargs)
 

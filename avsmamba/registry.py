@@ -1,4 +1,4 @@
-"""The registries of avsmamba: children of mmengine's, one scope, classes imported when a name is first looked up."""
+"""The registries of avsmamba, children of mmengine's; classes are imported when a name is first looked up."""
 
 from mmengine import registry as _root
 from mmengine.registry import Registry

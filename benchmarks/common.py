@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, spread, memory that one call adds, processes of their own, the JSON file."""
+"""What the benchmarks share: turns, spread, memory that a call adds, separate processes, the JSON file."""
 
 import ctypes
 import gc
@@ -25,7 +25,7 @@ PRELOAD = ("torch", "avsmamba.ops")
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+    """Return the machine and the versions that the numbers are valid for."""
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "cpu": names[0] if names else "unknown",
@@ -36,12 +36,12 @@ def machine() -> dict[str, Any]:
 
 
 def title(about: dict[str, Any]) -> str:
-    """`machine()` as one line."""
+    """Return `machine()` as one line."""
     return f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, backend {about['backend']}"
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds that one run takes."""
+    """Return the seconds that one run takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -75,7 +75,7 @@ def take_turns(
 
 
 def spread(seconds: list[float]) -> dict[str, float | int]:
-    """Median in ms, with the quartiles, or the least and the most where there are fewer than five values."""
+    """Return the median in ms with the quartiles, or with least and most where there are fewer than five values."""
     ms = [s * 1e3 for s in seconds]
     low, high = min(ms), max(ms)
     if len(ms) >= 5:
@@ -84,15 +84,15 @@ def spread(seconds: list[float]) -> dict[str, float | int]:
 
 
 def pm(value: dict[str, float | int]) -> str:
-    """A spread as text: the median and half the distance of its borders."""
+    """Return a spread as text: the median and half the distance of its borders."""
     return f"{value['median']:9.3f} ±{(value['high'] - value['low']) / 2:7.3f}"
 
 
 def extra_memory(run: Callable[[], Any]) -> tuple[int, Any]:
-    """Bytes that the resident set grew by at most while `run` ran, and what it gave back.
+    """Run `run()`; return the bytes by which the resident set grew at most, and the result.
 
-    The peak of this process is reset before (Linux: `clear_refs`), and what was freed earlier is given back to the
-    system, so that no buffer hides in it. Call it in a process that `fresh` made.
+    Before the run the peak of this process is reset (Linux: `clear_refs`) and freed memory is returned to the system,
+    so that no buffer is hidden in it. Call it in a process of `fresh`.
 
     Raises:
         RuntimeError: where the system cannot reset the peak.
@@ -109,13 +109,13 @@ def extra_memory(run: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def resident(process: int | str = "self") -> dict[str, int]:
-    """VmRSS and VmHWM (resident set now and at its peak, since the last reset) of a process, bytes."""
+    """Read VmRSS and VmHWM (resident set now and at its peak, since the last reset) of a process, bytes."""
     fields = (line.split() for line in _lines(f"/proc/{process}/status") if line.startswith(("VmRSS", "VmHWM")))
     return {name.rstrip(":"): int(kb) * 1024 for name, kb, _ in fields}
 
 
 def fresh(run: Callable[..., Any], *args: Any) -> Any:
-    """`run(*args)` in a process of its own, forked from one that has loaded what this one uses and done nothing else.
+    """Run `run(*args)` in a process of its own, forked from one that has only loaded the same modules.
 
     Raises:
         MemoryError: if the system killed it.
@@ -131,13 +131,13 @@ def fresh(run: Callable[..., Any], *args: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write `content`, whole or not at all."""
+    """Write `content` atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _prepare(threads: int) -> None:
-    """Of a fresh process: large buffers come from the system and go back to it, on pages of one size."""
+    """Prepare a fresh process: large buffers come from the system and return to it, on pages of one size."""
     torch.set_num_threads(threads)
     m_mmap_threshold, pr_set_thp_disable = -3, 41
     _libc().mallopt(m_mmap_threshold, 1 << 16)

@@ -4,9 +4,9 @@
 
 Rows are those of the paper's model at 224 pixels (5 frames, E = 512, scales 1 to 4, and the causal one over the audio
 tokens) and of the demo's (4 clips, E = 64, 24 x 24 to 3 x 3), each with SiLU. Inputs are channels-last tokens, the
-first half of a projection, as the blocks have them, and so is what all must give. torch runs on them twice: copied to
-its contiguous layout, and as the `channels_last` view that they are. The three take turns; the first turn is not
-counted. Times are medians; after ± stands the distance from the first to the third quartile.
+first half of a projection, as in the blocks, and so are all outputs. torch runs on them twice: copied to
+its contiguous layout, and as a `channels_last` view. The three take turns; the first turn is not
+counted. Times are medians; after ± comes the distance from the first to the third quartile.
 """
 
 import argparse
@@ -26,7 +26,7 @@ KINDS = {"3D": (3, 3, 3), "2D": (3, 3), "causal 1D": (4,)}
 
 
 def cases() -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, kind, shape of the tokens) of each convolution."""
+    """Return (name, kind, shape of the tokens) of each convolution."""
     rows: list[tuple[str, str, tuple[int, ...]]] = []
     for model, batch, channels, sizes in (("224", 1, 512, (56, 28, 14, 7)), ("demo", 4, 64, (24, 12, 6, 3))):
         for kind in ("3D", "2D"):
@@ -36,7 +36,7 @@ def cases() -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, kind: str, copy: bool) -> Tensor:
-    """What a module of torch makes of the same tokens, back in the tokens' layout."""
+    """Run a module of torch on the same tokens; the result has the tokens' layout."""
     maps = (x.flatten(0, 1) if kind == "2D" else x).movedim(-1, 1)
     maps = F.pad(maps, (weight.shape[2] - 1, 0)) if kind == "causal 1D" else maps
     conv = {"3D": F.conv3d, "2D": F.conv2d, "causal 1D": F.conv1d}[kind]
@@ -46,7 +46,7 @@ def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, kind: str, copy: bool) -
 
 
 def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """(median, distance of the quartiles) of each one's seconds; fast ones run several times a turn."""
+    """Return (median, distance of the quartiles) of each one's seconds; fast ones run several times a turn."""
     inner, times = {}, {name: [] for name in runs}
     for name, run in runs.items():
         start = time.perf_counter()
@@ -63,7 +63,7 @@ def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def measure(name: str, kind: str, shape: tuple[int, ...], repeats: int) -> dict:
-    """One row of the table."""
+    """Measure one row of the table."""
     kernel, channels = KINDS[kind], shape[-1]
     x = torch.randn(*shape[:-1], 2 * channels)[..., :channels].requires_grad_()
     weight = (torch.randn(channels, 1, *kernel) * 0.2).requires_grad_()

@@ -1,11 +1,11 @@
-"""Time a model as it is in torch against its exported files: what each takes, as a multiple of torch with our kernel.
+"""Time a model in torch and its exported files, each as a multiple of torch with our kernel.
 
     python benchmarks/export.py [CONFIG ...] [--sizes 96 192] [--frames 5] [--repeats 7] [--loop] [--cfg-options ...]
         [--json export.json]
 
 Weights are random and pictures are noise: neither changes the time. All runs of one case take turns in one process,
-with as many threads each; what stands in the table is the median of each, and its quotient with the first. `--loop`
-adds torch without our kernel: the reference, a Python loop over the tokens, once a case. Files are made anew in a
+with as many threads each; the table has the median of each, and its quotient with the first. `--loop`
+adds torch without our kernel: the reference, a Python loop over the tokens, once a case. Files are exported to a
 temporary folder; that takes minutes for large models.
 """
 
@@ -27,8 +27,7 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.config.variants import config_name
 from avsmamba.export.run import METADATA, ExportedModel
 from avsmamba.export.write import WholeModel, example, metadata, one_clip, quiet, trace, write_onnx
-from avsmamba.models.layers import ssm
-from avsmamba.ops import multi_directional_scan
+from avsmamba.ops import multi_directional_scan, selective_scan
 
 DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 
@@ -36,7 +35,7 @@ DEFAULT = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml"
 def files(
     config: str, options: list[str], frames: int, folder: Path
 ) -> tuple[torch.nn.Module, dict[str, ExportedModel]]:
-    """A model of random weights, and its exported files, opened."""
+    """Build a model of random weights, export it, and open the exported files."""
     cfg = load_config(config, parse_options(options))
     torch.manual_seed(0)
     whole = WholeModel(build_model(cfg.model)).eval()
@@ -53,13 +52,13 @@ def files(
 
 @contextmanager
 def without_kernel():
-    """Scans run in plain torch."""
-    with patch.object(ssm, "multi_directional_scan", partial(multi_directional_scan, backend="torch")):
+    """Run scans in plain torch."""
+    with patch.object(selective_scan, "multi_directional_scan", partial(multi_directional_scan, backend="torch")):
         yield
 
 
 def measure(whole: torch.nn.Module, opened: dict[str, ExportedModel], size: int, frames: int, args: Any) -> dict:
-    """One case: a clip of `frames` frames of `size` x `size` pixels."""
+    """Measure one case: a clip of `frames` frames of `size` x `size` pixels."""
     clip = example((1, size, size), frames)
     tensors = [torch.from_numpy(clip[name]) for name in ("frames", "log_mel")]
 

@@ -4,8 +4,8 @@
 
 Two things grow: the scan of a Temporal Mamba block (E = 512, K = 8, N = 16, one map of 28 x 28 a frame), and the whole
 model of a config, by default the small one, on one clip. `inference` is a forward pass without a graph, `training`
-forward and backward. Times are medians; memory is what a pass adds to the resident set, in a process of its own: of the
-scan its tensors included, of the model without its weights. The slope is that of a line through the logarithms: 1 is
+forward and backward. Times are medians; memory is the growth of the resident set in a pass, in a separate process: for
+the scan with its tensors, for the model without its weights. The slope is that of a line through the logarithms: 1 is
 linear growth.
 """
 
@@ -30,7 +30,7 @@ PASSES = ("inference", "training")
 
 
 def scan_passes(frames: int, side: int, channels: int) -> dict[str, Callable[[], object]]:
-    """The two passes of the scan; each makes its own tensors the first time."""
+    """Return the two passes of the scan; each builds its own tensors the first time."""
     case = Case("growth", 8 * side, "temporal", ((side, side),), 16, channels, frames)
     tensors: list[torch.Tensor] = []
 
@@ -51,7 +51,7 @@ def scan_passes(frames: int, side: int, channels: int) -> dict[str, Callable[[],
 
 
 def model_passes(frames: int, config: str, size: int) -> dict[str, Callable[[], object]]:
-    """The two passes of a config's model."""
+    """Return the two passes of a config's model."""
     model = build(config)
     clip, log_mel = torch.randn(1, frames, 3, size, size), torch.randn(1, frames, 1, 96, 64)
     flags = torch.ones(frames, dtype=torch.bool)
@@ -70,7 +70,7 @@ def model_passes(frames: int, config: str, size: int) -> dict[str, Callable[[], 
 
 
 def measure(what: str, name: str, repeats: int, frames: int, *args: Any) -> dict[str, float]:
-    """Seconds and bytes of one pass; for a fresh process. A pass over two frames makes threads and buffers first."""
+    """Measure seconds and bytes of one pass in a fresh process, after a first pass over two frames."""
     make = {"scan": scan_passes, "model": model_passes}[what]
     make(2, *args)[name]()
     run = make(frames, *args)[name]
@@ -79,12 +79,12 @@ def measure(what: str, name: str, repeats: int, frames: int, *args: Any) -> dict
 
 
 def slope(frames: list[int], values: list[float]) -> float:
-    """Of the line through the logarithms."""
+    """Return the slope of the line through the logarithms."""
     return float(np.polyfit(np.log(frames), np.log(np.maximum(values, 1e-9)), 1)[0])
 
 
 def plot(path: str, frames: list[int], curves: list[dict[str, Any]]) -> None:
-    """One panel for the time, one for the memory, both axes logarithmic; dotted lines have slope 1."""
+    """Draw one panel for the time, one for the memory, both axes logarithmic; dotted lines have slope 1."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     for axes, (key, unit, scale) in zip(
         figure.subplots(1, 2), (("seconds", "time, s", 1.0), ("bytes", "memory, MB", MB)), strict=True

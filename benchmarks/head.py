@@ -1,11 +1,11 @@
-"""Time the head, and what memory it takes, against its layers run one by one.
+"""Measure time and memory of the head against its layers run one by one.
 
     python benchmarks/head.py [--sizes 224 512] [--classes 1 71] [--repeats 3] [--json head.json]
 
 One clip of five frames of random mask features (C = 256) at a quarter of the size, the authors' head with random
 weights, float32. Inference and a training step (forward and backward, gradients of query, mask features and weights).
-Both take turns in one process; memory is what one call adds to the resident set at most, each in a process of its own.
-The table of the curve, which is built once from the weights, is timed by itself.
+Both take turns in one process; memory is the greatest growth of the resident set in one call, each in a separate
+process. The table of the curve, which is built once from the weights, is timed by itself.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FRAMES = 5
 
 
 def layer_by_layer(head: AudioQueryHead, query: Tensor, features: Tensor) -> Tensor:
-    """The logits without a shortcut."""
+    """Compute the logits without a shortcut."""
     y = head.mlp.plain(torch.einsum("btqc,bthwc->bthwq", query, features)) + features
     conv_in, conv_out = head.hidden
     small = conv_in(y.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -47,33 +47,33 @@ def prepare(size: int, classes: int, train: bool) -> tuple[AudioQueryHead, Tenso
     return head, query.requires_grad_(train), features.requires_grad_(train)
 
 
-def call(who: str, train: bool, *given: Any) -> None:
+def call(who: str, train: bool, *arguments: Any) -> None:
     """Run once."""
     with torch.set_grad_enabled(train):
-        y = RUNS[who](*given)
+        y = RUNS[who](*arguments)
         if train:
             y.square().mean().backward()
 
 
 def memory(who: str, size: int, classes: int, train: bool) -> int:
-    """Bytes that one call adds; to be called in a fresh process."""
-    given = prepare(size, classes, train)
-    call(who, train, *(prepare(64, classes, train) if train else given))  # libraries are loaded, the table is built
-    return extra_memory(lambda: call(who, train, *given))[0]
+    """Return the bytes that one call adds; call it in a fresh process."""
+    arguments = prepare(size, classes, train)
+    call(who, train, *(prepare(64, classes, train) if train else arguments))  # libraries are loaded, the table is built
+    return extra_memory(lambda: call(who, train, *arguments))[0]
 
 
 def measure(size: int, classes: int, train: bool, repeats: int) -> dict[str, Any]:
-    """One row of the table.
+    """Measure one row of the table.
 
     Raises:
         AssertionError: if the two do not agree.
     """
-    given = prepare(size, classes, train)
+    arguments = prepare(size, classes, train)
     with torch.no_grad():
-        torch.testing.assert_close(ours(*given), layer_by_layer(*given), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours(*arguments), layer_by_layer(*arguments), rtol=1e-3, atol=1e-4)
 
     def timer(who: str) -> Callable[[], Stages]:
-        return lambda: {"all": timed(lambda: call(who, train, *given))}
+        return lambda: {"all": timed(lambda: call(who, train, *arguments))}
 
     times = take_turns({who: timer(who) for who in RUNS}, dict.fromkeys(RUNS, repeats), slow=["layers"])
     row: dict[str, Any] = {"size": size, "classes": classes, "what": "training" if train else "inference"}
@@ -84,7 +84,7 @@ def measure(size: int, classes: int, train: bool, repeats: int) -> dict[str, Any
 
 
 def build_seconds() -> float:
-    """Of the table from the weights."""
+    """Measure how long the table takes to build from the weights."""
     head, query, features = prepare(224, 1, False)
     with torch.no_grad():
         ours(head, query, features)

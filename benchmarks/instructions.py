@@ -1,11 +1,11 @@
-"""Count the instructions of the CPU kernels under callgrind: repeatable, whatever else the machine is doing.
+"""Count the instructions of the CPU kernels under callgrind: repeatable under any load.
 
     python benchmarks/instructions.py [--record] [--json FILE]
 
-One build of the kernels is counted, AVX2: valgrind knows no AVX-512. They run on one thread, without torch, on one
-fixed problem each. `--record` writes the counts into `benchmarks/instructions.json` under the compiler's version, since
-another compiler makes other code; `tests/benchmarks/test_instructions.py` fails when a kernel runs 5 % more than that.
-Needs g++, valgrind and a CPU with AVX2.
+One build of the kernels is counted, AVX2: valgrind does not support AVX-512. They run on one thread, without torch, on
+one fixed problem each. `--record` writes the counts into `benchmarks/instructions.json` under the compiler's version,
+since another compiler produces other code; `tests/benchmarks/test_instructions.py` fails when a kernel runs 5 % more
+than that. Needs g++, valgrind and a CPU with AVX2.
 """
 
 import argparse
@@ -41,13 +41,13 @@ CASES = {
 
 
 def compiler_version(compiler: str = "g++") -> str:
-    """As 'g++ 12.2.0'."""
+    """Return the compiler, as 'g++ 12.2.0'."""
     done = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=True)
     return f"g++ {done.stdout.strip()}"
 
 
 def build(kernels: str = "avx2", compiler: str = "g++", flags: list[str] = FLAGS) -> Path:
-    """The driver with one build of the kernels (portable, avx2, avx512 or double); compiled once for a content.
+    """Compile the driver with one build of the kernels (portable, avx2, avx512 or double), once for a content.
 
     Raises:
         RuntimeError: with the compiler's words, if it does not compile.
@@ -61,16 +61,16 @@ def build(kernels: str = "avx2", compiler: str = "g++", flags: list[str] = FLAGS
     cache.mkdir(mode=0o700, exist_ok=True)
     program = cache / hashlib.sha256("\0".join(content).encode()).hexdigest()[:20]
     if not program.exists():
-        made = program.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+        partial = program.with_suffix(f".{os.getpid()}")
+        done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
-        made.replace(program)
+        partial.replace(program)
     return program
 
 
 def problem(kernel: str, sizes: tuple[int, ...], seed: int = 0) -> bytes:
-    """Random tensors of a kernel, as its driver reads them."""
+    """Write random tensors of a kernel, as its driver reads them."""
     random = np.random.default_rng(seed)
 
     def normal(*shape: int, scale: float = 1.0, mean: float = 0.0) -> np.ndarray:
@@ -92,7 +92,7 @@ def problem(kernel: str, sizes: tuple[int, ...], seed: int = 0) -> bytes:
 
 
 def count(program: Path, kernel: str, sizes: tuple[int, ...]) -> int:
-    """Instructions that a kernel runs on its problem.
+    """Count the instructions that a kernel runs on its problem.
 
     Raises:
         RuntimeError: if the program fails under valgrind.
@@ -107,7 +107,7 @@ def count(program: Path, kernel: str, sizes: tuple[int, ...]) -> int:
 
 
 def units(kernel: str, sizes: tuple[int, ...]) -> int:
-    """State updates of a scan, products of a convolution."""
+    """Count the state updates of a scan, or the products of a convolution."""
     if kernel.startswith("scan"):
         b, length, channels, k, n = sizes[:5]
         return b * length * channels * k * n
@@ -115,7 +115,7 @@ def units(kernel: str, sizes: tuple[int, ...]) -> int:
 
 
 def verdict(name: str, counted: int, before: int) -> tuple[bool, str]:
-    """Whether a count is within the limit of the recorded one, and the sentence that says so."""
+    """Return whether a count is within the limit of the recorded one, and the sentence that reports it."""
     change = f"{name}: {counted:,} instructions, {counted / before - 1:+.1%} against the record of {before:,}"
     if counted > before * (1 + LIMIT):
         return False, f"{change}; if that is meant, run: python benchmarks/instructions.py --record"
@@ -125,7 +125,7 @@ def verdict(name: str, counted: int, before: int) -> tuple[bool, str]:
 
 
 def missing() -> str | None:
-    """What is not here but needed, or None."""
+    """Return what is required but not installed here, or None."""
     for tool in ("g++", "valgrind"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"
@@ -135,7 +135,7 @@ def missing() -> str | None:
 
 
 def recorded(path: Path = RECORD) -> dict[str, dict]:
-    """{compiler: {'flags', 'instructions'}}."""
+    """Read {compiler: {'flags', 'instructions'}}."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 

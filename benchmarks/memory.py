@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [CONFIG] [--sizes 224 512] [--frames 5] [--json memory.json]
 
-Each case is one step (forward, backward, AdamW) in a process of its own; the peak is its resident set, the interpreter
-and torch included. A case that leaves the machine less than `--keep` GB is stopped there, and the table says so.
+Each case is one step (forward, backward, AdamW) in a separate process; the peak is its resident set, the interpreter
+and torch included. A case that leaves the machine less than `--keep` GB is stopped there, and the table shows it.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from avsmamba.registry import MODELS
 
 
 def available() -> float:
-    """GB that the system can still give."""
+    """Return the GB that the system has available."""
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024 / 1e9
 
 
 def can_checkpoint(config: str) -> tuple[str, ...]:
-    """The parts of a config's model that can make their activations again."""
+    """List the parts of a config's model that can recompute their activations."""
     model = load_config(config).model
     present = [part for part in CHECKPOINTING if model.get(part)]
     return tuple(p for p in present if "grad_checkpointing" in inspect.signature(MODELS.get(model[p].type)).parameters)
 
 
 def guarded(keep: float, *args: Any) -> dict[str, Any]:
-    """`measure(*args)` in a process that ends itself before the system runs out of memory."""
+    """Run `measure(*args)` in a process that ends itself before the system runs out of memory."""
 
     def guard() -> None:
         while available() > keep:

@@ -5,10 +5,10 @@
 
 Weights are random and pictures are noise: neither changes the time. Each case runs in a process of its own, so that
 its peak memory (resident set, the interpreter and torch included) is its own. A training step is forward, backward
-and AdamW. `--grad-checkpointing` makes the activations of the parts named, or of all that can, again in its backward
+and AdamW. `--grad-checkpointing` recomputes the activations of the parts named, or of all that can, in its backward
 pass: compare the peak with that of a run without. `--amp` times inference a second time under autocast (bfloat16) and
-prints what it gains. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
-step; `rest` is what lies in no part (losses, resizing), and part_clock.py says how a part's backward is told apart.
+prints the gain. The backbone is also timed alone, step by step in turn with the whole. Shares are of the whole
+step; `rest` is the time in no part (losses, resizing); part_timer.py explains how a part's backward is measured.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from part_clock import PartClock
+from part_timer import PartTimer
 
 from avsmamba.checkpoint.build import build_model
 from avsmamba.config import load_config
@@ -34,13 +34,13 @@ CHECKPOINTING = ("backbone", "encoder", "decoder", "pyramid")
 
 
 def build(config: str, grad_checkpointing: Sequence[str] = ()) -> torch.nn.Module:
-    """The model of a config, without the files it would start a training from; some parts checkpoint gradients."""
+    """Build the model of a config, without its pretrained files; some parts checkpoint gradients."""
     cfg = load_config(config, {f"model.{part}.grad_checkpointing": True for part in grad_checkpointing})
     return build_model(cfg.model)
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds that one run takes."""
+    """Return the seconds that one run takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -56,7 +56,7 @@ def measure(
     grad_checkpointing: Sequence[str],
     amp: bool = False,
 ) -> dict[str, Any]:
-    """One case; to be run in a fresh process. Without repeats: the peak memory of one step, no times."""
+    """Measure one case in a fresh process. Without repeats: the peak memory of one step, no times."""
     torch.manual_seed(0)
     model = build(config, grad_checkpointing).train(training)
     parameters = sum(p.numel() for p in model.parameters())
@@ -74,7 +74,7 @@ def measure(
     ]
     optimizer = torch.optim.AdamW(trained, lr=1e-5)
 
-    clock = PartClock(model, PARTS)
+    clock = PartTimer(model, PARTS)
 
     def step() -> None:
         clock.reset()
@@ -128,11 +128,11 @@ def measure(
 
 
 def medians(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Of each part over the steps."""
+    """Return the median of each part over the steps."""
     return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
 
 
-def outside_over_backbone(clock: PartClock) -> float:
+def outside_over_backbone(clock: PartTimer) -> float:
     """Time of all but the backbone, the audio encoder and the optimizer over the backbone's, in the last step."""
     backbone = clock.forward["backbone"] + clock.backward["backbone"]
     outside = [t for side in (clock.forward, clock.backward) for name, t in side.items() if name not in PARTS[:2]]
@@ -140,7 +140,7 @@ def outside_over_backbone(clock: PartClock) -> float:
 
 
 def show(row: dict[str, Any]) -> str:
-    """A case as text."""
+    """Return a case as text."""
     lines = [
         f"{row['config']}, {row['case']}: {row['seconds']:.2f} s (spread {row['spread']:.2f}), "
         f"peak {row['peak_GB']:.2f} GB, {row['parameters_M']:.1f} M parameters, {row['trained_M']:.1f} M trained",

@@ -20,7 +20,7 @@ Scan = Callable[..., Tensor]
 
 
 def torch_loop(*args, unbound: bool = False) -> Tensor:
-    """The materialised scan; arguments as in `multi_directional_scan`.
+    """Run the materialised scan; arguments as in `multi_directional_scan`.
 
     Each step takes its slice of the whole decay and input tensors, as public code does: in the backward pass each
     slice gives a whole tensor of zeros but for one token. `unbound` takes all slices at once, which avoids that.
@@ -29,7 +29,7 @@ def torch_loop(*args, unbound: bool = False) -> Tensor:
 
 
 def _loop(u, delta, A, B, C, D, delta_bias, delta_softplus: bool, unbound: bool) -> Tensor:
-    """Arguments as in mamba_ssm's `selective_scan_fn`: `(b, K E, L)` tokens, B and C `(b, K, N, L)`."""
+    """Scan with the arguments of mamba_ssm's `selective_scan_fn`: `(b, K E, L)` tokens, B and C `(b, K, N, L)`."""
     groups = (B.shape[1], -1)
     raw = delta + delta_bias[:, None]
     delta = (F.softplus(raw) if delta_softplus else raw).unflatten(1, groups)
@@ -50,7 +50,7 @@ def _loop(u, delta, A, B, C, D, delta_bias, delta_softplus: bool, unbound: bool)
 
 
 def mamba_ssm_loop() -> Scan | None:
-    """The scan by mamba_ssm's `selective_scan_ref`, or None where the package is not installed.
+    """Return the scan by mamba_ssm's `selective_scan_ref`, or None where the package is not installed.
 
     The package does not import without its CUDA part, so the one function is taken out of its source.
     """
@@ -70,5 +70,5 @@ def mamba_ssm_loop() -> Scan | None:
 
 
 def loop_bytes(batch: int, length: int, directions: int, channels: int, states: int) -> int:
-    """Of the decay and input tensors of such a scan: the least that it takes."""
+    """Count the bytes of the decay and input tensors of such a scan, its least memory."""
     return 8 * batch * length * directions * channels * states

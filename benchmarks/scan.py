@@ -3,20 +3,20 @@
     python benchmarks/scan.py [--sizes 224 512] [--states 16 1] [--filter NAME] [--json scan.json] [--quick]
 
 Rows are the scans of one clip of five frames (E = 512, R = 16). `forward` records no graph; `backward` is the time from
-dy to all eight gradients in a run that did both. Times are medians in ms; after ± stands half the distance of the
+dy to all eight gradients in a run that did both. Times are medians in ms; after ± comes half the distance of the
 quartiles (of the least and the most, where there are few runs). All runs of a row take turns.
 
-Limits, both measured in this run: the bytes that a pass cannot do without over the bandwidth of a copy, and its state
+Limits, both measured in this run: the bytes that a pass has to move over the bandwidth of a copy, and its state
 updates over the peak of the kernel's inner loops on data in cache (scan_limits.py): delta's low-rank product, softplus
 and the recurrence, or the gradients of all three; the recurrence's alone is printed too. The nearer limit is the larger
-of the two times: `%` is that over ours, and rows below 60 % carry a `<`. Where a row's data fit into the caches, the
+of the two times: `%` is that over ours, and rows below 60 % are marked `<`. Where a row's data fit into the caches, the
 bandwidth of main memory does not bind, and a row that is bound by bytes may reach more than 100 %.
 
-Memory is what the resident set grows by beyond the inputs, less the outputs, in a process of its own (common.py), in MB
-and in percent of the inputs. `kept` are the states that a forward in training hands to the backward; they count for the
-backward. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk borders and the
-partial gradients of each thread (scan_shapes.py has the formula). What cannot be told from nothing, 0.25 MB, is never
-marked.
+Memory is what the resident set grows by beyond the inputs, less the outputs, in a separate process (common.py), in MB
+and in percent of the inputs. `kept` are the states that a forward in training passes to the backward; they count for
+the backward. `!` marks more than 5 % in forward, and in backward more than `may`: the states at chunk borders and the
+partial gradients of each thread (scan_shapes.py has the formula). Up to 0.25 MB, the measurement's resolution, nothing
+is marked.
 
 The yardstick (L = 784, K = 4, N = 16) is also run by public code: copies in each order and a Python loop over tokens
 (outside_scans.py), whole, with fewer runs, since a forward + backward takes minutes. `--loop-everywhere` runs it in the
@@ -46,14 +46,14 @@ RESOLUTION = 256 << 10  # bytes to which the resident set is known: its counters
 
 
 def outside_scans() -> dict[str, Scan]:
-    """Public code by name, as far as it is installed."""
+    """Return public code by name, as far as it is installed."""
     scans: dict[str, Scan] = {"torch": torch_loop, "torch, unbound": functools.partial(torch_loop, unbound=True)}
     outside = mamba_ssm_loop()
     return scans | ({"mamba_ssm": outside} if outside else {})
 
 
 def runs_of(scan: Scan, case: Case, tensors: list[torch.Tensor]) -> dict[str, Callable[[], Stages]]:
-    """The timed runs of one implementation: forward alone, and forward and backward."""
+    """Return the timed runs of one implementation: forward alone, and forward and backward."""
     order, out = case.order, case.out
     dy = torch.randn(case.batch, out[1], case.channels)
 
@@ -89,7 +89,7 @@ def check_equal(scan: Scan, case: Case, name: str) -> None:
 
 
 def measure(case: Case, outside: dict[str, Scan], repeats: int, loop_repeats: int) -> Row:
-    """Times of one scan, all implementations in turns."""
+    """Measure one scan, all implementations in turns."""
     tensors = case.inputs()
     ours = runs_of(ops.multi_directional_scan, case, tensors)
     runs = {f"ours {what}": run for what, run in ours.items()}
@@ -113,7 +113,7 @@ def measure(case: Case, outside: dict[str, Scan], repeats: int, loop_repeats: in
 
 
 def memory(case: Case) -> dict[str, float]:
-    """Bytes beyond inputs and outputs of a forward and a backward pass, medians of three; for a fresh process.
+    """Return bytes beyond inputs and outputs of a forward and a backward pass, medians of three, in a fresh process.
 
     `kept`, the states that the forward hands to the backward, are part of the backward's.
     """
@@ -154,7 +154,7 @@ class Limits:
         self.best[key] = max(value, self.best.get(key, 0.0))
 
     def of(self, case: Case, backward: bool) -> dict[str, float]:
-        """ms that a pass cannot beat, by bytes and by updates."""
+        """Return the least ms of a pass, by bytes and by updates."""
         return {
             "bytes": case.must_move(backward) / self.best["copy"] * 1e3,
             "updates": case.updates / self.best[case.states, backward, RANK] * 1e3,
@@ -170,7 +170,7 @@ class Limits:
 
 
 def add_limits(row: Row, case: Case, limits: Limits, used: dict[str, float] | None) -> None:
-    """The limits, what of them is reached, and the memory."""
+    """Add the limits, the share of them that is reached, and the memory."""
     passes = {what: limits.of(case, what == "backward") for what in ("forward", "backward")}
     nearer = {what: max(times.values()) for what, times in passes.items()}
     nearer["both"] = sum(nearer.values())
@@ -188,7 +188,7 @@ def add_limits(row: Row, case: Case, limits: Limits, used: dict[str, float] | No
 
 
 def show(row: Row) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     text = f"{row['scan']:27} {row['L']:6} {row['K']:2} {row['batch']:2} {row['N']:3}"
     for what in ("forward", "backward"):
         by = row["limit_ms"][what]
@@ -213,7 +213,7 @@ HEAD = (
 
 
 def show_outside(row: Row) -> list[str]:
-    """How public code does in a row, against ours."""
+    """Compare public code in a row with ours."""
     lines = []
     for who, theirs in row["outside"].items():
         for stage, name in (("forward", "forward"), ("both", "forward + backward")):

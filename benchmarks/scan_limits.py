@@ -11,17 +11,17 @@ COPY_BYTES = 256 << 20
 
 
 def copy_bandwidth(repeats: int = 5) -> float:
-    """Bytes a second, read and written ones counted, of torch's copy of a buffer far larger than the caches: the best
-    of `repeats`."""
+    """Measure bytes a second, read and written, of torch's copy of a buffer far larger than the caches: the best of
+    `repeats`."""
     source = torch.ones(COPY_BYTES // 4)
     target = torch.empty_like(source).copy_(source)
     return 2 * COPY_BYTES / min(timed(lambda: target.copy_(source)) for _ in range(repeats))
 
 
 def peak_updates_per_second(states: int, rank: int, backward: bool, repeats: int = 5) -> float:
-    """State updates a second of all threads together, the best of `repeats`, of the CPU kernel's own arithmetic on one
-    tile of tokens in L1: nothing is gathered, stored or summed over directions. A backward's remade states are not
-    counted.
+    """Measure state updates a second of all threads together, the best of `repeats`, of the CPU kernel's arithmetic on
+    one tile of tokens in L1: nothing is gathered, stored or summed over directions. States that a backward recomputes
+    are not counted.
 
     Args:
         rank: R: delta's low-rank product and softplus belong to it, and their gradients; 0: the recurrence alone.

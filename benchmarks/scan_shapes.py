@@ -26,16 +26,18 @@ class Case:
     def batch(self) -> int:
         return self.frames if self.kind in ("vss", "v2a_frame") else 1
 
+    def _order_and_range(self) -> tuple[Tensor, tuple[int, int]]:
+        if self.kind in ("vss", "temporal"):
+            per_frame = self.kind == "vss"
+            order = ops.cross_scan_2d(self.maps) if per_frame else ops.cross_scan_3d(self.frames, self.maps, 8)
+            return order, (0, order.shape[1])
+        if self.kind == "a2v":
+            return ops.a2v(self.frames, *self.maps[0])
+        return ops.v2a(1 if self.kind == "v2a_frame" else self.frames, *self.maps[0])
+
     @property
     def order(self) -> Tensor:
-        (h, w), t = self.maps[0], self.frames
-        if self.kind == "vss":
-            return ops.cross_scan_2d(self.maps)
-        if self.kind == "temporal":
-            return ops.cross_scan_3d(t, self.maps, 8)
-        if self.kind == "v2a_frame":
-            return ops.v2a_frame(h, w)
-        return ops.v2a_temporal(t, h, w) if self.kind == "v2a_temporal" else ops.a2v(t, h, w)
+        return self._order_and_range()[0]
 
     @property
     def directions(self) -> int:
@@ -47,11 +49,8 @@ class Case:
 
     @property
     def out(self) -> tuple[int, int]:
-        """(start, length) of the wanted tokens."""
-        h, w = self.maps[0]
-        clip = self.frames * h * w
-        ranges = {"v2a_frame": (h * w, 1), "v2a_temporal": (clip, self.frames), "a2v": (self.frames, clip)}
-        return ranges.get(self.kind, (0, self.length))
+        """(start, length) of the requested tokens."""
+        return self._order_and_range()[1]
 
     @property
     def updates(self) -> int:
@@ -59,7 +58,7 @@ class Case:
         return self.batch * self.length * self.directions * self.channels * self.states
 
     def inputs(self) -> list[Tensor]:
-        """Random tensors as the model's blocks make them: dt, B and C are slices of one projection."""
+        """Create random tensors like the model's blocks: dt, B and C are slices of one projection."""
         k, e, n, length = self.directions, self.channels, self.states, self.length
         projected = torch.randn(self.batch, length, k, RANK + 2 * n)
         tensors = [
@@ -73,17 +72,17 @@ class Case:
         return [t.detach().requires_grad_() for t in tensors]
 
     def _values(self) -> tuple[int, int, int, int, int]:
-        """Values in x, in dt and B, in C of all tokens, in the parameters, and in y."""
+        """Count the values in x, in dt and B, in C of all tokens, in the parameters, and in y."""
         k, e, n, tokens = self.directions, self.channels, self.states, self.batch * self.length
         return tokens * e, tokens * k * (RANK + n), tokens * k * n, k * e * (n + RANK + 2), self.batch * self.out[1] * e
 
     def input_bytes(self) -> int:
-        """Of x, dt, B, C and the parameters, float32, and the order table, int32."""
+        """Count the bytes of x, dt, B, C and the parameters, float32, and the order table, int32."""
         x, low, c, parameters, _ = self._values()
         return 4 * (x + low + c + parameters + self.directions * self.length)
 
     def must_move(self, backward: bool) -> int:
-        """Bytes that a pass cannot do without.
+        """Count the bytes that a pass has to move.
 
         Forward: x, dt, B, the parameters and the order table read once, C of the wanted tokens read once, y written
         once. Backward: the same inputs and dy read once; the gradients of x, dt, B, C and the parameters written once.
@@ -94,7 +93,7 @@ class Case:
         return 4 * (read + y + (x + low + c + parameters if backward else 0))
 
     def allowed_memory(self, threads: int, backward: bool) -> int:
-        """Bytes beyond inputs and outputs that the issue allows.
+        """Return the limit of bytes beyond inputs and outputs.
 
         Forward: 5 % of the inputs. Backward: the states at the borders of chunks of 32 tokens, and for each thread
         partial gradients of one batch entry (x, dt, B, C) and of the parameters.
@@ -107,7 +106,7 @@ class Case:
 
 
 def cases(size: int, states: int, channels: int = CHANNELS) -> list[Case]:
-    """The paper's scans of one clip of five frames of `size` pixels."""
+    """Return the paper's scans of one clip of five frames of `size` pixels."""
     maps = tuple((size // s, size // s) for s in (4, 8, 16, 32))
     rows = [("VSS, scales 2-4", "vss", maps[1:]), ("Temporal Mamba, scales 2-4", "temporal", maps[1:])]
     for kind, name, scales in (
@@ -121,5 +120,5 @@ def cases(size: int, states: int, channels: int = CHANNELS) -> list[Case]:
 
 
 def yardstick(channels: int = CHANNELS, side: int = 28) -> Case:
-    """The shape that public code was timed at: L = 784, K = 4, E = 512, N = 16, one batch entry."""
+    """Return the shape that public code was timed at: L = 784, K = 4, E = 512, N = 16, one batch entry."""
     return Case(f"yardstick: cross-scan, {side} x {side}", 8 * side, "vss", ((side, side),), 16, channels, frames=1)

@@ -1,11 +1,11 @@
-"""Count what torch's operations meet of subnormal numbers in the decoder's backward, and time it with and without them.
+"""Count the subnormal numbers of torch's operations in the decoder's backward, and time it with and without them.
 
     python benchmarks/subnormals.py [--repeats N] [--case NAME ...]
 
 Some processors run an instruction with a subnormal operand or result (below 1.2e-38) a hundred times slower, others as
 fast as any other. So the number of such instructions is counted, operation by operation: each traps once
 (`benchmarks/subnormals.cpp`; the scan's and the convolution's own flush such numbers and are not counted). The times
-are the processor's, of the same backward as it is and with `torch.set_flush_denormal(True)`, in turns. Runs on one
+are the processor's, of the same backward without and with `torch.set_flush_denormal(True)`, in turns. Runs on one
 thread; needs g++, x86-64 and Linux.
 """
 
@@ -55,7 +55,7 @@ class Counted(TorchDispatchMode):
 
 
 def build(folder: Path) -> ctypes.CDLL:
-    """The counter, compiled.
+    """Compile the counter.
 
     Raises:
         subprocess.CalledProcessError: if it does not compile.
@@ -68,7 +68,7 @@ def build(folder: Path) -> ctypes.CDLL:
 
 
 def decoder_loss(sizes: tuple[int, ...], longer: float, channels: int = 256, frames: int = 5) -> Tensor:
-    """Mean cross-entropy of the masks that two layers of frame and temporal fusion give, over maps of these sides."""
+    """Return the masks' mean cross-entropy after two layers of frame and temporal fusion, over maps of these sides."""
     torch.manual_seed(0)
     maps = [torch.randn(1, frames, side, side, channels, requires_grad=True) for side in sizes]
     audio = torch.randn(1, frames, channels)
@@ -84,7 +84,7 @@ def decoder_loss(sizes: tuple[int, ...], longer: float, channels: int = 256, fra
 
 
 def backward_seconds(loss: Tensor, flush: bool) -> float:
-    """Processor seconds of a backward through a loss whose graph is kept."""
+    """Measure processor seconds of a backward through a loss whose graph is kept."""
     torch.set_flush_denormal(flush)
     start = time.process_time()
     loss.backward(retain_graph=True)
@@ -94,7 +94,7 @@ def backward_seconds(loss: Tensor, flush: bool) -> float:
 
 
 def missing() -> str | None:
-    """What is not here but needed, or None."""
+    """Return what is required but not installed here, or None."""
     if platform.machine() != "x86_64" or platform.system() != "Linux":
         return "this is not x86-64 with Linux"
     return "g++ is not installed" if shutil.which("g++") is None else None

@@ -1,21 +1,18 @@
-"""Contextual Integration Pyramid (Sec. IV-D, Fig. 5): context and sound into every scale, then a top-down pyramid."""
+"""Contextual Integration Pyramid (Sec. IV-D, Fig. 5): context and sound at every scale, then a top-down pyramid."""
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from avsmamba.limits import counts, limits
+from avsmamba.limits import counts, limits, one_of
 from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
 
-LATERALS = ("before", "after")
-NORMS = ("none", "GN")
-UPSAMPLING = ("bilinear", "nearest")
-
 
 class ContextFusionBlock(nn.Module):
-    """Fig. 5 (b): Temporal Mamba over one scale, then Audio-to-Vision fusion; each can be None."""
+    """Fig. 5 (b): Temporal Mamba over one scale, then Audio-to-Vision fusion; each may be None."""
 
     def __init__(
         self, temporal_mamba: TemporalMambaBlock | None, a2v: A2VFusionBlock | None, grad_checkpointing: bool = False
@@ -28,9 +25,9 @@ class ContextFusionBlock(nn.Module):
         """Map `(B, T, h, w, C)` and `(B, T, C)` to `(B, T, h, w, C)`; `temporal_mamba` replaces the own block."""
         if self.temporal_mamba is not None:
             block = temporal_mamba or self.temporal_mamba
-            visual = run_block(block, [visual], recompute=self.grad_checkpointing)[0]
+            visual = maybe_checkpoint(block, [visual], recompute=self.grad_checkpointing)[0]
         if self.a2v is not None:
-            visual = run_block(self.a2v, visual, audio, recompute=self.grad_checkpointing)
+            visual = maybe_checkpoint(self.a2v, visual, audio, recompute=self.grad_checkpointing)
         return visual
 
 
@@ -75,7 +72,7 @@ class FeaturePyramid(nn.Module):
         self.mask_features = nn.Conv2d(channels, channels, mask_kernel, padding=mask_kernel // 2)
 
     def lateral(self, scale: int, tokens: Tensor) -> Tensor:
-        """Map the `(B, T, h, w, C)` map of scale 0 … before its block; it is left alone where laterals come after."""
+        """Apply a scale's lateral to its `(B, T, h, w, C)` map before its block; unchanged if laterals come after."""
         return self.laterals[scale](tokens) if self.laterals_first else tokens
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -89,7 +86,7 @@ class FeaturePyramid(nn.Module):
         return self.mask_features(y)
 
     def upsample(self, y: Tensor, finer: Tensor) -> Tensor:
-        """Bring a map to the height and width of a finer one."""
+        """Resize a map to the height and width of a finer one."""
         if self.upsampling == "nearest":
             return F.interpolate(y, size=finer.shape[-2:], mode="nearest")
         return F.interpolate(y, size=finer.shape[-2:], mode="bilinear", align_corners=False)
@@ -97,7 +94,7 @@ class FeaturePyramid(nn.Module):
 
 @MODELS.register_module()
 class ContextualIntegrationPyramid(nn.Module):
-    """Make mask features by a Context Fusion Block at each scale 1 to 4 and a top-down pyramid (Fig. 5).
+    """Compute mask features by a Context Fusion Block at each scale 1 to 4 and a top-down pyramid (Fig. 5).
 
     Without both parts of the Context Fusion Block it is a plain feature pyramid.
 
@@ -112,24 +109,29 @@ class ContextualIntegrationPyramid(nn.Module):
         laterals: the 1 x 1 convolutions of the pyramid 'before' the blocks, without bias, or 'after' them, with bias.
         norm: after the 3 x 3 convolutions, 'none' or 'GN' (group normalisation).
         smooth_coarsest: with a 3 x 3 convolution at stride 32 as at the other scales.
-        mask_kernel: size of the last convolution, which makes the mask features: 3 or 1.
+        mask_kernel: size of the last convolution, whose output are the mask features: 3 or 1.
         upsampling: of the coarser map, 'bilinear' (Fig. 5a) or 'nearest' (the authors' code; a released checkpoint
             switches it on).
-        repeat_stride_8: the finest scale runs the Temporal Mamba block of stride 8 once more instead of its own: a slip
-            in the authors' code, which a released checkpoint switches on.
+        repeat_stride_8: the finest scale runs the Temporal Mamba block of stride 8 again instead of its own, an error
+            in the authors' code; a released checkpoint switches it on.
         d_state: state size N.
         expand: inner channels over C.
         dt_rank: rank of delta, or 'auto' for ceil(C / 16).
         conv_act: SiLU after the convolutions.
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
-        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
-
-    Raises:
-        ValueError: if an option is unknown.
+        grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
     """
 
-    @limits(**counts("embed_dims", "audio_conv_kernel"), orders=ORDERS, **SSM_LIMITS)
+    @limits(
+        **counts("embed_dims", "audio_conv_kernel"),
+        orders=ORDERS,
+        laterals=one_of(("before", "after")),
+        norm=one_of(("none", "GN")),
+        mask_kernel=one_of((1, 3)),
+        upsampling=one_of(("bilinear", "nearest")),
+        **SSM_LIMITS,
+    )
     def __init__(
         self,
         embed_dims: int = 256,
@@ -154,14 +156,6 @@ class ContextualIntegrationPyramid(nn.Module):
         grad_checkpointing: bool = False,
     ):
         super().__init__()
-        for name, value, known in (
-            ("laterals", laterals, LATERALS),
-            ("norm", norm, NORMS),
-            ("mask_kernel", mask_kernel, (3, 1)),
-            ("upsampling", upsampling, UPSAMPLING),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path, norm_eps)
         self.repeat_stride_8 = repeat_stride_8
         self.fusion = nn.ModuleList(
@@ -175,7 +169,7 @@ class ContextualIntegrationPyramid(nn.Module):
         self.pyramid = FeaturePyramid(embed_dims, 4, laterals, norm, smooth_coarsest, mask_kernel, upsampling)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
-        """Make the mask features.
+        """Compute the mask features.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first.
@@ -188,5 +182,6 @@ class ContextualIntegrationPyramid(nn.Module):
         for i, (block, visual) in enumerate(zip(self.fusion, maps, strict=True)):
             repeated = self.fusion[1].temporal_mamba if self.repeat_stride_8 and i == 0 else None
             fused.append(block(self.pyramid.lateral(i, visual), audio, repeated))
-        y = self.pyramid([m.flatten(0, 1).permute(0, 3, 1, 2) for m in fused])
-        return y.permute(0, 2, 3, 1).unflatten(0, audio.shape[:2])
+        # Contiguous maps become `channels_last` views; one scale cut out of a clip's tokens has to be copied for that.
+        y = self.pyramid([rearrange(m.contiguous(), "b t h w c -> (b t) c h w") for m in fused])
+        return rearrange(y, "(b t) c h w -> b t h w c", b=audio.shape[0], t=audio.shape[1])

@@ -61,14 +61,14 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         return {**data, "frames": frames, "log_mel": torch.stack(list(data["log_mel"]))}
 
     def with_masks_moved(self, sample: AVSDataSample) -> AVSDataSample:
-        """Copy a sample, its masks to the model's device; flags stay on the CPU, where reading them stalls no GPU."""
+        """Copy a sample, its masks to the model's device; flags stay on the CPU: reading them does not synchronise."""
         copy = sample.new()
         if "gt_masks" in sample:
             copy.gt_masks = self.cast_data(sample.gt_masks)
         return copy
 
     def padded_size(self, clips: Sequence[Tensor]) -> tuple[int, int]:
-        """The smallest multiple of `size_divisor` that holds every clip."""
+        """Return the smallest height and width that hold every clip, multiples of `size_divisor`."""
         d = self.size_divisor
         height, width = max(c.shape[-2] for c in clips), max(c.shape[-1] for c in clips)
         return -(-height // d) * d, -(-width // d) * d

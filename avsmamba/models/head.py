@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits
@@ -14,12 +15,12 @@ from avsmamba.registry import MODELS
 
 
 class HeadOutput(NamedTuple):
-    """What a head gives out.
+    """Output of a head.
 
     Attributes:
-        logits: `(B, T, N_class, h, w)`, at whatever size the head works.
+        logits: `(B, T, N_class, h, w)`, at the head's own size.
         intermediate: mask `(B, T, 1, h', w')` for the auxiliary losses, or None.
-        pairs: maps `(B, T, h_i, w_i, C)`, each with the audio `(B, T, C)` that a matching loss holds against it.
+        pairs: maps `(B, T, h_i, w_i, C)`, each with the audio `(B, T, C)` that a matching loss compares with it.
     """
 
     logits: Tensor
@@ -42,16 +43,16 @@ class AudioQueryHead(nn.Module):
         embed_dims: channels C.
         num_classes: N_class; 1 for S4 and MS3.
         mlp_dims: widths of the hidden layers of the MLP, one or more.
-        hidden_dims: channels after the 3 x 3 convolutions before and after the upsampling. `[]`: neither, the last
-            layer follows at once, and logits have the size of the mask features.
+        hidden_dims: channels after the 3 x 3 convolutions before and after the upsampling. `[]`: only the last layer,
+            and logits have the size of the mask features.
         classifier_bias: of the last layer.
-        residual: add the mask features to what the MLP makes of the intermediate mask, as AVSegFormer's head does.
-            Without it all that reaches the last layer has passed through one channel, which cannot tell classes apart.
-        scaled: divide the product by sqrt(C), as attention does; the paper names the bare product.
-        bounded: the MLP sees the sigmoid of the intermediate mask. What it makes of a bare product grows with it, for
-            every class in another measure, and drowns what the mask features say of the class.
-        add_query: add the query to what the last layers see, at every pixel: they then hear themselves which sounds
-            there are, rather than by what the pyramid left of them in the mask features.
+        residual: add the mask features to the MLP's output, as AVSegFormer's head does. Without them all information
+            passes through one channel, which cannot separate classes.
+        scaled: divide the product by sqrt(C), as attention does; the paper names the plain product.
+        bounded: the MLP's input is the sigmoid of the intermediate mask. With a plain product the MLP's output grows
+            with it, differently for each class, and outweighs the mask features.
+        add_query: add the query to the input of the last layers, at every pixel: they then receive the sound directly,
+            not only through the mask features.
 
     Raises:
         ValueError: if a width is not positive, `mlp_dims` is empty, or `hidden_dims` has neither two numbers nor none.
@@ -83,7 +84,7 @@ class AudioQueryHead(nn.Module):
         self.classifier = nn.Linear(channels[-1], num_classes, bias=classifier_bias)
 
     def forward(self, query: Tensor, mask_features: Tensor) -> HeadOutput:
-        """Predict; logits are `(B, T, N_class, 4 h, 4 w)`, or `(B, T, N_class, h, w)` without `hidden_dims`.
+        """Predict: logits are `(B, T, N_class, 4 h, 4 w)`, or `(B, T, N_class, h, w)` without `hidden_dims`.
 
         Args:
             query: `(B, T, 1, C)`.
@@ -102,7 +103,7 @@ class AudioQueryHead(nn.Module):
         if not len(self.hidden):
             return self.classifier(y).movedim(-1, 2)
         conv_in, conv_out = self.hidden
-        small = conv_in(y.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        small = conv_in(rearrange(y, "b t h w c -> (b t) c h w")).permute(0, 2, 3, 1)
         last = self.classifier
         logits = upsampled_classes(small, conv_out.weight, conv_out.bias, last.weight, last.bias, SCALE)
         return logits.unflatten(0, y.shape[:2])

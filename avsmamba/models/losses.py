@@ -1,7 +1,7 @@
 """Losses on the frames that are labelled: dice (S4 and MS3, Sec. V-B), cross-entropy (AVSS), binary cross-entropy.
 
 Logits are `(F, N, h, w)` for N classes. A target is either `(F, N, h, w)` in {0, 1}, or `(F, 1, h, w)` of class
-indices, which stand for the one-hot masks of N > 1 classes.
+indices, which represent the one-hot masks of N > 1 classes.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ class DiceLoss(nn.Module):
     """1 - 2 sum(p g) / (sum(p^2) + sum(g^2) + smooth) for each frame and class, averaged.
 
     Source: the dice loss of Sec. V-B in the form of V-Net (Milletari et al., 2016), as AVS-Mamba's authors and
-    AVSegFormer train. A silent frame (empty mask) costs 1 whatever is predicted and has no gradient: it counts in the
+    AVSegFormer train. A silent frame (empty mask) costs 1 for any prediction and has no gradient: it counts in the
     mean, but silence is learned from other frames alone. With `squared: false`, `smooth: 1.0` and `smooth_numerator:
-    true` a silent frame has a gradient and costs 0 where p is 0: a model is taught to mark nothing.
+    true` a silent frame has a gradient and costs 0 where p is 0: the model learns to mark nothing.
 
     Args:
         loss_weight: factor of the mean.
-        squared: whether the sums below are of squares; false: of p and g themselves.
-        smooth: added below; it keeps two empty masks from 0 / 0.
-        smooth_numerator: whether `smooth` is added above as well: an empty mask is then a target that can be reached.
+        squared: whether the denominator sums squares; false: p and g themselves.
+        smooth: added to the denominator; it keeps two empty masks from 0 / 0.
+        smooth_numerator: add `smooth` to the numerator too: an empty mask is then a target that can be reached.
     """
 
     @limits(loss_weight=AT_LEAST_0, smooth=AT_LEAST_0)
@@ -40,7 +40,7 @@ class DiceLoss(nn.Module):
         self.smooth, self.smooth_numerator = smooth, smooth_numerator
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of `(F, N, h, w)` logits; zero for F = 0."""
+        """Compute the loss of `(F, N, h, w)` logits; zero for F = 0."""
         if not len(logits):
             return logits.sum()
         if are_indices(logits, target):
@@ -69,7 +69,7 @@ class BCELoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of `(F, N, h, w)` logits; zero for F = 0."""
+        """Compute the loss of `(F, N, h, w)` logits; zero for F = 0."""
         if not len(logits):
             return logits.sum()
         logits = logits.float()
@@ -84,12 +84,12 @@ class BCELoss(nn.Module):
 class CrossEntropyLoss(nn.Module):
     """Cross-entropy of the softmax over classes, averaged over frames and pixels.
 
-    Source: what AVS-Mamba's authors train AVSS with; the paper (Sec. V-B) calls it binary cross-entropy.
+    Source: AVS-Mamba's authors train AVSS with it; the paper (Sec. V-B) calls it binary cross-entropy.
 
     Args:
         loss_weight: factor of the mean.
-        background_weight: how much a pixel of class 0 counts in the (weighted) mean, against 1 for any other; most
-            pixels are background, and what little the others say of their classes is soon lost.
+        background_weight: weight of a pixel of class 0 in the mean, against 1 for any other. Most pixels are
+            background; with equal weights they dominate the gradient.
     """
 
     @limits(loss_weight=AT_LEAST_0, background_weight=AT_LEAST_0)
@@ -98,10 +98,10 @@ class CrossEntropyLoss(nn.Module):
         self.loss_weight, self.background_weight = loss_weight, background_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of `(F, N, h, w)` logits against `(F, 1, h, w)` class indices; zero for F = 0.
+        """Compute the loss of `(F, N, h, w)` logits against `(F, 1, h, w)` class indices; zero for F = 0.
 
         Raises:
-            ValueError: if N is 1, or the target is no such tensor.
+            ValueError: if N is 1, or the target has another shape.
         """
         if not len(logits):
             return logits.sum()
@@ -116,29 +116,29 @@ class CrossEntropyLoss(nn.Module):
 
 
 def are_indices(logits: Tensor, target: Tensor) -> bool:
-    """Whether a target gives class indices rather than a mask for each class."""
+    """Return whether a target holds class indices rather than a mask for each class."""
     return logits.shape[1] > 1 and target.shape[1] == 1
 
 
 def labelled_frames(
     logits: Tensor, masks: list[Tensor], labelled: Sequence[Sequence[int]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Logits and targets of the labelled frames, at the labels' size: one pair for each size of label in the batch.
+    """Return logits and targets of the labelled frames, at the labels' size, in one pair for each size in the batch.
 
-    Frames are cut out as slices, since a device would wait for the host where a mask of flags picks them; where all
-    frames of all clips are labelled at the frames' size, nothing is copied.
+    Frames are slices: indexing by a mask of flags would synchronise the device with the host. If all frames of all
+    clips are labelled at the frames' size, nothing is copied.
 
     Args:
         logits: `(B, T, N, H, W)`, at the (padded) size of the frames.
-        masks: B tensors `(T, h_b, w_b)` with h_b <= H and w_b <= W: what padding adds at the right and below is cut.
-            For N = 1 foreground is what is not 0, else they hold class indices.
-        labelled: B lists of the places of the labelled frames, each from 0 to T - 1 in ascending order.
+        masks: B tensors `(T, h_b, w_b)` with h_b <= H and w_b <= W: padding at the right and bottom is cut.
+            For N = 1 foreground is not 0; else they hold class indices.
+        labelled: B lists of the indices of the labelled frames, 0 to T - 1, ascending.
 
     Returns:
         Pairs of `(F, N, h, w)` logits and `(F, 1, h, w)` targets.
 
     Raises:
-        ValueError: if a class index is not below N > 1; on the CPU alone, a GPU finds it in the loss.
+        ValueError: if a class index is not below N > 1; checked on the CPU only, a GPU reports it in the loss.
     """
     num_frames, num_classes, height, width = logits.shape[1:]
     whole = [*range(num_frames)]
@@ -154,11 +154,11 @@ def labelled_frames(
 
 
 def as_target(masks: Tensor, num_classes: int) -> Tensor:
-    """Masks `(F, h, w)` as `(F, 1, h, w)` targets: 0 and 1 for one class, else the indices, checked on the CPU."""
+    """Return masks `(F, h, w)` as `(F, 1, h, w)` targets: 0 and 1 for one class, else indices, checked on the CPU."""
     target = masks.unsqueeze(1)
     if num_classes == 1:
         return (target > 0).to(target.dtype)
-    # The value of a tensor on a GPU would have to be waited for, and a fake one has none.
+    # Reading a value from a GPU would synchronise, and a fake tensor has none.
     if target.device.type == "cpu" and not isinstance(target, FakeTensor) and target.numel():
         greatest = int(target.max())
         if greatest >= num_classes:
@@ -167,6 +167,6 @@ def as_target(masks: Tensor, num_classes: int) -> Tensor:
 
 
 def runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """The pairs (first, end) of the ranges that make up ascending numbers."""
+    """Return the ranges (first, end) that make up ascending numbers."""
     firsts = [p for p in places if p - 1 not in places]
     return list(zip(firsts, (p + 1 for p in places if p + 1 not in places), strict=True))

@@ -4,14 +4,14 @@ from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.layers import SSMOptions, V2AFusionBlock
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import SSM_LIMITS
 from avsmamba.registry import MODELS
 
 
 @MODELS.register_module()
 class ModalityAggregationDecoder(nn.Module):
-    """Make queries by `num_layers` times frame-level (Eq. 11-16) and temporal-level (Eq. 17) fusion with each scale.
+    """Compute queries by `num_layers` times frame-level (Eq. 11-16) and temporal-level (Eq. 17) fusion with each scale.
 
     Args:
         embed_dims: channels C.
@@ -21,8 +21,8 @@ class ModalityAggregationDecoder(nn.Module):
         temporal_level: with temporal-level fusion (Table V).
         scale_by_scale: each scale goes through both levels before the next one; else the frame level visits all scales,
             then the temporal level does.
-        frame_audio_context: what the causal convolution of the frame level sees: 'frame' (the frame's own audio token)
-            or 'clip' (the tokens of earlier frames as well).
+        frame_audio_context: input of the causal convolution of the frame level: 'frame' (the frame's own audio
+            token) or 'clip' (the tokens of earlier frames as well).
         share_scales: one block for all scales instead of one for each.
         audio_conv_kernel: taps of the causal convolution over the audio tokens.
         d_state: state size N.
@@ -31,7 +31,7 @@ class ModalityAggregationDecoder(nn.Module):
         conv_act: SiLU after the convolutions.
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
-        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
+        grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
 
     Raises:
         ValueError: if both levels are off (write `decoder: null` instead) or an option is unknown.
@@ -74,7 +74,7 @@ class ModalityAggregationDecoder(nn.Module):
         self.stages = nn.ModuleList(stage(level) for _ in range(num_layers) for level in levels)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> list[Tensor]:
-        """Make the queries.
+        """Compute the queries.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first.
@@ -91,6 +91,6 @@ class ModalityAggregationDecoder(nn.Module):
                 visits = [(stage, i) for stage in layer for i in range(len(self.scales))]
             for stage, i in visits:
                 block = stage[i % len(stage)]
-                audio = run_block(block, maps[self.scales[i] - 1], audio, recompute=self.grad_checkpointing)
+                audio = maybe_checkpoint(block, maps[self.scales[i] - 1], audio, recompute=self.grad_checkpointing)
             queries.append(audio.unsqueeze(2))
         return queries

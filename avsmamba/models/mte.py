@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, POSITIVE, counts, limits
 from avsmamba.models.layers import MixFFN, SSMOptions, TemporalMambaBlock, VSSBlock
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
 
@@ -30,7 +30,7 @@ class MultiScaleTemporalEncoder(nn.Module):
         conv_act: SiLU after the depthwise convolutions.
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
-        grad_checkpointing: keep only the inputs of each block, and make its activations again in the backward pass.
+        grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
 
     Raises:
         ValueError: if both blocks are off (write `encoder: null` instead) or an option is unknown.
@@ -74,7 +74,7 @@ class MultiScaleTemporalEncoder(nn.Module):
         """Map four `(B, T, h_i, w_i, C)` maps, finest first, to maps of the same shapes."""
         selected = [maps[s - 1] for s in self.scales]
         for block in self.blocks:
-            selected = run_block(block, selected, recompute=self.grad_checkpointing)
+            selected = maybe_checkpoint(block, selected, recompute=self.grad_checkpointing)
         encoded = list(maps)
         for scale, new in zip(self.scales, selected, strict=True):
             encoded[scale - 1] = new

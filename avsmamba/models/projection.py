@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_1, limits
+from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.registry import MODELS
 
-NORMS = ("GN", "none")
-AUDIO_NORMS = ("BN", "none")
+AUDIO_NORM = one_of(("BN", "none"))
 
 
 @MODELS.register_module()
@@ -20,15 +20,12 @@ class Projection(nn.Module):
         audio_channels: channels of the audio features.
         embed_dims: C.
         norm: of the maps, 'GN' (as AVSegFormer's projection) or 'none'.
-        audio_norm: 'BN' normalises the audio features over the batch before the linear layer, 'none' leaves them.
-            What the features of all sounds have in common is then taken away; a small model from scratch learns to
-            listen several times sooner (docs/paper_notes.md).
-
-    Raises:
-        ValueError: if a norm is unknown.
+        audio_norm: 'BN' normalises the audio features over the batch before the linear layer, 'none' does not. It
+            removes the part that is common to all sounds: a small model from scratch learns to use the sound several
+            times sooner (docs/paper_notes.md).
     """
 
-    @limits(embed_dims=AT_LEAST_1)
+    @limits(embed_dims=AT_LEAST_1, norm=one_of(("GN", "none")), audio_norm=AUDIO_NORM)
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -38,9 +35,6 @@ class Projection(nn.Module):
         audio_norm: str = "none",
     ):
         super().__init__()
-        for name, value, known in (("norm", norm, NORMS), ("audio_norm", audio_norm, AUDIO_NORMS)):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
 
         def visual(channels: int) -> nn.Module:
             conv = nn.Conv2d(channels, embed_dims, 1)
@@ -60,6 +54,8 @@ class Projection(nn.Module):
         Returns:
             `(B, T, h_i, w_i, C)` maps and `(B, T, C)` audio.
         """
-        lead = audio.shape[:2]
-        projected = [p(m).permute(0, 2, 3, 1).unflatten(0, lead) for p, m in zip(self.visual, maps, strict=True)]
-        return projected, self.audio(self.audio_norm(audio.flatten(0, 1)).unflatten(0, lead))
+        b, t = audio.shape[:2]
+        projected = [
+            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
+        ]
+        return projected, self.audio(self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t)))

@@ -8,50 +8,46 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_1, limits
+from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 
 Config = dict[str, Any]
-PADDED_FRAMES = ("skip", "zeros")
 
 
 @MODELS.register_module()
 class AVSSegmentor(BaseModel):
-    """Frames and sound in, masks of what sounds out.
+    """Segment what sounds: frames and audio to masks.
 
     `loss`: extract -> head -> resize to the frames' size -> losses on labelled frames.
     `predict`: extract -> head -> resize to the frames' size -> cut the padding -> resize to the labels' size.
-    Clips may be padded to a common number of frames behind, see `padded_frames`.
+    Clips may have padding frames at their end, see `padded_frames`.
 
     Args:
         backbone: frames `(N, 3, H, W)` to four maps; has `out_channels`.
         audio_encoder: log-mel `(B, T, 1, 96, 64)` to `(B, T, C_a)`; has `out_channels`.
         projection: maps and audio to C channels.
-        head: query and mask features to logits, and what the losses below read.
+        head: query and mask features to logits, and to the inputs of the auxiliary and matching losses.
         losses: on the logits.
-        encoder: maps to maps, or None: as they are.
+        encoder: maps to maps, or None: unchanged.
         decoder: maps and audio to a list of queries `(B, T, Q, C)`, one for each layer, of which the last predicts; or
             None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
         matching_losses: on the logits, the pairs of maps and audio of the head and the flags `(B, T)` of the labelled
             frames; none by default.
-        embed_dims: C, handed to every part of the neck and to the head.
-        deep_supervision: the losses hold the queries of every decoder layer, not only the last one's, against the
-            labels; those of layer i but the last are named `d{i}.loss_...`.
-        padded_frames: 'skip' (padding does not enter the model: it can neither reach a real frame nor the statistics of
+        embed_dims: C, passed to every part of the neck and to the head.
+        deep_supervision: compute the losses for the queries of every decoder layer, not only the last; those of layer
+            i, except the last, are named `d{i}.loss_...`.
+        padded_frames: 'skip' (padding does not enter the model: it affects neither other frames nor the statistics of
             a batch normalisation, and costs nothing) or 'zeros' (the authors' code: the backbone's maps and the log-mel
             of padded frames are zero, and all frames run through the neck; a released AVSS checkpoint switches it on).
         data_preprocessor: config of the data preprocessor.
-
-    Raises:
-        ValueError: if `padded_frames` is unknown.
     """
 
-    @limits(embed_dims=AT_LEAST_1)
+    @limits(embed_dims=AT_LEAST_1, padded_frames=one_of(("skip", "zeros")))
     def __init__(
         self,
         backbone: Config,
@@ -69,9 +65,7 @@ class AVSSegmentor(BaseModel):
         padded_frames: str = "skip",
         data_preprocessor: Config | None = None,
     ):
-        if padded_frames not in PADDED_FRAMES:
-            raise ValueError(f"padded_frames: expected one of {PADDED_FRAMES}, got {padded_frames!r}")
-        # Built here: mmengine would look the name up in its root registry unless a default scope is set.
+        # Built here: without a default scope mmengine looks the name up in its root registry.
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor or {"type": "AVSDataPreprocessor"}))
         self.deep_supervision, self.padded_frames = deep_supervision, padded_frames
         dims = {"embed_dims": embed_dims}
@@ -100,17 +94,17 @@ class AVSSegmentor(BaseModel):
             log_mel: `(B, T, 1, 96, 64)`.
 
         Returns:
-            queries `(B, T, Q, C)` of every decoder layer and mask features `(B, T, h, w, C)`, or what else the head
-            reads.
+            queries `(B, T, Q, C)` of every decoder layer and mask features `(B, T, h, w, C)`, or another input of the
+            head.
         """
         return self.neck(*self.features(frames, log_mel))
 
     def features(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Make projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`; every frame and second is seen alone."""
+        """Compute projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`, each frame and second independently."""
         return self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
 
     def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Make queries and mask features from projected maps and audio; here frames of a clip meet."""
+        """Compute queries and mask features from projected maps and audio; here a clip's frames are combined."""
         if self.encoder is not None:
             maps = self.encoder(maps)
         queries = [audio.unsqueeze(2)] if self.decoder is None else self.decoder(maps, audio)
@@ -125,19 +119,19 @@ class AVSSegmentor(BaseModel):
         return [HeadOutput(*each(lambda t, i=i: t[0].chunk(count)[i], [output])) for i in range(count)]  # type: ignore[misc]
 
     def masks(self, frames: Tensor, log_mel: Tensor, counts: Sequence[int] | None = None) -> HeadOutput:
-        """Make what the head gives out for the last decoder layer; arguments as in `layer_outputs`."""
+        """Compute the head's output for the last decoder layer; arguments as in `layer_outputs`."""
         return self.layer_outputs(frames, log_mel, counts, every_layer=False)[-1]
 
     def layer_outputs(
         self, frames: Tensor, log_mel: Tensor, counts: Sequence[int] | None, every_layer: bool
     ) -> list[HeadOutput]:
-        """Make what the head gives out for the decoder layers, with zeros in padded frames.
+        """Compute the head's outputs for the decoder layers, with zeros in padded frames.
 
         Args:
             frames: `(B, T, 3, H, W)` normalised.
             log_mel: `(B, T, 1, 96, 64)`.
-            counts: how many frames of each clip exist; None: all.
-            every_layer: for every layer, not only for the last one.
+            counts: frames of each clip that are no padding; None: all.
+            every_layer: for every layer, not only the last.
         """
         if counts is None or min(counts) == frames.shape[1]:
             return self.run_head(*self.extract(frames, log_mel), every_layer)
@@ -147,7 +141,7 @@ class AVSSegmentor(BaseModel):
     def skip_padding(
         self, frames: Tensor, log_mel: Tensor, counts: Sequence[int], every_layer: bool
     ) -> list[HeadOutput]:
-        """Run the model on the frames that exist: the neck takes the clips of one length at a time."""
+        """Run the model without the padding: the neck runs once for each number of frames in the batch."""
         batch, num_frames = frames.shape[:2]
         place = existing_places(counts, num_frames)
         maps, audio = self.features(*(at(place, x.flatten(0, 1)).unsqueeze(0) for x in (frames, log_mel)))
@@ -199,9 +193,9 @@ class AVSSegmentor(BaseModel):
         Args:
             frames: `(B, T, 3, H, W)` normalised, H and W multiples of 32.
             log_mel: `(B, T, 1, 96, 64)`.
-            data_samples: B samples; needed by 'loss', which reads their masks and flags. In every mode their
-                `vid_temporal_mask_flag` says which frames exist.
-            mode: 'tensor' gives logits `(B, T, N_class, h, w)` at the head's size, 'loss' a dict of losses, 'predict'
+            data_samples: B samples; required by 'loss', which reads their masks and flags. In every mode their
+                `vid_temporal_mask_flag` marks the frames that exist.
+            mode: 'tensor' returns logits `(B, T, N_class, h, w)` at the head's size, 'loss' a dict of losses, 'predict'
                 the samples with predictions at the labels' size.
 
         Raises:
@@ -223,15 +217,15 @@ class AVSSegmentor(BaseModel):
         """Compute the losses by name; auxiliary ones are prefixed with `aux_`, those of layer i with `d{i}.`.
 
         Args:
-            outputs: of the head for each decoder layer that is supervised, the last layer last.
+            outputs: of the head for each supervised decoder layer, the last layer last.
             size: (H, W) of the frames.
             data_samples: B samples with labels and flags.
 
         Raises:
-            ValueError: if there are no samples, or the head gives no input for one of the losses.
+            ValueError: if there are no samples, or the head has no output for one of the losses.
         """
         if not data_samples:
-            raise ValueError("data_samples: mode 'loss' needs the labels")
+            raise ValueError("data_samples: required by mode 'loss'")
         masks = [s.gt_masks for s in data_samples]
         labelled = [labelled_indices(s) for s in data_samples]
         losses: dict[str, Tensor] = {}
@@ -244,7 +238,7 @@ class AVSSegmentor(BaseModel):
                 if not len(modules):
                     continue
                 if logits is None:
-                    raise ValueError(f"aux_losses: {type(self.head).__name__} gives no intermediate mask for them")
+                    raise ValueError(f"aux_losses: {type(self.head).__name__} has no intermediate mask for them")
                 pairs = labelled_frames(resize(logits, size), masks, labelled)
                 frames = max(1, sum(len(p) for p, _ in pairs))
                 for module in modules:
@@ -252,9 +246,7 @@ class AVSSegmentor(BaseModel):
                     losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
         for module in self.matching_losses:
             if not outputs[-1].pairs:
-                raise ValueError(
-                    f"matching_losses: {type(self.head).__name__} gives no pairs of maps and audio for them"
-                )
+                raise ValueError(f"matching_losses: {type(self.head).__name__} has no pairs of maps and audio for them")
             num_frames = outputs[-1].logits.shape[1]
             flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
             losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs, flags)
@@ -264,10 +256,10 @@ class AVSSegmentor(BaseModel):
     def predict(
         self, logits: Tensor, size: Sequence[int], data_samples: list[AVSDataSample] | None
     ) -> list[AVSDataSample]:
-        """Put the predictions on each sample, at `ori_shape` where it is known, else at the frames' size.
+        """Set the predictions of each sample, at `ori_shape` where it is known, else at the frames' size.
 
         `pred_logits` for one class; for several `pred_labels`, the class of the greatest logit, frame by frame, since
-        logits of 71 classes at the labels' size would fill the memory. `frame_logits` and `frame_labels` are the same
+        logits of 71 classes at the labels' size need too much memory. `frame_logits` and `frame_labels` are the same
         at the frames' size.
         """
         samples = data_samples or [AVSDataSample() for _ in logits]
@@ -286,22 +278,22 @@ class AVSSegmentor(BaseModel):
         return samples
 
     def at_frames_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
-        """`(T, N, h, w)`: logits of one clip brought to the padded frames' size and cut to that of the frames."""
+        """Resize logits `(T, N, h, w)` of one clip to the padded frames' size, and cut them to that of the frames."""
         height, width = sample.get("img_shape", size)
         return resize(logits, size)[..., :height, :width]
 
     def at_labels_size(self, logits: Tensor, size: Sequence[int], sample: AVSDataSample) -> Tensor:
-        """`(T, N, h, w)`: logits of one clip brought to the frames' size, cut and brought to the labels' size."""
+        """Resize logits `(T, N, h, w)` of one clip to the frames' size, cut, and resize to the labels' size."""
         return at_labels_size(self.at_frames_size(logits, size, sample), sample)
 
 
 def at_labels_size(frames: Tensor, sample: AVSDataSample) -> Tensor:
-    """Bring logits `(T, N, H, W)` from the frames' size to that of a clip's labels."""
+    """Resize logits `(T, N, H, W)` from the frames' size to that of a clip's labels."""
     return resize(frames, sample.get("ori_shape", frames.shape[-2:]))
 
 
 def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:
-    """Apply a function to tensors of the same place in several nested tuples; None stays None."""
+    """Apply a function to the tensors at the same position of several nested tuples; None stays None."""
     if values[0] is None:
         return None
     if isinstance(values[0], tuple):
@@ -310,7 +302,7 @@ def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) 
 
 
 def at(index: Tensor, x: Tensor) -> Tensor:
-    """Select along the first axis by an index on the CPU, without waiting for another device."""
+    """Select along the first axis by an index on the CPU, without synchronising another device."""
     return x.index_select(0, index.to(x.device, non_blocking=True))
 
 
@@ -332,7 +324,7 @@ def labelled_indices(sample: AVSDataSample) -> list[int]:
 
 
 def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of the last two axes; leading axes are kept."""
+    """Resize the last two axes bilinearly; leading axes are kept."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     flat = logits.flatten(0, -4) if logits.ndim > 4 else logits
@@ -340,7 +332,7 @@ def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def existing_frames(data_samples: Sequence[AVSDataSample] | None, shape: Sequence[int]) -> list[int] | None:
-    """How many frames of each clip exist, by `vid_temporal_mask_flag`; None without samples or where all do.
+    """Count the frames of each clip that exist, by `vid_temporal_mask_flag`; None without samples or if all exist.
 
     Args:
         data_samples: B samples, or None; one without the flag has all frames.

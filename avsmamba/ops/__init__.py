@@ -2,11 +2,13 @@
 
 from avsmamba.ops import flops
 from avsmamba.ops.depthwise_conv import depthwise_conv
-from avsmamba.ops.scan_order import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a_frame, v2a_temporal
+from avsmamba.ops.scan_order import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a
 from avsmamba.ops.scan_reference import reference_scan
 from avsmamba.ops.selective_scan import (
+    ScanParameters,
     available_backends,
     multi_directional_scan,
+    selective_scan_1d,
     selective_scan_2d,
     selective_scan_3d,
     selective_scan_a2v,
@@ -14,6 +16,7 @@ from avsmamba.ops.selective_scan import (
 )
 
 __all__ = [
+    "ScanParameters",
     "a2v",
     "available_backends",
     "cross_scan_2d",
@@ -23,10 +26,10 @@ __all__ = [
     "multi_directional_scan",
     "one_way",
     "reference_scan",
+    "selective_scan_1d",
     "selective_scan_2d",
     "selective_scan_3d",
     "selective_scan_a2v",
     "selective_scan_v2a",
-    "v2a_frame",
-    "v2a_temporal",
+    "v2a",
 ]

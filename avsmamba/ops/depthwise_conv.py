@@ -2,10 +2,10 @@
 
     y = activation(bias + sum over taps k of weight_k x[position + k - front])
 
-It is registered with torch.library as `avsmamba::depthwise_conv` and its backward as an operator of its own. On the
-CPU the kernels of csrc/cpu run: one pass without copies, the activation inside; backward makes the value before the
-activation anew. Where nothing was compiled, and on other devices, torch's convolution runs. The causal one over a
-sequence on a GPU is causal_conv1d's, where that package is installed.
+It is registered with torch.library as `avsmamba::depthwise_conv`, its backward as a second operator. On the CPU the
+kernels of csrc/cpu run: one pass without copies, with the activation; backward recomputes the value before the
+activation. Without compiled kernels, and on other devices, torch's convolution runs. On a GPU the causal one over a
+sequence is causal_conv1d's, where that package is installed.
 """
 
 import math
@@ -15,8 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from avsmamba.ops.forward_ad import refuse_tangents
-from avsmamba.ops.selective_scan import HAS_CPU_KERNEL
+from avsmamba.ops import selective_scan  # noqa: F401  (it defines the library "avsmamba")
+from avsmamba.ops.common import (
+    HAS_CPU_KERNEL,
+    autocast_dtype,
+    check_backend,
+    contiguous_rows,
+    refuse_tangents,
+    state_dtype,
+)
 
 try:
     from causal_conv1d import causal_conv1d_fn
@@ -43,16 +50,16 @@ def depthwise_conv(
     causal: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Convolve each channel with a kernel of its own; as many outputs as inputs, with zeros outside.
+    """Convolve each channel with its own kernel; as many outputs as inputs, with zeros outside.
 
     x may be strided, as a slice of a projection is. Sums are float32, or float64 with float64 inputs; parameters are
-    cast to that. Under autocast, x is cast to autocast's dtype, but for float64.
-    The CPU kernel takes subnormal numbers for zeros, and so gradients below 2^-100 but in float64.
+    cast to that. Under autocast, x is cast to autocast's dtype, except float64.
+    The CPU kernel treats subnormal numbers as zeros, and, except in float64, gradients below 2^-100.
 
     Args:
         x: `(B, L, C)`, `(B, H, W, C)` or `(B, T, H, W, C)`: float32, float64, bfloat16 or float16.
-        weight: `(C, 1, *kernel)`, as nn.Conv1d, Conv2d and Conv3d with C groups have it. The kernel goes over the last
-            axes before the channels; axes before those are batch axes. Sizes are odd, but for a causal axis.
+        weight: `(C, 1, *kernel)`, as nn.Conv1d, Conv2d and Conv3d with C groups have it. The kernel covers the last
+            axes before the channels; axes before those are batch axes. Sizes are odd, except on a causal axis.
         bias: `(C,)`.
         activation: 'silu', applied to the result, or None.
         causal: along the kernel's first axis, an output depends on inputs at and before its own position only.
@@ -64,18 +71,13 @@ def depthwise_conv(
 
     Raises:
         ValueError: if a shape, dtype, device, activation or backend does not fit; the message names the argument.
-        RuntimeError: if the compiled kernel is asked for and cannot run; if a tensor carries a tangent of
-            forward-mode differentiation, which only 'torch' can take.
+        RuntimeError: if the compiled kernel is requested and cannot run; if a tensor has a tangent of forward-mode
+            differentiation, which only 'torch' supports.
     """
     front = _check(x, weight, bias, activation, causal)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
-    if backend == "cpu" and not (HAS_CPU_KERNEL and x.device.type == "cpu"):
-        what = f"x is on {x.device}" if HAS_CPU_KERNEL else "the extension was not built (needs g++ at install time)"
-        raise RuntimeError(f"backend: 'cpu' cannot run: {what}")
-    if x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    check_backend(backend, BACKENDS, x)
+    x = x.to(autocast_dtype(x))
+    wide = state_dtype(x)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if backend != "torch":
         refuse_tangents("depthwise_conv", x, weight, bias)
@@ -91,7 +93,7 @@ def depthwise_conv(
 
 
 def reference_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, front: list[int], silu: bool) -> Tensor:
-    """The operator by torch's own convolution.
+    """Run the operator by torch's own convolution.
 
     Args:
         x: `(B, T, H, W, C)`.
@@ -110,7 +112,7 @@ def reference_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, fro
 
 
 def _as_torch_conv(x, weight, front):
-    """Maps `(N, C, ...)`, weight and padding of an nn.Conv of as few axes as do, and what was padded here already."""
+    """Return maps `(N, C, ...)`, weight and padding for a convolution of few axes, and the padding already added."""
     while weight.ndim > 3 and weight.shape[2] == 1:
         weight, front = weight.squeeze(2), front[1:]
     kernel = weight.shape[2:]
@@ -122,7 +124,7 @@ def _as_torch_conv(x, weight, front):
 
 
 def _check(x, weight, bias, activation, causal) -> list[int]:
-    """Raise a ValueError that names the argument at fault; return the zeros before the first frame, row and column."""
+    """Return the zeros before the first frame, row and column; raise a ValueError that names a wrong argument."""
     if not 3 <= x.ndim <= 5:
         raise ValueError(f"x: expected (B, L, C), (B, H, W, C) or (B, T, H, W, C), got {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
@@ -146,7 +148,7 @@ def _check(x, weight, bias, activation, causal) -> list[int]:
         raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
     kernel = weight.shape[2:]
     if any(k % 2 == 0 for k in kernel[1 if causal else 0 :]):
-        raise ValueError(f"weight: expected odd sizes but for a causal first axis, got a kernel of {tuple(kernel)}")
+        raise ValueError(f"weight: expected odd sizes except on a causal first axis, got a kernel of {tuple(kernel)}")
     front = [k // 2 for k in kernel]
     if causal:
         front[0] = kernel[0] - 1
@@ -154,7 +156,7 @@ def _check(x, weight, bias, activation, causal) -> list[int]:
 
 
 def _suits_causal_conv1d(x: Tensor, weight: Tensor) -> bool:
-    """Whether causal_conv1d is there and takes these: 2 to 4 taps over a sequence, rows on 8-element borders."""
+    """Return whether causal_conv1d is installed and supports these: 2 to 4 taps, rows aligned to 8 elements."""
     fits = x.ndim == weight.ndim == 3 and weight.shape[2] in (2, 3, 4) and x.dtype != torch.float64
     aligned = x.stride(-1) == 1 and not any(n % 8 for n in (x.shape[-1], *x.stride()[:-1]))
     return causal_conv1d_fn is not None and x.device.type == "cuda" and fits and aligned
@@ -182,9 +184,9 @@ def _torch_forward(x, weight, bias, front, silu):
 
 
 def _for_kernel(x, weight, bias):
-    """The kernel reads strided tokens, but each token's channels in one piece, and always a bias."""
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    return x, weight.contiguous(), weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
+    """Return x with rows of stride 1, a contiguous weight, and a bias, zero for None."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
+    return *contiguous_rows(x), weight.contiguous(), bias
 
 
 def _cpu_forward(x, weight, bias, front, silu):
@@ -196,8 +198,9 @@ def _cpu_forward(x, weight, bias, front, silu):
 def _cpu_backward(dy, x, weight, bias, front, silu):
     dx = torch.empty(x.shape, dtype=weight.dtype)
     dweight, dbias = torch.empty(weight.shape, dtype=weight.dtype), torch.empty(len(weight), dtype=weight.dtype)
-    dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-    torch.ops.avsmamba_cpu.conv_backward(dy, *_for_kernel(x, weight, bias), *front, silu, dx, dweight, dbias)
+    torch.ops.avsmamba_cpu.conv_backward(
+        *contiguous_rows(dy), *_for_kernel(x, weight, bias), *front, silu, dx, dweight, dbias
+    )
     return dx.to(x.dtype), dweight, dbias
 
 
@@ -207,7 +210,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy: Tensor):
-    saved = ctx.saved_tensors  # once: torch.utils.checkpoint makes them anew each time
+    saved = ctx.saved_tensors  # read once: torch.utils.checkpoint recomputes them at each access
     refuse_tangents("depthwise_conv's backward", dy, *saved)
     grads = torch.ops.avsmamba.depthwise_conv_backward(dy, *saved, ctx.front, ctx.silu)
     needed = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]
@@ -244,5 +247,5 @@ def _forward_flops(x_shape, weight_shape, *args, **kwargs) -> int:
 
 @register_flop_formula(torch.ops.avsmamba.depthwise_conv_backward)
 def _backward_flops(dy_shape, x_shape, weight_shape, *args, **kwargs) -> int:
-    """Of the gradients of x and the weights, as torch counts them for its convolutions."""
+    """Count the gradients of x and the weights, as torch counts them for its convolutions."""
     return 2 * _forward_flops(x_shape, weight_shape)

@@ -1,8 +1,8 @@
 """Floating point operations of the scan, as `torch.utils.flop_counter.FlopCounterMode` counts them.
 
-A multiply-add counts two, a lone addition or product one; exp, softplus and sigmoid count nothing, and neither do the
-bias of delta and the conversion of dtypes. All directions read all tokens; only tokens in the wanted range are
-multiplied with C and D. The backward pass makes delta and the states again, and that is counted.
+A multiply-add counts two, a single addition or product one; exp, softplus, sigmoid, the bias of delta and dtype
+conversions count zero. All directions read all tokens; only tokens of the requested range are multiplied with C and D.
+The backward pass recomputes delta and the states, and that is counted.
 """
 
 import torch
@@ -12,7 +12,7 @@ import avsmamba.ops.selective_scan  # noqa: F401  (it defines the operators)
 
 
 def forward_flops(batch: int, length: int, channels: int, states: int, rank: int, directions: int, wanted: int) -> int:
-    """Operations of one forward scan; `wanted` tokens of `length` leave it."""
+    """Count the operations of one forward scan with `wanted` outputs for `length` tokens."""
     # delta, delta x; for each state delta A, (delta x) B, and decay h plus that. Then C h for each state, and D x.
     for_each_token = 2 * rank + 1 + 4 * states
     for_each_wanted = 2 * states + 2
@@ -20,7 +20,7 @@ def forward_flops(batch: int, length: int, channels: int, states: int, rank: int
 
 
 def backward_flops(batch: int, length: int, channels: int, states: int, rank: int, directions: int, wanted: int) -> int:
-    """Operations of one backward scan, the states made again included."""
+    """Count the operations of one backward scan, including the recomputed states."""
     again = 2 * rank + 1 + 4 * states
     # For each state: dB, g B, decay g, that times h, dA, and d delta. Then d delta and dx from the input, the slope
     # of softplus and the bias's gradient; d dt and d dt_weight from delta's.

@@ -1,8 +1,8 @@
-"""What stands between the operator and its CUDA kernels: buffers, the range's steps, and the deterministic mode.
+"""The operator on a GPU: buffers, the steps that a range needs, and the deterministic mode of the kernels of csrc/cuda.
 
 The kernels add to zeroed buffers with atomic operations. In the deterministic mode each direction is one launch, the
-sums over channel tiles (of ddt, dB and dC) and over the batch (of the parameters' gradients) get a copy for each that
-adds to them, and torch adds the copies up: every address then gets one add a launch.
+sums over channel tiles (of ddt, dB and dC) and over the batch (of the parameters' gradients) get one copy for each
+summand, and torch adds up the copies: every address then receives one addition a launch.
 """
 
 from types import SimpleNamespace
@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from avsmamba.ops.common import contiguous_rows
+
 CHANNELS, TILE = 32, 64  # kChannels and kTile of csrc/cuda/scan_common.cuh
 
 
 def forward(kernels, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, deterministic) -> Tensor:
-    """The operator's forward with `kernels.forward`, which adds to y in the state's dtype."""
+    """Run `kernels.forward`, which adds to y in the state's dtype; return y in x's dtype."""
     y = A.new_zeros(x.shape[0], out_length, x.shape[2])
     if y.numel():
         args = _arguments(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length)
@@ -24,7 +26,7 @@ def forward(kernels, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, ou
 
 
 def backward(kernels, dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length, deterministic):
-    """The operator's backward with `kernels.backward`, which adds to gradients in the state's dtype."""
+    """Run `kernels.backward`, which adds to gradients in the state's dtype; return them in the inputs' dtypes."""
     inputs = (x, dt, B, C, A, D, dt_weight, dt_bias)
     grads = [A.new_zeros(t.shape) for t in inputs]
     if not dy.numel():
@@ -35,7 +37,7 @@ def backward(kernels, dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_star
     for k, part in enumerate(_parts(args, deterministic)):
         directions = len(part[8])
         borders = A.new_empty(batch, directions, -(-length // TILE), A.shape[2], channels)
-        # All but dx have an axis of copies in front: ddt, dB and dC, then the parameters' gradients.
+        # All but dx have a leading axis of copies: ddt, dB and dC, then the parameters' gradients.
         if not deterministic:
             kernels.backward(dy, *part, out_start, out_length, borders, grads[0], *(g[None] for g in grads[1:]))
             continue
@@ -48,14 +50,14 @@ def backward(kernels, dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out_star
 
 
 def _arguments(x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length) -> SimpleNamespace:
-    """The kernels read strided tokens, but each row in one piece, and contiguous parameters."""
-    rows = [t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous() for t in (x, dt, B, C)]
+    """Return what the kernels read: rows of stride 1, contiguous parameters, and the steps of each direction."""
+    rows = contiguous_rows(x, dt, B, C)
     steps = _steps(order, out_start, out_length)
     return SimpleNamespace(rows=rows, parameters=[t.contiguous() for t in (A, D, dt_weight, dt_bias, order, steps)])
 
 
 def _parts(args: SimpleNamespace, deterministic: bool):
-    """The arguments of each launch: all directions, or one after the other."""
+    """Yield the arguments of each launch: all directions at once, or one after the other."""
     (x, *rows), parameters = args.rows, args.parameters
     if not deterministic:
         yield [x, *rows, *parameters]
@@ -65,7 +67,7 @@ def _parts(args: SimpleNamespace, deterministic: bool):
 
 
 def _steps(order: Tensor, out_start: int, out_length: int) -> Tensor:
-    """Steps of each direction up to its last wanted token: what comes after changes no output."""
+    """Return the steps of each direction up to its last requested token; later ones change no output."""
     length = order.shape[1]
     if out_length == length:
         return order.new_full((len(order),), length)

@@ -1,11 +1,12 @@
-"""The orders in which the paper's scans visit their tokens, as tables.
+"""The orders in which the paper's scans visit their tokens, as tables, and the tokens whose output they return.
 
-A table is an int32 tensor `(K, L)`: entry (k, i) is the token that direction k visits at step i. Tokens lie in their
-natural order: row-major, scale after scale, audio where the scan says. All forward directions stand first, then all
-reversed ones (Eq. 5 and 8). Tables are made once for each shape and device; they must not be written to.
+A table is an int32 tensor `(K, L)`: entry (k, i) is the token that direction k visits at step i. Tokens have their
+natural order: row-major, scale after scale, audio first or last as the scan requires. All forward directions come
+first, then all reversed ones (Eq. 5 and 8). Tables are built once for each shape and device; do not write to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +26,11 @@ ORIENTATIONS = {
 
 
 def cross_scan_2d(sizes: Sizes, device: torch.device | str = "cpu") -> Tensor:
-    """Four directions over the tokens of one frame: HW, WH and the reverses (VMamba; Eq. 5 for several scales).
+    """Return four directions over the tokens of one frame: HW, WH and the reverses (VMamba; Eq. 5 for several scales).
 
     Args:
         sizes: (h, w) of each scale. Natural order: scale after scale, each row-major.
-        device: where the table shall be.
+        device: of the table.
 
     Returns:
         `(4, sum h w)` int32.
@@ -37,17 +38,17 @@ def cross_scan_2d(sizes: Sizes, device: torch.device | str = "cpu") -> Tensor:
     Raises:
         ValueError: if a size is not positive.
     """
-    return _place(_cross_scan, 1, _checked(sizes), 4, device=device)
+    return _cached(_build_cross_scan, 1, _checked(sizes), 4, device=device)
 
 
 def cross_scan_3d(num_frames: int, sizes: Sizes, num_orders: int = 8, device: torch.device | str = "cpu") -> Tensor:
-    """The directions of the 3D scan over all frames and scales of a clip (Fig. 3, Eq. 8, Table VII).
+    """Return the directions of the 3D scan over all frames and scales of a clip (Fig. 3, Eq. 8, Table VII).
 
     Args:
         num_frames: T.
         sizes: (h, w) of each scale. Natural order: scale after scale, each row-major in (T, h, w).
         num_orders: 2, 4, 6, 8, 10 or 12 directions.
-        device: where the table shall be.
+        device: of the table.
 
     Returns:
         `(num_orders, sum T h w)` int32.
@@ -57,55 +58,43 @@ def cross_scan_3d(num_frames: int, sizes: Sizes, num_orders: int = 8, device: to
     """
     if num_orders not in ORIENTATIONS:
         raise ValueError(f"num_orders: expected one of {sorted(ORIENTATIONS)}, got {num_orders}")
-    return _place(_cross_scan, _positive("num_frames", num_frames), _checked(sizes), num_orders, device=device)
+    return _cached(_build_cross_scan, _positive("num_frames", num_frames), _checked(sizes), num_orders, device=device)
 
 
-def v2a_frame(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Frame-level vision to audio: cross-scan of one frame, then its audio token, in all four directions (Eq. 13).
-
-    Natural order: h w visual tokens, then one audio token.
-
-    Returns:
-        `(4, h w + 1)` int32.
-    """
-    return _place(_with_audio, 1, *_checked([(height, width)])[0], "frame", device=device)
-
-
-def v2a_temporal(num_frames: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Temporal-level vision to audio: THW, TWH and the reverses, then the T audio tokens (Eq. 17).
+def v2a(num_frames: int, height: int, width: int, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int]]:
+    """Return order and output range of vision to audio: THW, TWH and the reverses, audio last (Eq. 13 and 17).
 
     Natural order: T h w visual tokens, then T audio tokens. Reversed directions visit the audio in reversed time too.
+    The frame-level scan is that of one frame: cross-scan, then the audio token in all four directions.
 
     Returns:
-        `(4, T h w + T)` int32.
+        `(4, T h w + T)` int32, and (start, length) of the audio tokens.
     """
-    t = _positive("num_frames", num_frames)
-    return _place(_with_audio, t, *_checked([(height, width)])[0], "last", device=device)
+    return _with_audio(num_frames, height, width, False, device), (num_frames * height * width, num_frames)
 
 
-def a2v(num_frames: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Audio to vision: the T audio tokens, then THW, TWH and the reverses (Eq. 18).
+def a2v(num_frames: int, height: int, width: int, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int]]:
+    """Return order and output range of audio to vision: audio first, then THW, TWH and the reverses (Eq. 18).
 
     Natural order: T audio tokens, then T h w visual tokens. Reversed directions visit the audio in reversed time too.
 
     Returns:
-        `(4, T + T h w)` int32.
+        `(4, T + T h w)` int32, and (start, length) of the visual tokens.
     """
-    t = _positive("num_frames", num_frames)
-    return _place(_with_audio, t, *_checked([(height, width)])[0], "first", device=device)
+    return _with_audio(num_frames, height, width, True, device), (num_frames, num_frames * height * width)
 
 
 def one_way(length: int, reverse: bool = False, device: torch.device | str = "cpu") -> Tensor:
-    """One direction over a sequence: its own order, or the reverse (Vim).
+    """Return one direction over a sequence: its own order, or the reverse (Vim).
 
     Returns:
         `(1, length)` int32.
     """
-    return _place(_one_way, _positive("length", length), reverse, device=device)
+    return _cached(_build_one_way, _positive("length", length), reverse, device=device)
 
 
 def is_order_table(order: Tensor) -> bool:
-    """Whether `order` is a table that this module made (and so is known to hold permutations)."""
+    """Return whether this module built `order`, which then is known to hold permutations."""
     return getattr(order, _MARK, False)
 
 
@@ -121,18 +110,18 @@ def _checked(sizes: Sizes) -> tuple[tuple[int, int], ...]:
     return tuple((h, w) for h, w in sizes)
 
 
-def _one_way(length: int, reverse: bool, device: torch.device | str) -> Tensor:
+def _build_one_way(length: int, reverse: bool, device: torch.device | str) -> Tensor:
     steps = torch.arange(length, device=device).int()
     return (steps.flip(0) if reverse else steps).unsqueeze(0)
 
 
 def _unfold(num_frames: int, height: int, width: int, orientation: str, device: torch.device | str) -> Tensor:
-    """Tokens of one `(T, h, w)` map in the order of a name such as 'TWH'."""
+    """Return the tokens of one `(T, h, w)` map in the order of a name such as 'TWH'."""
     grid = torch.arange(num_frames * height * width, device=device).view(num_frames, height, width)
     return grid.permute(["THW".index(axis) for axis in orientation]).flatten()
 
 
-def _cross_scan(
+def _build_cross_scan(
     num_frames: int, sizes: tuple[tuple[int, int], ...], num_orders: int, device: torch.device | str
 ) -> Tensor:
     forward = []
@@ -146,35 +135,38 @@ def _cross_scan(
     return torch.cat([table, table.flip(1)]).int()
 
 
-def _with_audio(num_frames: int, height: int, width: int, place: str, device: torch.device | str) -> Tensor:
-    visual = _cross_scan(num_frames, ((height, width),), 4, device)
-    if place == "frame":
-        return torch.cat([visual, torch.full((4, 1), height * width, device=device)], dim=1).int()
+def _with_audio(num_frames: int, height: int, width: int, first: bool, device: torch.device | str) -> Tensor:
+    _positive("num_frames", num_frames)
+    return _cached(_build_with_audio, num_frames, *_checked([(height, width)])[0], first, device=device)
+
+
+def _build_with_audio(num_frames: int, height: int, width: int, first: bool, device: torch.device | str) -> Tensor:
+    visual = _build_cross_scan(num_frames, ((height, width),), 4, device)
     time = torch.arange(num_frames, device=device)
     audio = torch.stack([time, time, time.flip(0), time.flip(0)])
-    if place == "last":
-        return torch.cat([visual, audio + num_frames * height * width], dim=1).int()
-    return torch.cat([audio, visual + num_frames], dim=1).int()
+    if first:
+        return torch.cat([audio, visual + num_frames], dim=1).int()
+    return torch.cat([visual, audio + num_frames * height * width], dim=1).int()
 
 
-_placed: dict[tuple, Tensor] = {}
+_cache: dict[tuple, Tensor] = {}
 _MARK = "_avsmamba_order_table"
 
 
-def _place(make, *key, device: torch.device | str) -> Tensor:
-    """Make the table of `make(*key)` on `device`; the same tensor on each call.
+def _cached(build: Callable[..., Tensor], *key: Any, device: torch.device | str) -> Tensor:
+    """Return the table of `build(*key)` on `device`; the same tensor at each call.
 
-    A graph that is traced (torch.compile, torch.export) makes its table itself: a tensor from outside would tie it to
-    one size, and what tracing makes must not be kept. Nor must what a FakeTensorMode makes.
+    While a graph is traced (torch.compile, torch.export) it builds its table itself: a tensor from outside would fix
+    its sizes, and tensors of the trace must not be kept. Nor must those of a FakeTensorMode.
     """
     if torch.compiler.is_compiling():
-        return make(*key, device)
+        return build(*key, device)
     fake = detect_fake_mode() is not None
-    where = (make.__name__, *key, str(torch.device(device)))
-    if fake or where not in _placed:
-        table = make(*key, "cpu").to(device)
+    full_key = (build.__name__, *key, str(torch.device(device)))
+    if fake or full_key not in _cache:
+        table = build(*key, "cpu").to(device)
         setattr(table, _MARK, True)
         if fake:
             return table
-        _placed[where] = table
-    return _placed[where]
+        _cache[full_key] = table
+    return _cache[full_key]

@@ -1,6 +1,6 @@
 """The operator in plain torch: slow, obvious, any floating dtype, differentiable by autograd.
 
-It is the specification that the kernels are tested against (in float64), and the `torch` backend.
+It is the specification for the tests of the kernels (in float64), and the `torch` backend.
 """
 
 import torch
@@ -20,7 +20,7 @@ def reference_scan(
     order: Tensor,
     out: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Eq. 3 and 4 token by token, for each direction; shapes as in `multi_directional_scan`."""
+    """Compute Eq. 3 and 4 token by token, for each direction; shapes as in `multi_directional_scan`."""
     batch, length, channels = x.shape
     y = x.new_zeros(batch, length, channels)
     for k, steps in enumerate(order.long()):
@@ -36,20 +36,8 @@ def reference_scan(
     return y if out is None else y[:, out[0] : out[0] + out[1]]
 
 
-def reference_scan_backward(
-    dy: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    A: Tensor,
-    D: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    order: Tensor,
-    out: tuple[int, int],
-) -> tuple[Tensor, ...]:
-    """Gradients of `reference_scan` with respect to its eight tensors, written out.
+def reference_scan_backward(dy, x, dt, B, C, A, D, dt_weight, dt_bias, order, out) -> tuple[Tensor, ...]:
+    """Compute the gradients of `reference_scan` with respect to its eight tensors by written-out formulas.
 
     With g_t the gradient of the state after step t: g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}.
     """

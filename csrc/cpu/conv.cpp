@@ -1,7 +1,7 @@
 // The CPU operator of the depthwise convolution: checks, the partition into jobs, registration.
 //
 // A job is (channel tile, batch entry, frames, rows), tiles slowest; a range of jobs runs on one thread and adds its
-// gradients of the parameters to a buffer of its own: the result depends on the number of threads, not on their timing.
+// gradients of the parameters to its own buffer: the result depends on the number of threads, not on their timing.
 #include <torch/csrc/stable/library.h>
 
 #include "conv.h"
@@ -38,10 +38,10 @@ void check_tokens(const Tensor& t, const char* name, const Tensor& x) {
   STD_TORCH_CHECK(t.size(4) <= 1 || t.stride(4) == 1, name, ": its last axis must have stride 1");
 }
 
-// `made` is of the type in which sums are kept: an output, a gradient or a parameter.
-void check_own(const Tensor& made, const char* name, bool wide, int64_t size) {
-  STD_TORCH_CHECK(made.is_contiguous() && made.numel() == size &&
-                  made.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+// Check an output, a gradient or a parameter, all of which have the type of the sums.
+void check_sums(const Tensor& t, const char* name, bool wide, int64_t size) {
+  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == size &&
+                  t.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
                   name, ": expected contiguous, ", size, " values, float32 (float64 with a float64 x)");
 }
 
@@ -57,8 +57,8 @@ ConvArgs<T> arguments(const ConvInputs& in) {
                     "front: expected values of 0 … kernel size - 1, got ", a.front[d]);
   }
   a.taps = a.kernel[0] * a.kernel[1] * a.kernel[2];
-  check_own(in.weight, "weight", sizeof(T) == 8, a.channels * a.taps);
-  check_own(in.bias, "bias", sizeof(T) == 8, a.channels);
+  check_sums(in.weight, "weight", sizeof(T) == 8, a.channels * a.taps);
+  check_sums(in.bias, "bias", sizeof(T) == 8, a.channels);
   for (int d = 0; d < 4; ++d) a.x_stride[d] = in.x.stride(d);
   a.x = in.x.const_data_ptr(), a.weight = pointer<T>(in.weight), a.bias = pointer<T>(in.bias);
   return a;
@@ -110,7 +110,7 @@ struct Partition {
 template <typename T>
 void run_forward(const ConvInputs& in, const Tensor& y) {
   ConvArgs<T> a = arguments<T>(in);
-  check_own(y, "y", sizeof(T) == 8, in.x.numel());
+  check_sums(y, "y", sizeof(T) == 8, in.x.numel());
   const ConvKernels<T> kernel = kernels<T>();
   const Partition p(a, kernel, false);
   run_ranges<T>(p.ranges, kernel.scratch(a, p.width, false), [&](int64_t r, void* scratch) {
@@ -125,8 +125,8 @@ void run_backward(const ConvInputs& in, const Tensor& dy, const Tensor& dx, cons
   check_tokens(dy, "dy", in.x);
   for (int d = 0; d < 4; ++d) a.dy_stride[d] = dy.stride(d);
   a.dy = dy.const_data_ptr();
-  check_own(dx, "dx", sizeof(T) == 8, in.x.numel()), check_own(dweight, "dweight", sizeof(T) == 8, in.weight.numel());
-  check_own(dbias, "dbias", sizeof(T) == 8, a.channels);
+  check_sums(dx, "dx", sizeof(T) == 8, in.x.numel()), check_sums(dweight, "dweight", sizeof(T) == 8, in.weight.numel());
+  check_sums(dbias, "dbias", sizeof(T) == 8, a.channels);
   const ConvKernels<T> kernel = kernels<T>();
   const Partition p(a, kernel, true);
   Shared<T> weights(dweight, std::max<int64_t>(1, p.ranges)), biases(dbias, std::max<int64_t>(1, p.ranges));

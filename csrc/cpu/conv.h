@@ -1,4 +1,4 @@
-// What the CPU kernels of the depthwise convolution get, for one type of sum.
+// Arguments of the CPU kernels of the depthwise convolution, for one type of sum.
 #pragma once
 #include "common.h"
 

@@ -3,7 +3,7 @@
 // A job walks down its rows, all of its frames at once, and keeps in a ring as many packed rows a frame as the kernel
 // is high. A packed row is one plane a vector of channels, (columns, LANES), with zeros before and after; so each value
 // of x is read from memory once, and the taps of neighbouring outputs are neighbouring loads. Backward keeps a second
-// ring for g, the gradient before the activation, for which it repeats the convolution: when a row of g is there, its
+// ring for g, the gradient before the activation, for which it repeats the convolution: when a row of g is complete, its
 // part of the weights' gradient is added, and the row of dx whose last g it was is the convolution of g with the
 // flipped kernel.
 #include "conv.h"
@@ -18,7 +18,7 @@ struct Ring {
   REAL* at(int64_t t, int64_t h) const { return data + ((t - first_frame) * slots + h % slots) * pitch; }
 };
 
-// What a row of outputs reads: packed rows, and where the weights that go with each begin.
+// Inputs of a row of outputs: packed rows, and the offsets of their weights.
 struct Taps {
   const REAL** rows;
   int64_t *offsets, count, columns, plane, tile;
@@ -35,7 +35,7 @@ struct Taps {
   }
 };
 
-// A thread's buffers, cut out of `memory`; with `memory` null only `size` is made.
+// Buffers of a thread, cut out of `memory`; with `memory` null only `size` is computed.
 struct ConvWorkspace {
   int64_t size = 0;
   REAL *weight, *bias, *flipped, *d_weight, *d_bias;
@@ -126,7 +126,7 @@ AI void convolve(V* sums, const Taps& k, const REAL* weight, int64_t v, int64_t 
   }
 }
 
-// What P values of g add to the weights' gradient.
+// Add the part of P values of g to the weights' gradient.
 template <int P>
 AI void correlate(const V* g, const Taps& k, REAL* d_weight, int64_t v, int64_t w) {
   for (int64_t n = 0; n < k.count; ++n) {
@@ -202,7 +202,7 @@ static void conv_forward(const ConvArgs<REAL>& a, const ConvJob& j, REAL* y) {
 static void conv_backward(const ConvArgs<REAL>& a, const ConvJob& j, const ConvGrads<REAL>& out) {
   ConvWorkspace w((REAL*)j.scratch, a, j.width, true);
   if (j.opens) w.open(a, j, true);
-  int64_t back[3];  // zeros before the first g when dx is made
+  int64_t back[3];  // zeros before the first g when dx is computed
   for (int d = 0; d < 3; ++d) back[d] = a.kernel[d] - 1 - a.front[d];
   const int64_t g0 = not_negative(j.t0 - back[0]), g1 = below(a.size[0], j.t1 + a.front[0]);
   const int64_t x0 = not_negative(g0 - a.front[0]), x1 = below(a.size[0], g1 + back[0]);
@@ -211,7 +211,7 @@ static void conv_backward(const ConvArgs<REAL>& a, const ConvJob& j, const ConvG
   for (; h < j.h1 + a.front[1]; ++h) {
     if (h < a.size[1]) pack_x(a, j, w, x0, x1, h, &next);
     for (int64_t t = g0; h < a.size[1] && t < g1; ++t) {
-      const bool own = t >= j.t0 && t < j.t1 && h >= j.h0 && h < j.h1;  // else it is only here for its neighbours' dx
+      const bool own = t >= j.t0 && t < j.t1 && h >= j.h0 && h < j.h1;  // else it serves its neighbours' dx only
       REAL* row = w.g.at(t, h) + back[2] * LANES;
       pack_map_row(row, w.taps.plane, a.dy, a.dy_stride, a, j, t, h);
       w.taps.find(a, w.x, a.front, t, h);
@@ -234,15 +234,15 @@ static void conv_backward(const ConvArgs<REAL>& a, const ConvJob& j, const ConvG
         store(w.d_bias + v * LANES, load(w.d_bias + v * LANES) + sum);
       });
     }
-    const int64_t made = h - a.front[1];
-    for (int64_t t = j.t0; made >= j.h0 && t < j.t1; ++t) {
-      w.taps.find(a, w.g, back, t, made);
+    const int64_t done = h - a.front[1];
+    for (int64_t t = j.t0; done >= j.h0 && t < j.t1; ++t) {
+      w.taps.find(a, w.g, back, t, done);
       each_block(a.size[2], j, [&]<int P>(int64_t v, int64_t column) INLINE {
         V sums[P];
         for (int u = 0; u < P; ++u) sums[u] = V{};
         convolve<P>(sums, w.taps, w.flipped, v, column);
         for (int u = 0; u < P; ++u) sums[u] = settled(sums[u]);
-        write_tokens<P>(out.dx + (token(a, j, t, made) + column) * a.channels, sums, v, a, j);
+        write_tokens<P>(out.dx + (token(a, j, t, done) + column) * a.channels, sums, v, a, j);
       });
     }
   }

@@ -1,4 +1,4 @@
-// Subnormal numbers as zeros, for what one thread does while an object lives.
+// Treat subnormal numbers as zeros, in one thread during an object's lifetime.
 #pragma once
 #include <cstdint>
 #ifdef __x86_64__
@@ -7,8 +7,8 @@
 
 namespace avsmamba {
 
-// Sets flush-to-zero of results and of operands in this thread's control word; the destructor puts the word back as it
-// was. Without such bits (neither x86-64 nor aarch64) it does nothing. No load or store moves across its borders.
+// Sets flush-to-zero of results and of operands in this thread's control word; the destructor restores the
+// word. Without such bits (neither x86-64 nor aarch64) it does nothing. No load or store moves across its start or end.
 class FlushSubnormals {
  public:
   FlushSubnormals() : before(read()) { write(before | kBits); }

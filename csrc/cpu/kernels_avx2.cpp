@@ -1,4 +1,5 @@
-// The float kernels of the scan and the convolution, built for avx2. The standard headers stand before the target, so that no code of theirs is built for it.
+// The float kernels of the scan and of the convolution for avx2. The standard headers come before the target, so that
+// none of their functions is compiled for it.
 #include "conv.h"
 #include "scan.h"
 #ifdef AVSMAMBA_X86
@@ -15,7 +16,9 @@
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_avx2() { return {avx2::forward, avx2::backward, avx2::scratch, avx2::peak}; }
+avsmamba::Kernels<float> avsmamba::kernels_avx2() {
+  return {avx2::forward, avx2::backward, avx2::scratch, avx2::peak};
+}
 avsmamba::ConvKernels<float> avsmamba::conv_kernels_avx2() {
   return {avx2::conv_forward, avx2::conv_backward, avx2::conv_scratch};
 }

@@ -1,4 +1,5 @@
-// The float kernels of the scan and the convolution, built for avx512. The standard headers stand before the target, so that no code of theirs is built for it.
+// The float kernels of the scan and of the convolution for avx512. The standard headers come before the target, so that
+// none of their functions is compiled for it.
 #include "conv.h"
 #include "scan.h"
 #ifdef AVSMAMBA_X86
@@ -38,7 +39,9 @@ alignas(64) static const float kLog[32] = {
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_avx512() { return {avx512::forward, avx512::backward, avx512::scratch, avx512::peak}; }
+avsmamba::Kernels<float> avsmamba::kernels_avx512() {
+  return {avx512::forward, avx512::backward, avx512::scratch, avx512::peak};
+}
 avsmamba::ConvKernels<float> avsmamba::conv_kernels_avx512() {
   return {avx512::conv_forward, avx512::conv_backward, avx512::conv_scratch};
 }

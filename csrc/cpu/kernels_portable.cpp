@@ -1,4 +1,4 @@
-// The float kernels of the scan and the convolution, built for portable. The standard headers stand before the target, so that no code of theirs is built for it.
+// The float kernels of the scan and of the convolution for any CPU.
 #include <cmath>
 #include <cstring>
 
@@ -12,7 +12,9 @@
 #include "scan_kernel.inl"
 #include "conv_kernel.inl"
 
-avsmamba::Kernels<float> avsmamba::kernels_portable() { return {portable::forward, portable::backward, portable::scratch, portable::peak}; }
+avsmamba::Kernels<float> avsmamba::kernels_portable() {
+  return {portable::forward, portable::backward, portable::scratch, portable::peak};
+}
 avsmamba::ConvKernels<float> avsmamba::conv_kernels_portable() {
   return {portable::conv_forward, portable::conv_backward, portable::conv_scratch};
 }

@@ -1,12 +1,13 @@
 // The CPU operators: checks, the partition of a scan into jobs, and their registration over torch's stable ABI.
 //
 // A job is (group of directions, batch entry, channel tile). Jobs are cut into as many contiguous ranges as there are
-// threads; a range runs on one thread, from its first job to its last. What several jobs add to (y and dx of several
-// groups, the sums over channels and over the batch in backward) has one buffer a group or a range, and the buffers
-// are added in order: the result depends on the number of threads, never on their timing.
+// threads; a range runs on one thread, from its first job to its last. Results to which several jobs add (y and dx of
+// several groups, the sums over channels and over the batch in backward) have one buffer a group or a range, and the
+// buffers are added in order: the result depends on the number of threads, never on their timing.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include "../scan_inputs.h"
 #include "scan.h"
 #include "tensors.h"
 
@@ -28,63 +29,24 @@ Kernels<T> kernels() {
   else return float_kernels();
 }
 
-struct Inputs {
-  const Tensor &x, &dt, &B, &C, &A, &D, &dt_weight, &dt_bias, &order;
-  int64_t out_start, out_length;
-};
-
-void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType type) {
-  bool same = t.dim() == (int64_t)sizes.size();
-  for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == sizes.begin()[d];
-  STD_TORCH_CHECK(same, name, ": its shape does not fit those of x, dt, B and order");
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype differs from the one expected");
-  STD_TORCH_CHECK(t.dim() == 0 || t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1,
-                  name, ": its last axis must have stride 1");
-}
-
-// Steps of each direction up to its last wanted token: what comes after changes no output. An order that would lead
-// out of memory is refused here, whoever calls.
-std::vector<int64_t> needed_steps(const Inputs& in) {
-  STD_TORCH_CHECK(in.order.dim() == 2 && in.order.is_contiguous() && in.order.scalar_type() == ScalarType::Int,
-                  "order: expected (K, L), int32 and contiguous");
-  const int64_t K = in.order.size(0), L = in.order.size(1);
-  STD_TORCH_CHECK(in.out_start >= 0 && in.out_length >= 0 && in.out_start + in.out_length <= L,
-                  "out: expected (start, length) inside 0 … ", L, ", got (", in.out_start, ", ", in.out_length, ")");
-  std::vector<int64_t> steps(K, 0);
-  const int32_t* order = pointer<int32_t>(in.order);
-  for (int64_t k = 0; k < K; ++k)
-    for (int64_t i = 0; i < L; ++i) {
-      const int64_t token = order[k * L + i];
-      STD_TORCH_CHECK(token >= 0 && token < L, "order: expected tokens of 0 … ", L - 1, ", got ", token);
-      if ((uint64_t)(token - in.out_start) < (uint64_t)in.out_length) steps[k] = i + 1;
+// Steps of each direction up to its last requested token; later ones change no output. An order that leads out of
+// memory is refused here.
+template <typename T>
+std::vector<int64_t> needed_steps(const ScanArgs<T>& a) {
+  std::vector<int64_t> steps(a.directions, 0);
+  for (int64_t k = 0; k < a.directions; ++k)
+    for (int64_t i = 0; i < a.length; ++i) {
+      const int64_t token = a.order[k * a.length + i];
+      STD_TORCH_CHECK(token >= 0 && token < a.length, "order: expected tokens of 0 … ", a.length - 1, ", got ", token);
+      if ((uint64_t)(token - a.out_start) < (uint64_t)a.out_length) steps[k] = i + 1;
     }
   return steps;
 }
 
 template <typename T>
-ScanArgs<T> arguments(const Inputs& in, const std::vector<int64_t>& steps) {
-  const ScalarType type = in.x.scalar_type(), state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(in.x.dim() == 3 && in.dt.dim() == 4 && in.B.dim() == 4,
-                  "expected x (b, L, E), dt (b, L, K, R) and B (b, L, K, N)");
-  const int64_t b = in.x.size(0), L = in.x.size(1), E = in.x.size(2);
-  const int64_t K = in.order.size(0), R = in.dt.size(3), N = in.B.size(3);
-  check(in.x, "x", {b, L, E}, type), check(in.dt, "dt", {b, L, K, R}, type), check(in.B, "B", {b, L, K, N}, type);
-  check(in.C, "C", {b, L, K, N}, type), check(in.A, "A", {K, E, N}, state), check(in.D, "D", {K, E}, state);
-  check(in.dt_weight, "dt_weight", {K, E, R}, state), check(in.dt_bias, "dt_bias", {K, E}, state);
-  check(in.order, "order", {K, L}, ScalarType::Int);
-  for (const Tensor* t : {&in.A, &in.D, &in.dt_weight, &in.dt_bias})
-    STD_TORCH_CHECK(t->is_contiguous(), "A, D, dt_weight and dt_bias must be contiguous");
-  ScanArgs<T> a{};
-  a.batch = b, a.length = L, a.channels = E, a.directions = K, a.states = N, a.rank = R;
-  a.input = input_type(type);
-  a.x = in.x.const_data_ptr(), a.dt = in.dt.const_data_ptr(), a.B = in.B.const_data_ptr(), a.C = in.C.const_data_ptr();
-  for (int d = 0; d < 2; ++d) a.x_stride[d] = in.x.stride(d);
-  for (int d = 0; d < 3; ++d)
-    a.dt_stride[d] = in.dt.stride(d), a.B_stride[d] = in.B.stride(d), a.C_stride[d] = in.C.stride(d);
-  a.A = pointer<T>(in.A), a.D = pointer<T>(in.D);
-  a.dt_weight = pointer<T>(in.dt_weight), a.dt_bias = pointer<T>(in.dt_bias);
-  a.order = pointer<int32_t>(in.order);
-  a.out_start = in.out_start, a.out_length = in.out_length, a.steps = steps.data();
+ScanArgs<T> arguments(const ScanInputs& in) {
+  ScanArgs<T> a = checked_arguments<ScanArgs<T>, T>(in);
+  a.input = input_type(in.x.scalar_type());
   return a;
 }
 
@@ -124,8 +86,8 @@ struct Partition {
 };
 
 // The gradients of dt, B and C are sums over channels, to which every channel tile adds. Each range of jobs has rows of
-// its own, in scan order, for the batch entries that it works on and for a few directions at a time: all directions
-// at once would need more memory than the forbidden K x L x E tensor where there are many threads.
+// its own, in scan order, for its batch entries and a few directions at a time: with many threads, all directions at once
+// would need more memory than a K x L x E tensor.
 template <typename T>
 struct RowSums {
   const ScanArgs<T>& a;
@@ -179,22 +141,20 @@ struct RowSums {
   }
 };
 
-// States (b, K, tiles, N, E) at the tiles' borders: what the backward starts from. Tiles that no output needs are zero.
+// States (b, K, tiles, N, E) at the tiles' borders, from which the backward starts; zero for tiles without an output.
 template <typename T>
 T* border_states(const ScanArgs<T>& a, const Tensor& states) {
   const int64_t tiles = (a.length + kTile - 1) / kTile;
-  check(states, "states", {a.batch, a.directions, tiles, a.states, a.channels}, states.scalar_type());
-  const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(states.is_contiguous() && states.scalar_type() == state,
-                  "states: expected contiguous, of the state's dtype");
+  check(states, "states", {a.batch, a.directions, tiles, a.states, a.channels}, state_type<T>(), states);
   return writable<T>(states);
 }
 
 template <typename T>
-void run_forward(const Inputs& in, const Tensor& y, const Tensor& states) {
-  const std::vector<int64_t> steps = needed_steps(in);
-  const ScanArgs<T> a = arguments<T>(in, steps);
-  check(y, "y", {a.batch, a.out_length, a.channels}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+void run_forward(const ScanInputs& in, const Tensor& y, const Tensor& states) {
+  ScanArgs<T> a = arguments<T>(in);
+  const std::vector<int64_t> steps = needed_steps(a);
+  a.steps = steps.data();
+  check(y, "y", {a.batch, a.out_length, a.channels}, state_type<T>(), in.x);
   T* const borders = states.numel() ? border_states(a, states) : nullptr;
   const Partition p(a);
   Shared<T> sums(y, p.groups, p.jobs == 0);
@@ -211,15 +171,14 @@ void run_forward(const Inputs& in, const Tensor& y, const Tensor& states) {
 }
 
 template <typename T>
-void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, const std::vector<Tensor>& grads) {
-  const std::vector<int64_t> steps = needed_steps(in);
-  const ScanArgs<T> a = arguments<T>(in, steps);
-  const ScalarType state = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  check(dy, "dy", {a.batch, a.out_length, a.channels}, in.x.scalar_type());
-  STD_TORCH_CHECK(dy.is_contiguous(), "dy must be contiguous");
+void run_backward(const ScanInputs& in, const Tensor& dy, const Tensor& states, const std::vector<Tensor>& grads) {
+  ScanArgs<T> a = arguments<T>(in);
+  const std::vector<int64_t> steps = needed_steps(a);
+  a.steps = steps.data();
+  check(dy, "dy", {a.batch, a.out_length, a.channels}, in.x.scalar_type(), in.x);
   const T* const borders = border_states(a, states);
   for (const Tensor& grad : grads)
-    STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state,
+    STD_TORCH_CHECK(grad.is_contiguous() && grad.scalar_type() == state_type<T>(),
                     "gradients: expected contiguous, of the state's dtype");
   const Partition p(a);
   Shared<T> dx(grads[0], p.groups, false);
@@ -254,7 +213,7 @@ void run_backward(const Inputs& in, const Tensor& dy, const Tensor& states, cons
 void scan_forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A, const Tensor D,
                   const Tensor dt_weight, const Tensor dt_bias, const Tensor order, int64_t out_start,
                   int64_t out_length, Tensor y, Tensor states) {
-  const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
+  const ScanInputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
   if (is_double(x)) run_forward<double>(in, y, states);
   else run_forward<float>(in, y, states);
 }
@@ -263,7 +222,7 @@ void scan_backward(const Tensor dy, const Tensor states, const Tensor x, const T
                    const Tensor C, const Tensor A, const Tensor D, const Tensor dt_weight, const Tensor dt_bias,
                    const Tensor order, int64_t out_start, int64_t out_length, Tensor dx, Tensor ddt, Tensor dB,
                    Tensor dC, Tensor dA, Tensor dD, Tensor ddt_weight, Tensor ddt_bias) {
-  const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
+  const ScanInputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
   const std::vector<Tensor> grads{dx, ddt, dB, dC, dA, dD, ddt_weight, ddt_bias};
   if (is_double(x)) run_backward<double>(in, dy, states, grads);
   else run_backward<float>(in, dy, states, grads);
@@ -271,7 +230,7 @@ void scan_backward(const Tensor dy, const Tensor states, const Tensor x, const T
 
 int64_t scan_tile() { return kTile; }
 
-// Runs the arithmetic of a tile on data in cache, on every thread, and says how many state updates that were.
+// Run the arithmetic of a tile on data in cache, on every thread, and return the number of state updates.
 int64_t scan_peak(int64_t states, int64_t rank, bool backward, int64_t rounds) {
   ScanArgs<float> a{};
   a.states = states, a.rank = rank;
@@ -307,7 +266,7 @@ STABLE_TORCH_LIBRARY_IMPL(avsmamba_cpu, CPU, m) {
   m.impl("backward", TORCH_BOX(&avsmamba::scan_backward));
 }
 
-// Importing the module is what registers the operators; it has nothing else to offer.
+// Importing the module registers the operators; it has no other contents.
 extern "C" PyMODINIT_FUNC PyInit__cpu() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);

@@ -1,4 +1,4 @@
-// What the CPU kernels of the multi-directional scan get, for one type of state.
+// Arguments of the CPU kernels of the multi-directional scan, for one type of state.
 #pragma once
 #include "common.h"
 
@@ -15,8 +15,8 @@ struct ScanArgs {
   int64_t x_stride[2], dt_stride[3], B_stride[3], C_stride[3];
   const T *A, *D, *dt_weight, *dt_bias;       // (K, E, N), (K, E), (K, E, R), (K, E), contiguous
   const int32_t* order;                       // (K, L)
-  int64_t out_start, out_length;              // tokens whose output is wanted
-  const int64_t* steps;                       // (K): steps of each direction up to its last wanted token
+  int64_t out_start, out_length;              // tokens whose output is requested
+  const int64_t* steps;                       // (K): steps of each direction up to its last requested token
 };
 
 // Where a job of the backward adds its gradients. `rows` holds ddt, dB and dC of one batch entry in scan order,
@@ -36,7 +36,7 @@ struct ScanJob {
   int64_t b, e0, k0, k1;
   int lanes;      // channels that exist
   int width;      // channels of the job: 16, 32 or 64
-  void* scratch;  // as many values as `scratch` below says, on a 64-byte border
+  void* scratch;  // as many values as `scratch` below returns, on a 64-byte border
 };
 
 // In y a job's first direction writes, the others add. `states` (b, K, tiles, N, E) are those before each tile of kTile

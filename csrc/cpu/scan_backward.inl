@@ -1,10 +1,10 @@
 // The backward of a job; part of scan_kernel.inl.
 
 // Gradients of S states from n0 on over T packed tokens, from `border`, the states before the first of them. Each
-// token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart. What of the state before a token
-// survives it, decay h, serves three times: in the recurrence, as grad decay h for delta and A, and, as
-// h = decay h + u B, for C; sum(dy u) over channels does not depend on the state and is made once.
-// Without OUT no output of these tokens is wanted, and dy is zero.
+// token's gradients of B and C go to its row of `rows`, whose rows are `pitch` apart. The decayed state, decay h, is used
+// three times: in the recurrence, as grad decay h for delta and A, and, as h = decay h + u B, for C; sum(dy u) over
+// channels does not depend on the state and is computed once.
+// Without OUT no output of these tokens is requested, and dy is zero.
 template <int WIDTH, int S, bool OUT>
 AI void retreat(Workspace<WIDTH>& w, REAL* rows, int64_t pitch, const REAL* border, int64_t N, int64_t n0, int T) {
   constexpr int NV = WIDTH / LANES;
@@ -159,7 +159,7 @@ AI void finish_tile(Workspace<WIDTH>& w, const ScanArgs<REAL>& a, const ScanJob&
   for (; r < R; ++r) add_weights<WIDTH, 1>(w, R, r, T);
 }
 
-// dy of T tokens, zero where no output is wanted, with sum(dy u) over channels and the gradient of D.
+// dy of T tokens, zero where no output is requested, with sum(dy u) over channels and the gradient of D.
 template <int WIDTH>
 AI void pack_gradients(const ScanArgs<REAL>& a, const ScanJob& j, const int32_t* tokens, int T, const int32_t* next,
                        int next_count, const void* dy, const REAL* dx, Workspace<WIDTH>& w) {

@@ -2,14 +2,14 @@
 //   NS     namespace of this build          REAL   float or double
 //   LANES  values in a vector               INT    integer of the same size as REAL
 // and, where an instruction set has them, LOOKUP(table, t) for the entries of a table in registers together with
-// SCALE(p, n) for p 2^n and FMA(a, b, c) for a b + c rounded once; KEEP(x) keeps the compiler from making x again.
+// SCALE(p, n) for p 2^n and FMA(a, b, c) for a b + c rounded once; KEEP(x) keeps the compiler from recomputing x.
 //
 // Forward, for a job (channels of one batch entry) and each of its directions: pack kTile tokens' x, B, C and the
-// delta that softplus(dt W + b) gives into L1, then run the recurrence
+// delta = softplus(dt W + b) into L1, then run the recurrence
 //   h = exp(delta A) h + delta x B,   y = C h + D x
 // with up to eight states in registers. For training it also stores the states before each tile: N / kTile of a
-// K x L x E tensor, which itself never exists. Backward walks the tiles from the last to the first: it makes a tile's
-// states again from those before it, and runs
+// K x L x E tensor, which itself never exists. Backward visits the tiles from the last to the first: it recomputes a
+// tile's states from those before it, and runs
 //   g_t = C_t dy_t + exp(delta_{t+1} A) g_{t+1}
 // from which all gradients follow.
 #include <cmath>
@@ -23,8 +23,10 @@ namespace NS {
 
 #include "vector_math.inl"
 
+#include "vector_io.inl"
+
 // The packed tokens of a tile and the running states of a job, cut out of `memory`; with `memory` null only `size` is
-// made. Channels past a job's lanes are zero.
+// computed. Channels past a job's lanes are zero.
 template <int WIDTH>
 struct Workspace {
   static constexpr int NV = WIDTH / LANES;
@@ -48,67 +50,6 @@ struct Workspace {
     left = take(kTile * 2 * WIDTH), decay = take(kTile * 2 * WIDTH), dy_u = take(kTile);
   }
 };
-
-AI void widen(REAL* to, const uint16_t* from, int64_t n, bool brain) {
-  for (int64_t i = 0; i < n; ++i) {
-    // A half's exponent and mantissa, shifted into a float's place, lack 112 in the exponent; all ones stay all ones. A
-    // subnormal half would be a subnormal float: it gets a 1 before its mantissa, which is then subtracted.
-    const uint32_t bits = from[i], exponent = bits & 0x7c00;
-    uint32_t wide = bits << 16;
-    float value;
-    if (!brain) {
-      const uint32_t subnormal = exponent == 0, not_finite = exponent == 0x7c00, two_to_minus_14 = 113u << 23;
-      const uint32_t rebased = ((bits & 0x7fff) << 13) + ((112 + subnormal + 112 * not_finite) << 23);
-      const uint32_t extra = subnormal * two_to_minus_14;
-      float one;
-      std::memcpy(&value, &rebased, 4);
-      std::memcpy(&one, &extra, 4);
-      value -= one;
-      std::memcpy(&wide, &value, 4);
-      wide |= (bits & 0x8000) << 16;
-    }
-    std::memcpy(&value, &wide, 4);
-    to[i] = value;
-  }
-}
-
-// `count` values from the one at `offset` of a tensor of inputs.
-AI void read_row(REAL* to, const void* from, int64_t offset, int64_t count, Input input) {
-  if (input == Input::same) {
-    const REAL* p = (const REAL*)from + offset;
-    int64_t i = 0;
-    for (; i + 4 <= count; i += 4) *(V4*)(to + i) = *(const V4*)(p + i);
-    for (; i < count; ++i) to[i] = p[i];
-  } else {
-    widen(to, (const uint16_t*)from + offset, count, input == Input::bfloat16);
-  }
-}
-
-template <int WIDTH>
-AI void read_channels(REAL* to, const void* from, int64_t offset, int lanes, Input input) {
-  if (lanes == WIDTH && input == Input::same) {
-    for (int v = 0; v < WIDTH; v += LANES) store(to + v, load((const REAL*)from + offset + v));
-  } else {
-    read_row(to, from, offset, lanes, input);
-    for (int c = lanes; c < WIDTH; ++c) to[c] = 0;
-  }
-}
-
-// Add to a job's channels of a row, or, where nothing was written yet, write them.
-template <int WIDTH>
-AI void put_channels(REAL* to, const REAL* from, int lanes, bool fresh) {
-  if (lanes == WIDTH && fresh) {
-    for (int v = 0; v < WIDTH; v += LANES) store(to + v, load(from + v));
-  } else if (lanes == WIDTH) {
-    for (int v = 0; v < WIDTH; v += LANES) store(to + v, load(to + v) + load(from + v));
-  } else {
-    for (int c = 0; c < lanes; ++c) to[c] = fresh ? from[c] : to[c] + from[c];
-  }
-}
-
-AI void prefetch(const void* row, int bytes) {
-  for (int c = 0; c < bytes; c += 64) __builtin_prefetch((const char*)row + c);
-}
 
 template <int WIDTH>
 void pack_direction(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, Workspace<WIDTH>& w) {
@@ -160,7 +101,7 @@ AI void make_deltas(Workspace<WIDTH>& w, int64_t R, int T) {
   }
 }
 
-// Pack T tokens and make their delta, with SIGMOID also the derivative of softplus; fetch the rows of `next` tokens.
+// Pack T tokens and compute their delta, with SIGMOID also the derivative of softplus; fetch the rows of `next` tokens.
 template <int WIDTH, bool SIGMOID>
 AI void pack_tile(const ScanArgs<REAL>& a, const ScanJob& j, int64_t k, const int32_t* tokens, int T,
                   const int32_t* next, int next_count, Workspace<WIDTH>& w) {
@@ -279,8 +220,8 @@ void forward_width(const ScanArgs<REAL>& a, const ScanJob& j, REAL* y, REAL* sta
 
 #include "scan_backward.inl"
 
-// The arithmetic of a packed tile, `rounds` times: what it takes when all data lie in cache and nothing is gathered.
-// Without a rank delta is left as it is, and only the recurrence (and its gradients) runs. `scratch` holds a workspace
+// The arithmetic of a packed tile, `rounds` times, to measure it with all data in cache and no gathering.
+// Without a rank delta is not recomputed, and only the recurrence (and its gradients) runs. `scratch` holds a workspace
 // and a tile's gradients.
 static void peak(int64_t N, int64_t R, int64_t rounds, bool backward, REAL* scratch) {
   Workspace<64> w(scratch, N, R, true);

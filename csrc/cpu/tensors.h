@@ -20,7 +20,7 @@ using torch::stable::Tensor;
 
 enum class Isa { portable, avx2, avx512 };
 
-// The widest that this CPU has, or the one that AVSMAMBA_CPU_ISA names.
+// The widest that this CPU has, or the one in AVSMAMBA_CPU_ISA.
 inline Isa instruction_set() {
   const char* forced = std::getenv("AVSMAMBA_CPU_ISA");
   const std::string isa = forced ? forced : "";
@@ -60,7 +60,7 @@ inline bool is_double(const Tensor& x) {
   return type == ScalarType::Double;
 }
 
-// f(begin, end) for parts of 0 … count on the threads, subnormal numbers being zeros to it.
+// Call f(begin, end) for parts of 0 … count on the threads; it treats subnormal numbers as zeros.
 template <typename F>
 void parallel(int64_t count, int64_t grain, const F& f) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
@@ -69,12 +69,13 @@ void parallel(int64_t count, int64_t grain, const F& f) {
   });
 }
 
+// Zero for a negligible gradient.
 template <typename T>
 T settled(T gradient) {
   return std::abs(gradient) < kNegligible<T> ? T(0) : gradient;
 }
 
-// f(range, scratch) for each range, on one thread each; scratch holds `size` values of T on a 64-byte border.
+// Call f(range, scratch) for each range, on one thread each; scratch holds `size` values of T on a 64-byte border.
 template <typename T, typename F>
 void run_ranges(int64_t ranges, int64_t size, const F& f) {
   parallel(ranges, 1, [&](int64_t begin, int64_t end) {
@@ -85,7 +86,7 @@ void run_ranges(int64_t ranges, int64_t size, const F& f) {
 }
 
 // `copies` buffers of `size` values, the first of which is `own`, zeroed on demand; `gather` adds the others to it, and
-// settles it where it is a gradient.
+// sets negligible gradients to zero.
 template <typename T>
 struct Shared {
   T* own;

@@ -18,8 +18,8 @@ AI V splat(REAL x) { return x - V{}; }
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
 #endif
 
-// The sums of four vectors' values, all four on the way together: a transposition within each quarter, then the
-// quarters added up.
+// The sums of four vectors' values, computed together: a transposition within each quarter, then the sum of the
+// quarters.
 AI V4 sum4(V a, V b, V c, V d) {
 #if LANES == 16
 #define LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29

@@ -1,18 +1,15 @@
-// The CUDA operators: checks, launches on torch's current stream, and their registration over torch's stable ABI. Their
-// outputs are added to: avsmamba/ops/scan_cuda.py zeroes them and says why their copies are as they are.
+// The CUDA operators: checks, launches on torch's current stream, and their registration over torch's stable ABI. They
+// add to their outputs: avsmamba/ops/scan_cuda.py zeroes these, and explains their copies.
 //
-// The order table lies on the GPU, and reading it here would stop the stream: that it holds permutations is checked
-// by multi_directional_scan in Python.
+// The order table is on the GPU, and reading it here would stop the stream: multi_directional_scan in Python checks that
+// it holds permutations.
 #include <Python.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
 
+#include "../scan_inputs.h"
 #include "scan_backward.cuh"
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 namespace avsmamba {
 namespace {
@@ -37,64 +34,23 @@ struct Launch {
   }
 };
 
-void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType type, const Tensor& x,
-           bool contiguous = true) {
-  bool same = t.dim() == (int64_t)sizes.size();
-  for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == sizes.begin()[d];
-  STD_TORCH_CHECK(same, name, ": its shape does not fit those of x, dt, B and order");
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype differs from the one expected");
-  STD_TORCH_CHECK(t.is_cuda() && t.get_device_index() == x.get_device_index(), name, ": expected on the GPU of x");
-  STD_TORCH_CHECK(!contiguous || t.is_contiguous(), name, ": expected contiguous");
-  STD_TORCH_CHECK(t.dim() == 0 || t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1,
-                  name, ": its last axis must have stride 1");
-}
-
-struct Inputs {
-  const Tensor &x, &dt, &B, &C, &A, &D, &dt_weight, &dt_bias, &order, &steps;
-  int64_t out_start, out_length;
-};
-
 template <typename T>
 T* pointer(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
-template <typename T>
-constexpr ScalarType state_type() {
-  return sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-}
-
 template <typename I, typename T>
-ScanArgs<I, T> arguments(const Inputs& in) {
-  const ScalarType type = in.x.scalar_type(), state = state_type<T>();
-  STD_TORCH_CHECK(in.x.dim() == 3 && in.dt.dim() == 4 && in.B.dim() == 4 && in.order.dim() == 2,
-                  "expected x (b, L, E), dt (b, L, K, R), B (b, L, K, N) and order (K, L)");
-  const int64_t b = in.x.size(0), L = in.x.size(1), E = in.x.size(2);
-  const int64_t K = in.order.size(0), R = in.dt.size(3), N = in.B.size(3);
-  check(in.x, "x", {b, L, E}, type, in.x, false), check(in.dt, "dt", {b, L, K, R}, type, in.x, false);
-  check(in.B, "B", {b, L, K, N}, type, in.x, false), check(in.C, "C", {b, L, K, N}, type, in.x, false);
-  check(in.A, "A", {K, E, N}, state, in.x), check(in.D, "D", {K, E}, state, in.x);
-  check(in.dt_weight, "dt_weight", {K, E, R}, state, in.x), check(in.dt_bias, "dt_bias", {K, E}, state, in.x);
-  check(in.order, "order", {K, L}, ScalarType::Int, in.x), check(in.steps, "steps", {K}, ScalarType::Int, in.x);
-  STD_TORCH_CHECK(in.out_start >= 0 && in.out_length >= 0 && in.out_start + in.out_length <= L,
-                  "out: expected (start, length) inside 0 … ", L, ", got (", in.out_start, ", ", in.out_length, ")");
+ScanArgs<I, T> arguments(const ScanInputs& in, const Tensor& steps) {
+  ScanArgs<I, T> a = checked_arguments<ScanArgs<I, T>, T>(in);
+  check(steps, "steps", {a.directions}, ScalarType::Int, in.x);
   constexpr int64_t most = (1LL << 31) - 1;
-  STD_TORCH_CHECK(b * channel_tiles((int)E) <= most && L <= most - kTile && K <= 65535,
-                  "too many entries for a launch");
-  ScanArgs<I, T> a{};
-  a.batch = (int)b, a.length = (int)L, a.channels = (int)E, a.directions = (int)K, a.states = (int)N, a.rank = (int)R;
-  a.x = pointer<I>(in.x), a.dt = pointer<I>(in.dt), a.B = pointer<I>(in.B), a.C = pointer<I>(in.C);
-  for (int d = 0; d < 2; ++d) a.x_stride[d] = in.x.stride(d);
-  for (int d = 0; d < 3; ++d)
-    a.dt_stride[d] = in.dt.stride(d), a.B_stride[d] = in.B.stride(d), a.C_stride[d] = in.C.stride(d);
-  a.A = pointer<T>(in.A), a.D = pointer<T>(in.D);
-  a.dt_weight = pointer<T>(in.dt_weight), a.dt_bias = pointer<T>(in.dt_bias);
-  a.order = pointer<int32_t>(in.order), a.steps = pointer<int32_t>(in.steps);
-  a.out_start = (int)in.out_start, a.out_length = (int)in.out_length;
+  STD_TORCH_CHECK((int64_t)a.batch * channel_tiles(a.channels) <= most && a.length <= most - kTile &&
+                  a.directions <= 65535, "too many entries for a launch");
+  a.steps = pointer<int32_t>(steps);
   return a;
 }
 
-// f with a value of x's type and one of the state's.
+// Call f with a value of x's type and one of the state's.
 template <typename F>
 void for_type(const Tensor& x, const F& f) {
   const ScalarType type = x.scalar_type();
@@ -105,14 +61,14 @@ void for_type(const Tensor& x, const F& f) {
   else STD_TORCH_CHECK(false, "x: expected float32, float64, bfloat16 or float16");
 }
 
-bool empty(const Inputs& in) { return in.x.numel() == 0 || in.order.numel() == 0; }
+bool empty(const ScanInputs& in) { return in.x.numel() == 0 || in.order.numel() == 0; }
 
 void forward(const Tensor x, const Tensor dt, const Tensor B, const Tensor C, const Tensor A, const Tensor D,
              const Tensor dt_weight, const Tensor dt_bias, const Tensor order, const Tensor steps, int64_t out_start,
              int64_t out_length, Tensor y) {
-  const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, steps, out_start, out_length};
+  const ScanInputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
   for_type(x, [&]<typename I, typename T>(I, T) {
-    const ScanArgs<I, T> a = arguments<I, T>(in);
+    const ScanArgs<I, T> a = arguments<I, T>(in, steps);
     check(y, "y", {a.batch, a.out_length, a.channels}, state_type<T>(), x);
     if (!empty(in)) run_forward<I, T>(Launch(x), a, pointer<T>(y));
   });
@@ -122,9 +78,9 @@ void backward(const Tensor dy, const Tensor x, const Tensor dt, const Tensor B, 
               const Tensor D, const Tensor dt_weight, const Tensor dt_bias, const Tensor order, const Tensor steps,
               int64_t out_start, int64_t out_length, Tensor borders, Tensor dx, Tensor ddt, Tensor dB, Tensor dC,
               Tensor dA, Tensor dD, Tensor ddt_weight, Tensor ddt_bias) {
-  const Inputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, steps, out_start, out_length};
+  const ScanInputs in{x, dt, B, C, A, D, dt_weight, dt_bias, order, out_start, out_length};
   for_type(x, [&]<typename I, typename T>(I, T) {
-    const ScanArgs<I, T> a = arguments<I, T>(in);
+    const ScanArgs<I, T> a = arguments<I, T>(in, steps);
     constexpr ScalarType type = state_type<T>();
     const int64_t b = a.batch, L = a.length, E = a.channels, K = a.directions, N = a.states, R = a.rank;
     STD_TORCH_CHECK(ddt.dim() == 5 && dA.dim() == 4, "expected ddt (copies, b, L, K, R) and dA (copies, K, E, N)");
@@ -163,7 +119,7 @@ STABLE_TORCH_LIBRARY_IMPL(avsmamba_cuda, CUDA, m) {
   m.impl("backward", TORCH_BOX(&avsmamba::backward));
 }
 
-// Importing the module is what registers the operators; it has nothing else to offer.
+// Importing the module registers the operators; it has no other contents.
 extern "C" PyMODINIT_FUNC PyInit__cuda() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr,
                                nullptr};

@@ -1,13 +1,13 @@
 // The backward kernel: tiles from the last to the first, each from the states at its border, which a forward scan has
-// left in `borders`. With g_t the gradient of the state after step t, g_t = C_t dy_t + e_{t+1} g_{t+1} is scanned as
+// stored in `borders`. With g_t the gradient of the state after step t, g_t = C_t dy_t + e_{t+1} g_{t+1} is scanned as
 // the states are, in the other direction.
 //
-// What is summed over channels (ddt, dB, dC) is summed over a warp's four channels by shuffles, over the block's
+// Sums over channels (ddt, dB, dC) are taken over a warp's four channels by shuffles, over the block's
 // warps in shared memory, and over blocks by atomic adds; the parameters' gradients over tokens in registers and
 // shared memory, and over the batch by atomic adds; dx over directions by atomic adds. The caller has zeroed all
-// eight. Deterministic mode is a matter of what the caller passes: one direction a launch, and a copy of ddt, dB and
-// dC for each channel tile and of the parameters' gradients for each batch entry, so that no address gets two adds in
-// one launch.
+// eight. Deterministic mode depends on the caller's arguments: one direction a launch, and a copy of ddt, dB and
+// dC for each channel tile and of the parameters' gradients for each batch entry, so that no address receives two
+// additions in one launch.
 #pragma once
 #include "scan_forward.cuh"
 
@@ -24,7 +24,7 @@ struct BackwardShared {
   T *x, *dy, *A, *W, *g, *gA, *gW, *parts;
   int bytes;
   __host__ __device__ BackwardShared(unsigned char* base, int N, int R) {
-    Carver c(base);
+    SharedArena c(base);
     rows = Ring<T>(c, 2, (R + 2 * N) * kTile), tokens = Ring<int32_t>(c, 3, kTile);
     x = c.take<T>(kTile * kPitch), dy = c.take<T>(kTile * kPitch);
     A = c.take<T>(N * kChannels), W = c.take<T>(R * kChannels);
@@ -35,10 +35,10 @@ struct BackwardShared {
   }
 };
 
-// The dy of a tile's wanted tokens, zeros for the others.
+// The dy of a tile's requested tokens, zeros for the others.
 template <typename I, typename T>
-__device__ inline void stage_dy(const ScanArgs<I, T>& a, const Place& p, const I* dy, T* to, const int32_t* tokens,
-                                int count) {
+__device__ inline void stage_dy(const ScanArgs<I, T>& a, const ThreadPosition& p, const I* dy, T* to,
+                                const int32_t* tokens, int count) {
   const int c = threadIdx.x % kChannels, e = p.tile * kChannels + c;
 #pragma unroll 4
   for (int t = threadIdx.x / kChannels; t < kTile; t += kThreads / kChannels) {
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
   AVS_DYNAMIC_SHARED(memory);
   const int N = a.states, R = a.rank;
   const BackwardShared<T> s(memory, N, R);
-  const Place p(a);
+  const ThreadPosition p(a);
   const int steps = a.steps[p.k], tiles = tiles_of(steps);
   const int64_t parameter = (int64_t)p.k * a.channels + p.e;
   const T bias = p.exists ? a.dt_bias[parameter] : T(0), skip = p.exists ? a.D[parameter] : T(0);

@@ -1,11 +1,11 @@
-// What the CUDA kernels of the multi-directional scan share. The kernels see CUDA only through this file's macros and
+// What the CUDA kernels of the multi-directional scan share. The kernels use CUDA only through this file's macros and
 // the usual builtins, so that tests/cuda_emulation can compile the very same sources with a plain C++ compiler.
 //
 // A block scans kChannels channels of one batch entry in one direction, kTile tokens at a time. kLanes threads share a
 // channel, and each has kSteps consecutive tokens of the tile, with all the states. A state h_t = e_t h_{t-1} + u_t B_t
-// is scanned in three moves: each lane over its own steps from zero (lane 0 from what the tile before left), the lanes'
-// ends by shuffles, and then every step by h = (product of e so far) h_in + (own scan). So each exponential is computed
-// once, each delta too, N and R may be anything, and one long sequence gives 8 times as many threads as channels.
+// is scanned in three phases: each lane over its own steps from zero (lane 0 from the state of the tile before), the
+// lanes' ends by shuffles, and then every step by h = (product of e so far) h_in + (own scan). So each exponential and
+// each delta is computed once, N and R may have any value, and one long sequence has 8 times as many threads as channels.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -32,8 +32,8 @@ struct ScanArgs {
   int64_t x_stride[2], dt_stride[3], B_stride[3], C_stride[3];
   const T *A, *D, *dt_weight, *dt_bias;  // (K, E, N), (K, E), (K, E, R), (K, E)
   const int32_t* order;                  // (K, L)
-  const int32_t* steps;                  // (K): steps of each direction up to its last wanted token
-  int out_start, out_length;             // tokens whose output is wanted
+  const int32_t* steps;                  // (K): steps of each direction up to its last requested token
+  int out_start, out_length;             // tokens whose output is requested
 };
 
 // Where the backward adds its gradients. With row_copies = 1 all channel tiles add to the same ddt, dB and dC; with as
@@ -51,7 +51,7 @@ __device__ inline float exp2_(float v) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
-// A copy to shared memory that runs beside what follows it, up to async_wait by the same thread.
+// An asynchronous copy to shared memory, complete after async_wait by the same thread.
 template <typename T>
 __device__ inline void async_copy(T* to, const T* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
@@ -79,12 +79,12 @@ __device__ inline double sigmoid_of_softplus(double d) { return -expm1(-d); }
 __host__ __device__ inline int tiles_of(int length) { return (length + kTile - 1) / kTile; }
 __host__ __device__ inline int channel_tiles(int channels) { return (channels + kChannels - 1) / kChannels; }
 
-// Where this thread stands: a lane of a channel, and the block's batch entry, direction and channels.
-struct Place {
+// Position of this thread: a lane of a channel, and the block's batch entry, direction and channels.
+struct ThreadPosition {
   int lane, local, tile, b, k, e;
   bool exists;
   template <typename Args>
-  __device__ explicit Place(const Args& a) {
+  __device__ explicit ThreadPosition(const Args& a) {
     const int tiles = channel_tiles(a.channels);
     lane = threadIdx.x % kLanes, local = threadIdx.x / kLanes;
     tile = blockIdx.x % tiles, b = blockIdx.x / tiles, k = blockIdx.y;
@@ -93,8 +93,8 @@ struct Place {
   }
 };
 
-// Rows of a tile in shared memory lie transposed, one column of kTile tokens after the other, and in a column so that
-// the lanes' first four tokens come first: a quad a lane, without bank conflicts.
+// Rows of a tile are transposed in shared memory, one column of kTile tokens after the other; in a column the lanes'
+// first four tokens come first: a quad a lane, without bank conflicts.
 __device__ inline int slot(int t) {
   return (t % kSteps / 4) * (4 * kLanes) + t / kSteps * 4 + t % 4;
 }
@@ -114,10 +114,10 @@ __device__ inline void load_steps(T (&v)[kSteps], const T* column, int lane) {
 }
 
 // Cuts the dynamic shared memory into arrays, each on a 64-byte border; with base = nullptr it only counts.
-struct Carver {
+struct SharedArena {
   unsigned char* base;
   int used = 0;
-  __host__ __device__ explicit Carver(unsigned char* base) : base(base) {}
+  __host__ __device__ explicit SharedArena(unsigned char* base) : base(base) {}
   template <typename T>
   __host__ __device__ T* take(int count) {
     T* p = reinterpret_cast<T*>(base + used);
@@ -126,13 +126,13 @@ struct Carver {
   }
 };
 
-// Buffers that follow each other in turn.
+// Buffers that are used in turn.
 template <typename T>
 struct Ring {
   T* first = nullptr;
   int size = 1, stride = 0;
   Ring() = default;
-  __host__ __device__ Ring(Carver& c, int size, int count) : size(size) {
+  __host__ __device__ Ring(SharedArena& c, int size, int count) : size(size) {
     const int before = c.used;
     first = c.take<T>(count);
     stride = (c.used - before) / (int)sizeof(T);
@@ -143,16 +143,17 @@ struct Ring {
 
 __device__ inline int count_of(int steps, int i) { return min(kTile, steps - i * kTile); }
 
-// The tokens of tile i, for whoever reads them after the next barrier.
+// The tokens of tile i, to be read after the next barrier.
 template <typename Args>
-__device__ inline void load_tokens(const Args& a, const Place& p, int32_t* tokens, int steps, int i) {
+__device__ inline void load_tokens(const Args& a, const ThreadPosition& p, int32_t* tokens, int steps, int i) {
   const int t = i * kTile + threadIdx.x;
   if (threadIdx.x < kTile) tokens[threadIdx.x] = i >= 0 && t < steps ? a.order[(int64_t)p.k * a.length + t] : 0;
 }
 
 // The dt, B and C of a tile into columns 0 … R - 1, R … R + N - 1 and the N after them; zeros past its end.
 template <typename I, typename T>
-__device__ inline void stage_rows(const ScanArgs<I, T>& a, const Place& p, T* rows, const int32_t* tokens, int count) {
+__device__ inline void stage_rows(const ScanArgs<I, T>& a, const ThreadPosition& p, T* rows, const int32_t* tokens,
+                                  int count) {
   const int R = a.rank, N = a.states;
   for (int t = threadIdx.x / 32; t < kTile; t += kWarps) {
     const int64_t token = tokens[t];
@@ -169,7 +170,8 @@ __device__ inline void stage_rows(const ScanArgs<I, T>& a, const Place& p, T* ro
 
 // The x of a tile, a warp to a token; zeros for channels and tokens that do not exist.
 template <typename I, typename T>
-__device__ inline void stage_x(const ScanArgs<I, T>& a, const Place& p, T* x, const int32_t* tokens, int count) {
+__device__ inline void stage_x(const ScanArgs<I, T>& a, const ThreadPosition& p, T* x, const int32_t* tokens,
+                               int count) {
   const int c = threadIdx.x % kChannels, e = p.tile * kChannels + c;
 #pragma unroll 4
   for (int t = threadIdx.x / kChannels; t < kTile; t += kThreads / kChannels) {
@@ -186,7 +188,7 @@ __device__ inline bool wanted(const Args& a, int token) {
 
 // The direction's A (times log2 e) and dt_weight, transposed to (state or rank, channel).
 template <typename I, typename T>
-__device__ inline void load_parameters(const ScanArgs<I, T>& a, const Place& p, T* A, T* W) {
+__device__ inline void load_parameters(const ScanArgs<I, T>& a, const ThreadPosition& p, T* A, T* W) {
   const int64_t row = (int64_t)p.k * a.channels + p.e;
   for (int n = p.lane; n < a.states; n += kLanes)
     A[n * kChannels + p.local] = p.exists ? a.A[row * a.states + n] * T(1.4426950408889634074) : T(0);
@@ -194,10 +196,10 @@ __device__ inline void load_parameters(const ScanArgs<I, T>& a, const Place& p, 
     W[r * kChannels + p.local] = p.exists ? a.dt_weight[row * a.rank + r] : T(0);
 }
 
-// delta of the thread's steps; zero for what does not exist, which makes such a step change no state.
+// delta of the thread's steps; zero for steps that do not exist, which then change no state.
 template <typename T>
-__device__ inline void make_delta(T (&delta)[kSteps], const T* rows, const T* W, T bias, int rank, const Place& p,
-                                  int count) {
+__device__ inline void make_delta(T (&delta)[kSteps], const T* rows, const T* W, T bias, int rank,
+                                  const ThreadPosition& p, int count) {
 #pragma unroll
   for (int j = 0; j < kSteps; ++j) delta[j] = bias;
   for (int r = 0; r < rank; ++r) {

@@ -2,8 +2,8 @@
 //
 // Directions are summed by atomic adds into y (red.global.add; one each token, channel and direction), which the caller
 // has zeroed: no K x L x E buffer, but the order of the adds, and so the last bits of y, change from run to run. With
-// one launch for each direction every element gets one add a launch, in the launches' order: the deterministic mode,
-// which costs a K-th of the parallelism.
+// one launch for each direction every element receives one addition a launch, in the launches' order: the deterministic
+// mode, which has 1 / K of the parallelism.
 #pragma once
 #include "scan_common.cuh"
 
@@ -16,7 +16,7 @@ struct ForwardShared {
   T *A, *W, *h;
   int bytes;
   __host__ __device__ ForwardShared(unsigned char* base, int N, int R) {
-    Carver c(base);
+    SharedArena c(base);
     rows = Ring<T>(c, 2, (R + 2 * N) * kTile), x = Ring<T>(c, 2, kTile * kPitch), tokens = Ring<int32_t>(c, 3, kTile);
     A = c.take<T>(N * kChannels), W = c.take<T>(R * kChannels), h = c.take<T>(N * kChannels);
     bytes = c.used;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) scan_forward
   AVS_DYNAMIC_SHARED(memory);
   const int N = a.states, R = a.rank;
   const ForwardShared<T> s(memory, N, R);
-  const Place p(a);
+  const ThreadPosition p(a);
   const int steps = a.steps[p.k], tiles = tiles_of(steps);
   const int64_t parameter = (int64_t)p.k * a.channels + p.e;
   const T bias = p.exists ? a.dt_bias[parameter] : T(0), skip = p.exists ? a.D[parameter] : T(0);
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) scan_forward
     const int32_t* tokens = s.tokens[i];
     T *rows = s.rows[i], *x = s.x[i];
     async_wait();
-    // The barrier after which this tile is there, and the other tile's buffers are free.
+    // After this barrier the tile is loaded, and the other tile's buffers are free.
     const bool output = __syncthreads_or(!BORDERS && threadIdx.x < count && wanted(a, tokens[threadIdx.x]));
     if (i + 1 < tiles) {
       stage_rows(a, p, s.rows[i + 1], s.tokens[i + 1], count_of(steps, i + 1));

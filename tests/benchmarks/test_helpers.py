@@ -3,7 +3,7 @@
 import os
 import signal
 
-import part_clock
+import part_timer
 import pytest
 import torch
 from common import extra_memory, fresh, spread, take_turns
@@ -59,7 +59,7 @@ def test_turns_and_spread():
 
 def test_each_part_s_time_is_its_own(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(part_clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(part_timer.time, "perf_counter", lambda: now[0])
 
     class Work(torch.autograd.Function):
         @staticmethod
@@ -101,7 +101,7 @@ def test_each_part_s_time_is_its_own(monkeypatch):
     model(torch.ones(2)).sum().backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    clock = part_clock.PartClock(model, ("backbone", "audio", "encoder", "decoder", "pyramid", "absent", "missing"))
+    clock = part_timer.PartTimer(model, ("backbone", "audio", "encoder", "decoder", "pyramid", "absent", "missing"))
     for _ in range(2):
         clock.reset()
         now[0] = 0.0

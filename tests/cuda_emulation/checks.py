@@ -21,7 +21,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5, to
 
 
 def surrounded(t, last_axis=True):
-    """The same values with NaN before and after, and between the rows: what is read too much shows."""
+    """Return the same values with NaN before, after and between the rows, which shows reads beyond them."""
     batch, *middle, row = t.shape
     if not last_axis:
         wide = torch.full((batch + 2, *middle, row), torch.nan, dtype=t.dtype)
@@ -33,7 +33,7 @@ def surrounded(t, last_axis=True):
 
 
 def problem(shape, dtype, out):
-    """Inputs, an order, and a gradient of the output."""
+    """Return inputs, an order, and a gradient of the output."""
     inputs, order = scan_inputs(*shape, dtype)
     if out[1] == 1:  # as in V2A: the wanted token comes last in every direction
         order = torch.stack([torch.cat([row[row != out[0]], row[row == out[0]]]) for row in order])
@@ -43,14 +43,14 @@ def problem(shape, dtype, out):
 
 
 def run(kernels, inputs, order, dy, out, deterministic, device="cpu"):
-    """y and the eight gradients."""
+    """Return y and the eight gradients."""
     inputs, order, dy = [t.to(device) for t in inputs], order.to(device), dy.to(device)
     y = scan_cuda.forward(kernels, *inputs, order, *out, deterministic)
     return [t.cpu() for t in (y, *scan_cuda.backward(kernels, dy, *inputs, order, *out, deterministic))]
 
 
 def deviations(got, inputs, order, dy, out):
-    """Of y and each gradient from the float64 reference, without what the dtype's rounding accounts for."""
+    """Return the deviations of y and each gradient from the float64 reference, beyond the dtype's rounding."""
     wide = [t.double() for t in inputs]
     expected = [reference_scan(*wide, order, out), *reference_scan_backward(dy.double(), *wide, order, out)]
     errors = {}

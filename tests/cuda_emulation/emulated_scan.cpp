@@ -1,4 +1,4 @@
-// The kernels of csrc/cuda over the emulation, for ctypes. What `pointers` and `sizes` hold stands in emulation.py.
+// The kernels of csrc/cuda over the emulation, for ctypes. emulation.py defines the contents of `pointers` and `sizes`.
 #include "cuda_emulation.h"
 
 #include "scan_backward.cuh"

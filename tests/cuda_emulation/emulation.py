@@ -20,7 +20,7 @@ class EmulationError(Exception):
 
 
 def build(name: str = "", old: str = "", new: str = "") -> ctypes.CDLL:
-    """The emulated kernels, or a mutant with a text of one file replaced (float32 only); built once for a content."""
+    """Build the emulated kernels, or a mutant with a text of one file replaced (float32 only), once for a content."""
     files = [*SOURCES.glob("*.cuh"), HERE / "cuda_emulation.h", HERE / "emulated_scan.cpp"]
     texts = {p.name: p.read_text() for p in files}
     command = ["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "emulated_scan.cpp", "-o", "scan.so"]

@@ -11,7 +11,7 @@ def seed():
 
 @pytest.fixture
 def maps():
-    """Four maps of a 64 x 32 pixel clip: B = 2, T = 3, C = 8."""
+    """Return four maps of a 64 x 32 pixel clip: B = 2, T = 3, C = 8."""
     return [torch.randn(2, 3, 64 // s, 32 // s, 8, dtype=torch.float64) for s in (4, 8, 16, 32)]
 
 
@@ -21,7 +21,7 @@ def audio():
 
 
 def assert_every_parameter_learns(module, output):
-    """Each parameter gets a gradient that is finite and not all zero."""
+    """Assert that each parameter gets a gradient that is finite and not all zero."""
     leaves = output if isinstance(output, (list, tuple)) else [output]
     sum((y * torch.randn_like(y)).sum() for y in leaves).backward()
     for name, p in module.named_parameters():

@@ -8,7 +8,7 @@ from mmengine.logging import MMLogger
 
 @pytest.fixture
 def log_lines():
-    """The messages so far, a list that grows."""
+    """Return the messages so far, a list that grows."""
     lines: list[str] = []
     handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: lines.append(record.getMessage())

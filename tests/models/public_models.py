@@ -13,7 +13,7 @@ LISTS = sorted(p.stem for p in FOLDER.glob("v*.txt"))  # the public backbones: V
 
 
 def shapes(name, depths=None):
-    """Shapes by public name; `depths` keeps the first blocks of each stage, an integer the first layers."""
+    """Return shapes by public name; `depths` keeps the first blocks of each stage, an integer the first layers."""
     found = {}
     for line in (FOLDER / f"{name}.txt").read_text().splitlines():
         if not line or line.startswith("#"):
@@ -31,7 +31,7 @@ def shapes(name, depths=None):
 
 
 def random_state(shapes, seed=0):
-    """Float32 values of a size at which every one of them shows in the output."""
+    """Return float32 values of a size at which every one of them shows in the output."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():
@@ -49,7 +49,7 @@ def random_state(shapes, seed=0):
 
 
 def scan(u, delta, A, B, C, D):
-    """u, delta (b, E, L), A (E, N), B, C (b, N, L), D (E): the recurrence of Mamba, token by token."""
+    """Run Mamba's recurrence token by token: u, delta (b, E, L), A (E, N), B, C (b, N, L), D (E)."""
     h = torch.zeros(*u.shape[:2], A.shape[1], dtype=u.dtype)
     outputs = []
     for t in range(u.shape[2]):
@@ -60,7 +60,7 @@ def scan(u, delta, A, B, C, D):
 
 
 def ss2d(x, p):
-    """VMamba's four-way scan of (b, E, H, W); `p` finds a parameter by the end of its public name."""
+    """Run VMamba's four-way scan of (b, E, H, W); `p` finds a parameter by the end of its public name."""
     b, e, height, width = x.shape
     weight, dt_weight = p("x_proj_weight"), p("dt_projs_weight")
     k, rank = 4, dt_weight.shape[2]
@@ -76,7 +76,7 @@ def ss2d(x, p):
 
 
 def layer_norm(x, p, name):
-    """Over the channels of (b, C, H, W)."""
+    """Normalise over the channels of (b, C, H, W)."""
     weight = p(f"{name}.weight")
     return F.layer_norm(x.movedim(1, -1), weight.shape, weight, p(f"{name}.bias")).movedim(-1, 1)
 
@@ -102,7 +102,7 @@ def vmamba_block(x, p, gated):
 
 
 def vmamba(state, depths, x):
-    """The maps of the four stages before their downsampling, (b, C, H, W)."""
+    """Return the maps of the four stages before their downsampling, (b, C, H, W)."""
     gated = "patch_embed.5.weight" not in state
     p = state.__getitem__
     if gated:
@@ -133,7 +133,7 @@ def rms_norm(x, weight):
 
 
 def vim_path(xz, p, back):
-    """One direction of the mixer on xz (b, 2E, L), its own gate applied."""
+    """Run one direction of the mixer on xz (b, 2E, L), its own gate applied."""
     x, z = xz.chunk(2, dim=1)
     weight = p(f"conv1d{back}.weight")
     x = F.silu(F.conv1d(F.pad(x, (3, 0)), weight, p(f"conv1d{back}.bias"), groups=len(weight)))
@@ -145,7 +145,7 @@ def vim_path(xz, p, back):
 
 
 def vim(state, depth, x):
-    """The map at stride 16, (b, C, H / 16, W / 16), with the residual carried beside the hidden tokens."""
+    """Return the map at stride 16, (b, C, H / 16, W / 16), with the residual carried beside the hidden tokens."""
     x = F.conv2d(x, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], 16)
     height, width = x.shape[2:]
     x = x.flatten(2).transpose(1, 2)

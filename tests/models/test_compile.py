@@ -17,11 +17,11 @@ from tests.models.test_segmentor import build, sample
 
 OPTIONS = SSMOptions(d_state=2, drop_path=0.0)
 SWITCHES = {f"model.{part}.grad_checkpointing": True for part in ("encoder", "decoder", "pyramid")}
-# Few layers and orders: a graph of the whole model is made in seconds.
+# Few layers and orders: a graph of the whole model is built in seconds.
 SMALL = {f"model.{part}.num_layers": 1 for part in ("encoder", "decoder")} | {
     f"model.{part}.orders": 2 for part in ("encoder", "pyramid")
 }
-# What each part is made of, and which of (maps, audio) it takes.
+# How each part is built, and which of (maps, audio) are its inputs.
 PART = {"d_state": 2, "drop_path": 0.0}
 PARTS = {
     "vss": (lambda: VSSBlock(8, OPTIONS), lambda maps, audio: [maps[1:]]),

@@ -20,7 +20,7 @@ def inputs(b, t, h, w, c, dtype=torch.float32):
 
 
 def written_out(head, query, features):
-    """The head from its description, layer by layer, with 1 x 1 convolutions."""
+    """Run the head by its description, layer by layer, with 1 x 1 convolutions."""
     maps = features.flatten(0, 1).permute(0, 3, 1, 2)
     x = (maps * query.flatten(0, 1).transpose(1, 2)[..., None]).sum(1, keepdim=True)
     for i, layer in enumerate(head.mlp):
@@ -36,7 +36,7 @@ def test_the_defaults_are_the_authors_head():
     head = AudioQueryHead()
     assert [tuple(p.shape) for p in head.parameters()] == [
         s[:2] if s[2:] == (1, 1) else s for s in RELEASED
-    ]  # linear layers stand for the 1 x 1 convolutions
+    ]  # linear layers replace the 1 x 1 convolutions
     count = sum(p.numel() for p in head.parameters())
     assert count == sum(torch.Size(s).numel() for s in RELEASED) and round(count / 1e6, 2) == 5.06
     assert list(head.state_dict()) == [

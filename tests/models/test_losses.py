@@ -9,7 +9,7 @@ from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, labelled
 
 @pytest.fixture
 def random():
-    """Logits of three frames and masks that are not empty."""
+    """Return logits of three frames and masks that are not empty."""
     return torch.randn(3, 1, 4, 5, requires_grad=True), (torch.rand(3, 1, 4, 5) > 0.5).float()
 
 
@@ -75,7 +75,7 @@ def test_bce_equals_its_formula():
 
 @pytest.fixture
 def semantic():
-    """Logits of five classes, class indices, and the one-hot masks that these stand for."""
+    """Return logits of five classes, class indices, and the one-hot masks that these represent."""
     logits = torch.randn(3, 5, 4, 6, requires_grad=True)
     indices = torch.randint(0, 5, (3, 1, 4, 6), dtype=torch.uint8)
     return logits, indices, torch.stack([indices[:, 0] == c for c in range(5)], 1).float()

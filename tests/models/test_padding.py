@@ -1,9 +1,10 @@
-"""Clips padded behind to a common number of frames: what lies in the padding is of no account, forward or backward."""
+"""Clips padded at their end to a common number of frames: the padding has no effect, forward or backward."""
 
 import pytest
 import torch
 
 from avsmamba.models.segmentor import existing_frames
+from avsmamba.utils import UserError
 from tests.models.test_segmentor import SEMANTIC, build, sample
 
 AVSS = {"model.head.num_classes": 4, "model.losses": [{"type": "BCELoss"}, {"type": "CrossEntropyLoss"}], **SEMANTIC}
@@ -14,7 +15,7 @@ T, SIZE = 4, (64, 32)
 
 
 def clips(counts, labelled=None):
-    """A batch of clips that have so many frames each, padded to T with noise, masks of class indices."""
+    """Return a batch of clips with these numbers of frames, padded to T with noise, masks of class indices."""
     generator = torch.Generator().manual_seed(1)
     frames = torch.randn(len(counts), T, 3, *SIZE, generator=generator)
     log_mel = torch.randn(len(counts), T, 1, 96, 64, generator=generator)
@@ -29,7 +30,7 @@ def clips(counts, labelled=None):
 
 
 def refilled(frames, log_mel, samples, value):
-    """The same clips with something else in their padding."""
+    """Return the same clips with other values in their padding."""
     frames, log_mel = frames.clone(), log_mel.clone()
     for i, s in enumerate(samples):
         for x in (frames, log_mel):
@@ -126,7 +127,7 @@ def test_padded_frames_as_zeros_run_through_the_neck():
     assert not torch.allclose(found[0, :2], without[0, :2], rtol=1e-3, atol=1e-3)
     losses = model(*other, mode="loss")
     assert all(torch.isfinite(v) for v in losses.values())
-    with pytest.raises(ValueError, match=r"padded_frames: expected one of"):
+    with pytest.raises(UserError, match=r"model\.padded_frames: expected one of \['skip', 'zeros'\], got 'drop'"):
         build(SMALL | AVSS | {"model.padded_frames": "drop"})
 
 

@@ -6,7 +6,7 @@ NAMES = ("x", "dt", "B", "C", "A", "D", "dt_weight", "dt_bias")
 
 
 def scan_inputs(b=1, length=5, channels=4, directions=2, states=3, rank=2, dtype=torch.float32, seed=0):
-    """The eight tensors and an order; dt, B and C are slices of one projection, as in the model."""
+    """Return the eight tensors and an order; dt, B and C are slices of one projection, as in the model."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -26,6 +26,6 @@ def scan_inputs(b=1, length=5, channels=4, directions=2, states=3, rank=2, dtype
 
 
 def relative_error(got, expected, at_least=1e-12):
-    """Largest deviation over the largest value of what was expected, or over `at_least` where that is more."""
+    """Return the largest deviation over the largest expected value, or over `at_least` where that is more."""
     expected = expected.detach().double()
     return float((got.detach().double() - expected).abs().max() / expected.abs().max().clamp(min=at_least))

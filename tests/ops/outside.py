@@ -1,7 +1,7 @@
 """mamba_ssm's and causal_conv1d's own reference functions, also from an installation without their CUDA build.
 
 Their modules import their CUDA extension (and triton) in the first lines; the reference functions use neither. Where
-the plain import fails, the module is loaded with stand-ins for these, and without the package's `__init__`, which
+the plain import fails, the module is loaded with substitutes for these, and without the package's `__init__`, which
 imports whole models.
 """
 
@@ -42,7 +42,7 @@ def _load(module):
 
 
 def reference(module, name):
-    """A function of an outside package, or a skipped test where the package is not installed."""
+    """Return a function of an outside package, or skip the test where the package is not installed."""
     package = module.split(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed (make outside)")

@@ -29,7 +29,7 @@ THREE = (3, 7, 65, 3, 2, 1), (1, 5)  # three adders everywhere: the sum of two i
 
 
 def faults(library) -> list[str]:
-    """What the checks find in a build of the kernels: wrong numbers, races, sums that depend on the blocks' order."""
+    """Return what the checks find in a build: wrong numbers, races, sums that depend on the blocks' order."""
     found = []
     for seed in (0, 7, 15):
         inputs, order, dy = problem(SHAPE, torch.float32, OUT)
@@ -46,7 +46,7 @@ def faults(library) -> list[str]:
 
 
 def repeats(library, deterministic: bool) -> bool:
-    """Whether blocks from the first to the last and from the last to the first give the same bits."""
+    """Return whether blocks from the first to the last and from the last to the first have the same bits."""
     inputs, order, dy = problem(THREE[0], torch.float32, THREE[1])
     both = [run(Kernels(library, seed), inputs, order, dy, THREE[1], deterministic) for seed in (0, 1)]
     return all(torch.equal(a, b) for a, b in zip(*both, strict=True))

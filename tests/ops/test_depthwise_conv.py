@@ -21,7 +21,7 @@ needs_kernel = pytest.mark.skipif("cpu" not in available_backends(), reason="the
 
 
 def conv_inputs(shape=(2, 3, 4, 5, 6), kernel=(3, 3, 3), dtype=torch.float32, seed=0):
-    """Tokens (the second half of a projection), weight and bias; all want gradients."""
+    """Return tokens (the second half of a projection), weight and bias; all require gradients."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(*shape[:-1], 2 * shape[-1], generator=g, dtype=torch.float64).to(dtype)[..., shape[-1] :]
     wide = torch.float64 if dtype == torch.float64 else torch.float32

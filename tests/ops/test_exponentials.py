@@ -1,4 +1,4 @@
-"""The kernels' exp is within 2 ulp of float32, and so is what softplus is made of, in each build of them."""
+"""The kernels' exp and the functions of softplus are within 2 ulp of float32, in each build."""
 
 import platform
 import shutil
@@ -18,7 +18,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def runs_here(build: str) -> bool:
-    """Whether this CPU has the instructions of a build."""
+    """Return whether this CPU has the instructions of a build."""
     needed = {"portable": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"}}
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return needed[build] <= set(next((line.split() for line in lines if line.startswith("flags")), []))

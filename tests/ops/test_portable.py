@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def compile_all(compiler, names, folder, *flags):
-    """Object files of csrc/cpu's sources, all compiled at the same time."""
+    """Return object files of csrc/cpu's sources, all compiled at the same time."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [*include_paths(), sysconfig.get_paths()["include"], str(instructions.SOURCES)]
@@ -50,7 +50,7 @@ def compile_all(compiler, names, folder, *flags):
 
 @pytest.fixture(scope="module")
 def portable_extension():
-    """The extension with AVSMAMBA_PORTABLE_ONLY, built once for a content of the sources."""
+    """Return the extension with AVSMAMBA_PORTABLE_ONLY, built once for a content of the sources."""
     sources = sorted(instructions.SOURCES.iterdir())
     content = [torch.__version__, sys.version, *FLAGS, *(p.read_text() for p in sources)]
     cache = Path(tempfile.gettempdir()) / f"avsmamba_portable_{os.getuid()}"
@@ -60,10 +60,10 @@ def portable_extension():
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             names = [p.name for p in sources if p.suffix == ".cpp"]
             objects = compile_all("g++", names, Path(folder), "-DAVSMAMBA_PORTABLE_ONLY")
-            lib, made = Path(torch.__file__).parent / "lib", Path(folder) / "made.so"
+            lib, built = Path(torch.__file__).parent / "lib", Path(folder) / "built.so"
             command = ["g++", "-shared", *map(str, objects), f"-L{lib}", f"-Wl,-rpath,{lib}", "-ltorch_cpu", "-lc10"]
-            subprocess.run([*command, "-o", str(made)], check=True)
-            made.replace(library)
+            subprocess.run([*command, "-o", str(built)], check=True)
+            built.replace(library)
     return library
 
 
@@ -110,7 +110,7 @@ def test_the_torch_side_compiles_for_aarch64(tmp_path):
 
 
 def on_aarch64(kernel, dtype, sizes, tensors, shapes):
-    """What the driver gives, as float64 tensors of `shapes`; the state's dtype decides between its builds."""
+    """Run the driver; return float64 tensors of `shapes`. The state's dtype selects its build."""
     double = dtype == torch.float64
     program = instructions.build("double" if double else "portable", CROSS, FLAGS)
     name = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(dtype, "same")

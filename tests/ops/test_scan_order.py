@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avsmamba.ops import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a_frame, v2a_temporal
+from avsmamba.ops import a2v, cross_scan_2d, cross_scan_3d, one_way, v2a
 from avsmamba.ops.scan_order import ORIENTATIONS
 
 
@@ -71,8 +71,10 @@ def test_one_way_and_back():
         one_way(0)
 
 
-def test_v2a_frame_puts_the_audio_last_in_all_directions():
-    assert v2a_frame(2, 3).tolist() == [
+def test_v2a_of_one_frame_puts_the_audio_last_in_all_directions():
+    order, out = v2a(1, 2, 3)
+    assert out == (6, 1)
+    assert order.tolist() == [
         [0, 1, 2, 3, 4, 5, 6],
         [0, 3, 1, 4, 2, 5, 6],
         [5, 4, 3, 2, 1, 0, 6],
@@ -80,32 +82,34 @@ def test_v2a_frame_puts_the_audio_last_in_all_directions():
     ]
 
 
-def test_v2a_temporal_puts_the_audio_last_and_reverses_it():
-    assert v2a_temporal(2, 1, 2).tolist() == [
+def test_v2a_puts_the_audio_last_and_reverses_it():
+    assert v2a(2, 1, 2)[1] == (4, 2)
+    assert v2a(2, 1, 2)[0].tolist() == [
         [0, 1, 2, 3, 4, 5],
         [0, 1, 2, 3, 4, 5],
         [3, 2, 1, 0, 5, 4],
         [3, 2, 1, 0, 5, 4],
     ]
-    assert v2a_temporal(2, 2, 3)[1].tolist() == [*BY_HAND["TWH"], 12, 13]
-    assert v2a_temporal(2, 2, 3)[3].tolist() == [*BY_HAND["TWH"][::-1], 13, 12]
+    assert v2a(2, 2, 3)[0][1].tolist() == [*BY_HAND["TWH"], 12, 13]
+    assert v2a(2, 2, 3)[0][3].tolist() == [*BY_HAND["TWH"][::-1], 13, 12]
 
 
 def test_a2v_puts_the_audio_first_and_reverses_it():
-    assert a2v(2, 1, 2).tolist() == [
+    assert a2v(2, 1, 2)[1] == (2, 4)
+    assert a2v(2, 1, 2)[0].tolist() == [
         [0, 1, 2, 3, 4, 5],
         [0, 1, 2, 3, 4, 5],
         [1, 0, 5, 4, 3, 2],
         [1, 0, 5, 4, 3, 2],
     ]
-    assert a2v(2, 2, 3)[1].tolist() == [0, 1] + [2 + i for i in BY_HAND["TWH"]]
-    assert a2v(2, 2, 3)[3].tolist() == [1, 0] + [2 + i for i in BY_HAND["TWH"][::-1]]
+    assert a2v(2, 2, 3)[0][1].tolist() == [0, 1] + [2 + i for i in BY_HAND["TWH"]]
+    assert a2v(2, 2, 3)[0][3].tolist() == [1, 0] + [2 + i for i in BY_HAND["TWH"][::-1]]
 
 
 @pytest.mark.parametrize(
     "table",
     [cross_scan_2d([(5, 7), (2, 3)]), *(cross_scan_3d(3, [(4, 5), (2, 3), (1, 1)], n) for n in ORIENTATIONS)]
-    + [v2a_frame(4, 5), v2a_temporal(3, 4, 5), a2v(3, 4, 5)],
+    + [v2a(1, 4, 5)[0], v2a(3, 4, 5)[0], a2v(3, 4, 5)[0]],
 )
 def test_every_table_holds_permutations(table):
     assert table.dtype == torch.int32 and table.is_contiguous()
@@ -114,7 +118,7 @@ def test_every_table_holds_permutations(table):
 
 def test_tables_are_cached():
     assert cross_scan_3d(3, [(4, 5)], 8) is cross_scan_3d(3, ((4, 5),), 8)
-    assert v2a_frame(4, 5) is not v2a_temporal(1, 4, 5)
+    assert v2a(3, 4, 5)[0] is v2a(3, 4, 5)[0] is not a2v(3, 4, 5)[0]
 
 
 @pytest.mark.parametrize(

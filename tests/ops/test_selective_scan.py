@@ -1,4 +1,4 @@
-"""The operator against its float64 reference: values, gradients, registration, errors, memory, determinism."""
+"""The operator against its float64 reference: values, gradients, registration, memory, determinism."""
 
 import os
 import subprocess
@@ -10,17 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avsmamba.ops import (
+    ScanParameters,
     a2v,
     available_backends,
     cross_scan_2d,
     cross_scan_3d,
     multi_directional_scan,
+    one_way,
+    selective_scan_1d,
     selective_scan_2d,
     selective_scan_3d,
     selective_scan_a2v,
     selective_scan_v2a,
-    v2a_frame,
-    v2a_temporal,
+    v2a,
 )
 from avsmamba.ops.scan_reference import reference_scan_backward
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
@@ -29,7 +31,7 @@ needs_kernel = pytest.mark.skipif("cpu" not in available_backends(), reason="the
 
 
 def loop(x, dt, B, C, A, D, dt_weight, dt_bias, order):
-    """Eq. 3 and 4 with scalars, batch 1: the most obvious form there is."""
+    """Compute Eq. 3 and 4 with scalars, batch 1: the most obvious form."""
     length, channels = x.shape[1:]
     y = torch.zeros(length, channels, dtype=torch.float64)
     for k in range(len(order)):
@@ -164,14 +166,14 @@ def test_opcheck(dtype, requires_grad):
 
 
 def test_gradients_do_not_depend_on_whether_the_forward_kept_its_states():
-    """Tiles after the last wanted token, channel tails and several tiles; without states the backward makes them."""
+    """Tiles after the last requested token, channel tails, several tiles; without states the backward computes them."""
     inputs, order = scan_inputs(2, 150, 21, 3, 5, 2)
     forward, backward = torch.ops.avsmamba.multi_directional_scan, torch.ops.avsmamba.multi_directional_scan_backward
     y, states = forward(*inputs, order, 4, 3, True)
     assert torch.equal(y, forward(*inputs, order, 4, 3)[0]) and forward(*inputs, order, 4, 3)[1].numel() == 0
     dy = torch.randn_like(y)
-    kept, made = (backward(dy, s, *inputs, order, 4, 3) for s in (states, torch.empty(0)))
-    for name, a, b in zip(NAMES, kept, made, strict=True):
+    kept, recomputed = (backward(dy, s, *inputs, order, 4, 3) for s in (states, torch.empty(0)))
+    for name, a, b in zip(NAMES, kept, recomputed, strict=True):
         assert torch.equal(a, b), name
     if "cpu" in available_backends():
         assert states.shape[:2] == (2, 3) and states.shape[3:] == (5, 21) and bool(states.isfinite().all())
@@ -336,78 +338,21 @@ def test_no_tensor_of_all_directions_is_made():
     assert float(done.stdout) < 0.8
 
 
-def test_double_backward_says_what_to_do():
-    inputs, order = scan_inputs()
-    inputs = [t.detach().clone().requires_grad_() for t in inputs]
-    (g,) = torch.autograd.grad(multi_directional_scan(*inputs, order).square().sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="no double backward"):
-        g.sum().backward()
-    (g,) = torch.autograd.grad(
-        multi_directional_scan(*inputs, order, backend="torch").square().sum(), inputs[:1], create_graph=True
-    )
-    g.sum().backward()
-
-
-def with_(inputs, index, tensor):
-    return [*inputs[:index], tensor, *inputs[index + 1 :]]
-
-
-@pytest.mark.parametrize(("index", "name"), list(enumerate(NAMES)))
-def test_wrong_shapes_and_dtypes_are_named(index, name):
-    inputs, order = scan_inputs()
-    wrong = inputs[index][..., :-1] if name not in ("dt", "B") else inputs[index][:, :-1]
-    with pytest.raises(ValueError, match=r"^(?!order)\w+: expected"):
-        multi_directional_scan(*with_(inputs, index, wrong), order)
-    if name not in ("x", "dt", "B"):
-        with pytest.raises(ValueError, match=f"^{name}: expected"):
-            multi_directional_scan(*with_(inputs, index, wrong), order)
-    if name != "x":
-        with pytest.raises(ValueError, match=f"^{name}: expected"):
-            multi_directional_scan(*with_(inputs, index, inputs[index].double()), order)
-    with pytest.raises(ValueError, match=r": expected"):
-        multi_directional_scan(*with_(inputs, index, inputs[index].long()), order)
-
-
-def test_wrong_orders_ranges_devices_and_backends_are_named():
-    inputs, order = scan_inputs()
-    broken = order.clone()
-    broken[1, 0] = broken[1, 1]
-    for bad in (broken, order + 1, -order):
-        with pytest.raises(ValueError, match="^order: row . is no permutation"):
-            multi_directional_scan(*inputs, bad)
-    for bad in (order.long(), order[0], order[:, :-1], order[:1]):
-        with pytest.raises(ValueError, match=r"^(order|dt): expected"):
-            multi_directional_scan(*inputs, bad)
-    for bad in ((-1, 2), (0, 6), (5, 1), (2, -1)):
-        with pytest.raises(ValueError, match="^out: expected"):
-            multi_directional_scan(*inputs, order, bad)
-    with pytest.raises(ValueError, match="^A: expected on cpu"):
-        multi_directional_scan(*with_(inputs, 4, inputs[4].to("meta")), order)
-    with pytest.raises(ValueError, match="^backend: expected"):
-        multi_directional_scan(*inputs, order, backend="cuda_fast")
-
-
 def test_meta_tensors_have_the_right_shape():
     inputs, order = scan_inputs()
     y = multi_directional_scan(*(t.to("meta") for t in inputs), order.to("meta"), (1, 3))
     assert y.shape == (1, 3, 4) and y.device.type == "meta"
 
 
-def test_the_paper_s_names_call_the_operator():
+def test_the_paper_s_scans_call_the_operator_with_their_orders_and_ranges():
     sizes = [(3, 2), (1, 2)]
-    inputs, _ = scan_inputs(2, 8, 4, 4)
-    torch.testing.assert_close(selective_scan_2d(*inputs, sizes), multi_directional_scan(*inputs, cross_scan_2d(sizes)))
-    inputs, _ = scan_inputs(2, 24, 4, 6)
-    torch.testing.assert_close(
-        selective_scan_3d(*inputs, 3, sizes), multi_directional_scan(*inputs, cross_scan_3d(3, sizes, 6))
-    )
-    for length, order, scan, first, count in (
-        (7, v2a_frame(3, 2), lambda t: selective_scan_v2a(*t, 1, 3, 2, level="frame"), 6, 1),
-        (21, v2a_temporal(3, 3, 2), lambda t: selective_scan_v2a(*t, 3, 3, 2, level="temporal"), 18, 3),
-        (21, a2v(3, 3, 2), lambda t: selective_scan_a2v(*t, 3, 3, 2), 3, 18),
+    for scan, length, order, *out in (
+        (lambda x, p: selective_scan_1d(x, p, reverse=True), 5, one_way(5, reverse=True)),
+        (lambda x, p: selective_scan_2d(x, p, sizes), 8, cross_scan_2d(sizes)),
+        (lambda x, p: selective_scan_3d(x, p, 3, sizes), 24, cross_scan_3d(3, sizes, 6)),
+        (lambda x, p: selective_scan_v2a(x, p, 3, 3, 2), 21, *v2a(3, 3, 2)),
+        (lambda x, p: selective_scan_a2v(x, p, 3, 3, 2), 21, *a2v(3, 3, 2)),
     ):
-        inputs, _ = scan_inputs(2, length, 4, 4)
-        whole = multi_directional_scan(*inputs, order)
-        torch.testing.assert_close(scan(inputs), whole[:, first : first + count])
-    with pytest.raises(ValueError, match="level: expected"):
-        selective_scan_v2a(*inputs, 3, 3, 2, level="clip")
+        inputs, _ = scan_inputs(2, length, 4, len(order))
+        expected = multi_directional_scan(*inputs, order, *out)
+        assert torch.equal(scan(inputs[0], ScanParameters(*inputs[1:])), expected)

@@ -3,18 +3,14 @@
 import pytest
 import torch
 
-from avsmamba.ops import a2v, available_backends, depthwise_conv, multi_directional_scan, v2a_temporal
+from avsmamba.ops import a2v, available_backends, depthwise_conv, multi_directional_scan, v2a
 from tests.ops.conftest import NAMES, relative_error, scan_inputs
 
 pytestmark = pytest.mark.skipif("cpu" not in available_backends(), reason="the C++ kernel was not built")
-LEAST = 2.0**-100  # kNegligible of csrc/cpu/scan.h
+LEAST = 2.0**-100  # kNegligible of csrc/cpu/common.h
 SUBNORMAL = torch.finfo(torch.float32).tiny
 FRAMES, SIDE = 5, 24
-TOKENS = FRAMES * SIDE * SIDE
-ORDERS = {
-    "v2a": (v2a_temporal(FRAMES, SIDE, SIDE), (TOKENS, FRAMES)),
-    "a2v": (a2v(FRAMES, SIDE, SIDE), (FRAMES, TOKENS)),
-}
+ORDERS = {"v2a": v2a(FRAMES, SIDE, SIDE), "a2v": a2v(FRAMES, SIDE, SIDE)}
 WIDTHS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
 
@@ -37,7 +33,7 @@ def threads(request):
 
 
 def long_scan(name, dtype, scale=1.0):
-    """A scan whose output matters in one place only, so that gradients decay from there on, below any float32."""
+    """Return a scan whose output matters in one place only: gradients decay from there on, below any float32."""
     order, out = ORDERS[name]
     inputs, _ = scan_inputs(1, order.shape[1], 20, 4, 2, 3, dtype)
     dy = torch.zeros(1, out[1], 20)
@@ -71,7 +67,7 @@ def test_no_gradient_of_a_long_scan_is_subnormal(name, dtype, isa, threads):
 
 @pytest.mark.parametrize("name", list(ORDERS))
 def test_float16_keeps_its_own_subnormals(name):
-    """They are ordinary numbers to the kernels, as upstream gradients and as those that are given out."""
+    """They are ordinary numbers to the kernels, as upstream gradients and as returned ones."""
     inputs, order, out, dy = long_scan(name, torch.float16, scale=2.0**-18)
     assert between(dy, 0, torch.finfo(torch.float16).tiny) > 10
     grads, in_float32 = (
@@ -120,7 +116,7 @@ def test_every_thread_takes_subnormals_for_zeros(dtype, small, threads):
 
 
 def keeps_subnormals():
-    """Whether torch does, in the calling thread and in parts that its other threads work on."""
+    """Return whether torch keeps them, in the calling thread and in parts of its other threads."""
     return bool(torch.tensor([1e-40]) * 1), bool((torch.full((1 << 20,), 1e-40) * 1).all())
 
 

@@ -72,7 +72,7 @@ def conv(x, backend="auto"):
 
 
 def of_one(name):
-    """The scan as a function of one of its tensors, or the convolution of x; and a value."""
+    """Return the scan as a function of one of its tensors, or the convolution of x; and a value."""
     inputs, order = scan_inputs()
     if name == "conv":
         return conv, inputs[0]
@@ -128,9 +128,9 @@ def test_tables_made_while_tracing_are_not_kept():
         fake = cross_scan_2d([(3, 17)])
         assert is_order_table(fake), "its content needs no check, which a fake tensor could not bear"
         assert type(fake) is not torch.Tensor and cross_scan_2d([(3, 17)]) is not fake
-    made = torch.compile(lambda x: x + cross_scan_3d(x.shape[0], [(2, 19)], 12), fullgraph=True, backend="aot_eager")
+    graph = torch.compile(lambda x: x + cross_scan_3d(x.shape[0], [(2, 19)], 12), fullgraph=True, backend="aot_eager")
     table = cross_scan_3d(2, [(2, 19)], 12)
-    assert torch.equal(made(torch.zeros(2, 1, 1, dtype=torch.int32))[0], table) and is_order_table(table)
+    assert torch.equal(graph(torch.zeros(2, 1, 1, dtype=torch.int32))[0], table) and is_order_table(table)
     with FakeTensorMode():
         pass
     table = cross_scan_2d([(3, 17)])
@@ -183,7 +183,7 @@ def values(nested):
 
 
 def counted(inputs, order, out, dy=None):
-    """The scan of a batch of one by hand, or with `dy` its backward: (result, operations)."""
+    """Scan a batch of one by hand, or with `dy` run its backward; return (result, operations)."""
     x, dt, B, C, A, D, W, bias = (numbers(t) for t in inputs)
     x, dt, B, C = x[0], dt[0], B[0], C[0]
     y = numbers(torch.zeros(len(x), len(x[0])))

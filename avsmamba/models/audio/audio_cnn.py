@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits
 from avsmamba.models.audio.patches import per_second
-from avsmamba.models.backbones.small_conv import ConvNorm
+from avsmamba.models.backbones.small_conv import NORM, ConvNorm
 from avsmamba.registry import MODELS
 
-# Of a log-mel value: log(x + 0.01) of silence, and about half of the range that sounds take above it.
+# Of a log-mel value: log(x + 0.01) of silence, and about half of the range of sounds above it.
 SILENCE, SPREAD = math.log(0.01), 3.0
 
 
@@ -19,13 +19,13 @@ SILENCE, SPREAD = math.log(0.01), 3.0
 class AudioCNN(nn.Module):
     """Strided convolutions over each second's patch, the mean and the maximum over time, one linear layer.
 
-    Only time is pooled: which bands sound, not merely how the spectrum is textured, tells one source from another.
-    Each second is encoded alone.
+    Only time is pooled: sources differ in the bands that sound, not only in the texture of the spectrum. Each second is
+    encoded independently.
 
     Args:
         channels: output channels of the convolutions, each of stride 2; at most five.
         out_channels: features of a second.
-        norm: 'BN', or 'GN', which takes part of the loudness away.
+        norm: 'BN', or 'GN', which removes part of the loudness.
 
     Attributes:
         out_channels: features of a second.
@@ -34,7 +34,7 @@ class AudioCNN(nn.Module):
         ValueError: if the number of convolutions or `norm` does not fit.
     """
 
-    @limits(**counts("channels", "out_channels"))
+    @limits(**counts("channels", "out_channels"), norm=NORM)
     def __init__(self, channels: Sequence[int] = (16, 32, 64), out_channels: int = 128, norm: str = "BN"):
         super().__init__()
         if not 1 <= len(channels) <= 5:

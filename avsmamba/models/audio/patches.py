@@ -1,10 +1,10 @@
-"""What the audio encoders share."""
+"""The input of the audio encoders."""
 
 from torch import Tensor
 
 
 def per_second(log_mel: Tensor) -> Tensor:
-    """Patches `(B * T, 1, 96, 64)` of `log_mel` `(B, T, 1, 96, 64)`.
+    """Return the patches `(B * T, 1, 96, 64)` of `log_mel` `(B, T, 1, 96, 64)`.
 
     Raises:
         ValueError: for another shape.

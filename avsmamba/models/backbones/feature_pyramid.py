@@ -1,4 +1,4 @@
-"""Four maps from one, for backbones that keep one resolution."""
+"""Four maps from one, for backbones with one resolution."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -6,20 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_0, counts, limits
+from avsmamba.limits import AT_LEAST_0, counts, limits, one_of
 from avsmamba.registry import MODELS
 
-NORMS = ("BN", "GN")
+NORM = one_of(("BN", "GN"))
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """Batch normalisation, or group normalisation with 8 channels a group.
+    """Build a batch normalisation, or a group normalisation with 8 channels a group.
 
     Raises:
-        ValueError: if `norm` is unknown, or groups of 8 do not divide the channels.
+        ValueError: if groups of 8 do not divide the channels.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm: expected one of {NORMS}, got {norm!r}")
     if norm == "BN":
         return nn.BatchNorm2d(channels)
     if channels % 8:
@@ -68,7 +66,7 @@ class SmallConvBackbone(nn.Module):
         ValueError: if there are not four stages, or `norm` is unknown.
     """
 
-    @limits(**counts("channels", "stem_channels"), depths=AT_LEAST_0)
+    @limits(**counts("channels", "stem_channels"), depths=AT_LEAST_0, norm=NORM)
     def __init__(
         self,
         channels: Sequence[int] = (32, 64, 96, 128),

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avsmamba.checkpoint.pretrained import Layout, load_pretrained
+from avsmamba.checkpoint.pretrained import Layout
 from avsmamba.checkpoint.reading import raise_unless_fits
 from avsmamba.limits import RATE, limits
+from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.registry import MODELS
 
 STRIDES = [4, 8, 16, 32]
@@ -24,16 +25,16 @@ STRIDES = [4, 8, 16, 32]
 PREFIXES = ("vision_backbone.", "encoder_backbone.", "resnet.", "backbone.body.", "backbone.")
 # AVSBench's ResNet-50 has its last two stages twice; TPAVI, AVSegFormer and AVS-Mamba never run the second ones.
 _FIRST, _SECOND = re.compile(r"^(layer[34])_1\."), re.compile(r"^layer[34]_2\.")
-# Classifiers of foreign files, where timm's model has none or calls it otherwise.
+# Classifiers of foreign files, where timm's model has none or names it otherwise.
 HEADS = ("head", "fc", "classifier", "aux_classifier")
 
 
 @MODELS.register_module()
-class TimmBackbone(nn.Module):
+class TimmBackbone(PretrainedPart):
     """Four maps of a timm model (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
 
-    Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model
-    that is tested or resumed does not need the file. It may hold timm's own names, those of the original release where
+    Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing
+    and resuming do not need the file. It may hold timm's own names, those of the original release where
     timm knows them (PVT-v2, Swin, ConvNeXt, …), torchvision's ResNets, or torchvision's COCO models on a ResNet
     (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken; also what AVS-Mamba's, TPAVI's and
     AVSegFormer's authors release, with AVSBench's ResNet-50 of two heads (`layer3_1`, `layer3_2`, …), of which the
@@ -56,8 +57,8 @@ class TimmBackbone(nn.Module):
         strides: `[4, 8, 16, 32]`.
 
     Raises:
-        ValueError: if timm has no such model, or it does not give maps at strides 4, 8, 16 and 32, or does not take
-            one of the arguments.
+        ValueError: if timm has no such model, or it has no maps at strides 4, 8, 16 and 32, or does not accept one of
+            the arguments.
     """
 
     @limits(drop_path_rate=RATE)
@@ -72,14 +73,13 @@ class TimmBackbone(nn.Module):
         grad_checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        super().__init__(model_name, checkpoint, frozen)
         if not timm.is_model(model_name):
             near = difflib.get_close_matches(model_name, timm.list_models(), n=4, cutoff=0.5)
             raise ValueError(
                 f"model_name: timm has no {model_name!r}" + (f"; nearest: {', '.join(near)}" if near else "")
             )
-        self.model_name, self.checkpoint = model_name, checkpoint
-        self.frozen, self.norm_eval = frozen, norm_eval
+        self.model_name, self.norm_eval = model_name, norm_eval
         self._model_args = {"drop_path_rate": drop_path_rate} | dict(model_args or {})
         indices = (-4, -3, -2, -1) if out_indices is None else tuple(out_indices)
         self.net = _create(model_name, features_only=True, out_indices=indices, **self._model_args)
@@ -94,30 +94,19 @@ class TimmBackbone(nn.Module):
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
         if grad_checkpointing:
             _checkpoint_gradients(self.net)
-        if frozen:
-            self.net.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, self.model_name)
+        self.freeze()
 
     def layout(self) -> Layout:
-        """How the file is read."""
-        # timm translates names for its whole models, not for the cut ones; the meta device makes one for its shapes.
+        """Return how files are read."""
+        # timm translates names for its whole models, not for the cut ones; one on the meta device has their shapes.
         with torch.device("meta"):
             whole = _create(self.model_name, **self._model_args)
         translate = partial(translate_features, self.net, whole, _filter_of(self.model_name))
         return Layout(self.net, translate, PREFIXES)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode and not self.frozen)
+        """Set the mode, as in `nn.Module`; what is frozen, and norms with `norm_eval`, stay in eval mode."""
+        super().train(mode)
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -133,7 +122,7 @@ class TimmBackbone(nn.Module):
         Returns:
             four maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             maps = self.net(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
 
@@ -145,10 +134,10 @@ def translate_features(
     state: dict[str, Tensor],
     file: str | Path,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a whole timm model in terms of its cut form (`features_only`).
+    """Translate the weights of a whole timm model to the names of its cut form (`features_only`).
 
-    timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or put `model.`
-    before them; so names are compared with all dots turned to underscores.
+    timm's wrappers join names of the whole model with an underscore (`stages.0` becomes `stages_0`) or prefix them with
+    `model.`; so names are compared with underscores for dots.
 
     Args:
         net: the cut model.
@@ -179,9 +168,9 @@ def translate_features(
 
 
 def take_first_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the first head of AVSBench's two-headed ResNet-50 (`layer3_1` to `layer3`); name the second one's tensors.
+    """Rename the first head of AVSBench's two-headed ResNet-50 (`layer3_1` to `layer3`); list the second one's tensors.
 
-    Other files come back as they are.
+    Other files are returned unchanged.
     """
     if not any(_FIRST.match(k) for k in state):
         return state, []
@@ -190,12 +179,12 @@ def take_first_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 
 def _create(model_name: str, **arguments: Any) -> nn.Module:
-    given = {k: v for k, v in arguments.items() if v is not None}
+    arguments = {k: v for k, v in arguments.items() if v is not None}
     try:
-        return timm.create_model(model_name, pretrained=False, **given)
+        return timm.create_model(model_name, pretrained=False, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError, IndexError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{model_name}: timm cannot make it with {given}: {reason}") from error
+        raise ValueError(f"{model_name}: timm cannot build it with {arguments}: {reason}") from error
 
 
 def _filter_of(model_name: str) -> Callable[..., dict[str, Tensor]] | None:
@@ -204,7 +193,7 @@ def _filter_of(model_name: str) -> Callable[..., dict[str, Tensor]] | None:
 
 
 def _checkpoint_gradients(net: nn.Module) -> None:
-    """Block by block where the model's stages can, else stage by stage."""
+    """Checkpoint block by block where the model's stages can, else stage by stage."""
     stages = [m for m in net.modules() if m is not net and hasattr(m, "grad_checkpointing")]
     if not stages:
         net.set_grad_checkpointing(True)

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
-from avsmamba.limits import RATE, counts, limits
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part
+from avsmamba.limits import RATE, counts, limits, one_of
 from avsmamba.models.backbones.feature_pyramid import SimpleFeaturePyramid
 from avsmamba.models.layers.conv import CausalConv1d
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import one_way
+from avsmamba.models.pretrained_part import PretrainedPart
+from avsmamba.ops import selective_scan_1d
 from avsmamba.registry import MODELS
 
 
@@ -58,22 +59,22 @@ class VimBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(N, L, C)` to the same shape."""
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
-        onward = self.ssms[0](self.convs[0](x), one_way(x.shape[1], device=x.device))
-        # The backward convolution looks at the tokens that follow; its output stays in natural order.
-        x = self.convs[1](x.flip(1)).flip(1)
-        back = self.ssms[1](x, one_way(x.shape[1], reverse=True, device=x.device))
+        # The backward convolution reads the tokens that follow; its output is in natural order again.
+        onward, back = self.convs[0](x), self.convs[1](x.flip(1)).flip(1)
+        onward = selective_scan_1d(onward, self.ssms[0](onward))
+        back = selective_scan_1d(back, self.ssms[1](back), reverse=True)
         return tokens + self.drop_path(self.out_proj((onward + back) * (0.5 * F.silu(gate))))
 
 
 @MODELS.register_module()
-class Vim(nn.Module):
+class Vim(PretrainedPart):
     """Vim with the class token in the middle: four maps at stride 16, or a simple feature pyramid over the last one.
 
     AVS-Mamba's authors run Vim-B without a pyramid (Fig. 10 of their paper). After which blocks they take the four maps
     is not known; here it is after `map_blocks`, each map through the last norm, which a public file holds.
 
-    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
-    resumed does not need it. It may hold the public names of a classifier (https://github.com/hustvl/Vim, `midclstok`),
+    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing and resuming do
+    not need it. It may hold the public names of a classifier (https://github.com/hustvl/Vim, `midclstok`),
     or this class's own; a position embedding of another grid is interpolated to `img_size`.
 
     Args:
@@ -84,14 +85,14 @@ class Vim(nn.Module):
         drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. The public
             models train with 0.1.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
-        pyramid: make maps at strides 4, 8, 16 and 32 of the last one, instead of four maps at stride 16.
+        pyramid: compute maps at strides 4, 8, 16 and 32 from the last one, instead of four maps at stride 16.
         pyramid_channels: channels of the pyramid's maps.
         map_blocks: without the pyramid, after which blocks, counted from 1, the four maps are taken; None: in four
             equal steps, the last map after the last block.
-        img_size: pixels of the square that the position embedding is made for (224 in the public files); it is
+        img_size: pixels of the square for which the position embedding is stored (224 in the public files); it is
             interpolated for other frames.
-        dim: channels, in the place of the public model's.
-        depth: blocks, in the place of the public model's.
+        dim: channels, instead of the public model's.
+        depth: blocks, instead of the public model's.
 
     Attributes:
         out_channels: channels of the four maps.
@@ -102,7 +103,7 @@ class Vim(nn.Module):
             four of the blocks.
     """
 
-    @limits(**counts("pyramid_channels", "dim"), drop_path_rate=RATE)
+    @limits(**counts("pyramid_channels", "dim", "depth"), arch=one_of(ARCHS), drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "base",
@@ -117,16 +118,11 @@ class Vim(nn.Module):
         dim: int | None = None,
         depth: int | None = None,
     ):
-        super().__init__()
-        if arch not in ARCHS:
-            raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
+        super().__init__(f"Vim {arch}", checkpoint, frozen, ("pyramid",) if pyramid else ())
         if img_size < 16 or img_size % 16:
             raise ValueError(f"img_size: expected a multiple of 16 pixels, got {img_size}")
-        if depth is not None and depth < 1:
-            raise ValueError(f"depth: expected at least 1 block, got {depth}")
         dim, depth = dim or ARCHS[arch].dim, ARCHS[arch].depth if depth is None else depth
-        self.arch, self.checkpoint = arch, checkpoint
-        self.frozen, self.grad_checkpointing = frozen, grad_checkpointing
+        self.grad_checkpointing = grad_checkpointing
         if map_blocks is None:
             map_blocks = [-(-depth * i // NUM_MAPS) for i in range(1, NUM_MAPS + 1)]
         elif len(map_blocks) != NUM_MAPS or not all(1 <= count <= depth for count in map_blocks):
@@ -143,33 +139,11 @@ class Vim(nn.Module):
         for embedding in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         for block in self.blocks:
-            # As in Mamba: the sum of all branches has the spread of one.
+            # As in Mamba: the sum of all branches has the variance of one.
             nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 block.out_proj.weight /= math.sqrt(depth)
-        if frozen:
-            for module in self._pretrained_parts():
-                module.requires_grad_(False)
-            self.cls_token.requires_grad_(False)
-            self.pos_embed.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named; a pyramid that it does not hold stays as it is.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, f"Vim {self.arch}")
-
-    def train(self, mode: bool = True) -> "Vim":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode)
-        if self.frozen:
-            for module in self._pretrained_parts():
-                module.eval()
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract.
@@ -180,7 +154,7 @@ class Vim(nn.Module):
         Returns:
             four maps `(N, C, H / s_i, W / s_i)`, finest first.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             maps = self.features(x)
         return maps if self.pyramid is None else self.pyramid(maps[-1])
 
@@ -196,7 +170,7 @@ class Vim(nn.Module):
         tokens = tokens + resize_pos_embed(self.pos_embed, height, width)
         maps: dict[int, Tensor] = {}
         for count, block in enumerate(self.blocks, start=1):
-            tokens = run_block(block, tokens, recompute=self.grad_checkpointing)
+            tokens = maybe_checkpoint(block, tokens, recompute=self.grad_checkpointing)
             if count in self.map_blocks:
                 normal = self.norm(tokens)
                 patches = torch.cat([normal[:, :middle], normal[:, middle + 1 :]], dim=1)
@@ -204,19 +178,16 @@ class Vim(nn.Module):
         return [maps[count] for count in self.map_blocks]
 
     def layout(self) -> Layout:
-        """How the file is read."""
+        """Return how files are read."""
         translate = partial(translate_vim, side=math.isqrt(self.pos_embed.shape[1] - 1))
-        return Layout(self, translate, PREFIXES, ("pyramid",) if self.pyramid is not None else ())
-
-    def _pretrained_parts(self) -> list[nn.Module]:
-        return [self.patch_embed, self.blocks, self.norm]
+        return Layout(self, translate, PREFIXES, self.new_parts)
 
 
 def resize_pos_embed(pos_embed: Tensor, height: int, width: int) -> Tensor:
     """Interpolate a position embedding, bicubically, to another grid.
 
     Args:
-        pos_embed: `(1, M + 1, C)` of a square grid of M patches; the class token's row stands at M // 2.
+        pos_embed: `(1, M + 1, C)` of a square grid of M patches; the class token's row is at M // 2.
         height: rows of the grid.
         width: its columns.
 
@@ -243,14 +214,14 @@ _RENAMED = (
     (r"^layers\.(\d+)\.norm\.", r"blocks.\1.norm."),
     (r"^layers\.(\d+)\.mixer\.(in_proj|out_proj)\.", r"blocks.\1.\2."),
 )
-# What each direction has of its own; `_b` marks the backward one.
+# Parameters of each direction; `_b` marks the backward one.
 _DIRECTED = re.compile(r"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj|A|D)(_b)?(?:_log)?(?:\.(weight|bias))?$")
 
 
 def translate_vim(state: dict[str, Tensor], file: str | Path, side: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Translate the public Vim's names and shapes to ours; name its classifier's tensors.
+    """Translate the public Vim's names and shapes to ours; list its classifier's tensors.
 
-    Our state space models count directions along their first axis; here each has one. Names it does not know are kept.
+    Our state space models count directions along their first axis; here each has one. Unknown names are kept.
 
     Args:
         state: tensors by name.

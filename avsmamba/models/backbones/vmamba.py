@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from avsmamba.checkpoint.pretrained import Layout, by_leading_part, load_pretrained
-from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits
+from avsmamba.checkpoint.pretrained import Layout, by_leading_part
+from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits, one_of
 from avsmamba.models.layers.conv import DepthwiseConv2d
-from avsmamba.models.layers.recompute import run_block
+from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import cross_scan_2d
+from avsmamba.models.pretrained_part import PretrainedPart
+from avsmamba.ops import selective_scan_2d
 from avsmamba.registry import MODELS
 
 
@@ -74,11 +75,11 @@ class VMambaBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def scan(self, x: Tensor) -> Tensor:
-        """The branch after its norm, `(N, h, w, C)` to the same shape."""
+        """Map `(N, h, w, C)` to the same shape: the branch after its norm."""
         x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         x = self.conv(x)
-        y = self.ssm(x.flatten(1, 2), cross_scan_2d([tuple(x.shape[1:3])], x.device)).view_as(x)
-        y = self.out_norm(y)
+        tokens = x.flatten(1, 2)
+        y = self.out_norm(selective_scan_2d(tokens, self.ssm(tokens), [x.shape[1:3]]).view_as(x))
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
 
@@ -138,11 +139,11 @@ class Stage(nn.Module):
 
 
 @MODELS.register_module()
-class VMamba(nn.Module):
+class VMamba(PretrainedPart):
     """The four stages of a VMamba; each stage's map goes through a norm of its own.
 
-    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; a model that is tested or
-    resumed does not need it. It may hold the public names of a classifier (https://github.com/MzeroMiko/VMamba), of a
+    `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing and resuming do
+    not need it. It may hold the public names of a classifier (https://github.com/MzeroMiko/VMamba), of a
     detector or segmenter on it (`backbone.`), or this class's own.
 
     Args:
@@ -153,8 +154,8 @@ class VMamba(nn.Module):
         drop_path_rate: stochastic depth of the last block; those before have less, in equal steps from 0. AVS-Mamba's
             authors train VMamba-B with 0.6.
         grad_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
-        dims: channels of the four stages, in the place of the public model's.
-        depths: blocks of the four stages, in the place of the public model's.
+        dims: channels of the four stages, instead of the public model's.
+        depths: blocks of the four stages, instead of the public model's.
 
     Attributes:
         out_channels: channels of the four maps.
@@ -164,7 +165,7 @@ class VMamba(nn.Module):
         ValueError: if `arch` is unknown, or `dims` or `depths` are not four.
     """
 
-    @limits(dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
+    @limits(arch=one_of(ARCHS), dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
     def __init__(
         self,
         arch: str = "v05_base_s2l15",
@@ -175,17 +176,14 @@ class VMamba(nn.Module):
         dims: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
     ):
-        super().__init__()
-        if arch not in ARCHS:
-            raise ValueError(f"arch: expected one of {sorted(ARCHS)}, got {arch!r}")
+        super().__init__(f"VMamba {arch}", checkpoint, frozen, ("out_norms",))
         dim, known_depths, expand, family = ARCHS[arch]
         dims = [dim * 2**i for i in range(4)] if dims is None else list(dims)
         depths = list(known_depths if depths is None else depths)
         for name, value in (("dims", dims), ("depths", depths)):
             if len(value) != 4:
                 raise ValueError(f"{name}: expected one for each of four stages, got {value}")
-        self.arch, self.family, self.checkpoint = arch, family, checkpoint
-        self.frozen, self.grad_checkpointing = frozen, grad_checkpointing
+        self.family, self.grad_checkpointing = family, grad_checkpointing
         self.out_channels, self.strides = dims, [4, 8, 16, 32]
         self.stem = PatchEmbed(dims[0], family)
         rates = iter(drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
@@ -201,27 +199,7 @@ class VMamba(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-        if frozen:
-            self.stem.requires_grad_(False)
-            self.stages.requires_grad_(False)
-        self.train()
-
-    def init_weights(self) -> None:
-        """Load `checkpoint`, if one is named; norms of the maps that it does not hold stay as they are.
-
-        Raises:
-            UserError: if it is missing, damaged, or does not hold all of the model's tensors.
-        """
-        if self.checkpoint is not None:
-            load_pretrained(self.layout(), self.checkpoint, f"VMamba {self.arch}")
-
-    def train(self, mode: bool = True) -> "VMamba":
-        """As in `nn.Module`; parts that are frozen stay in eval mode."""
-        super().train(mode)
-        if self.frozen:
-            self.stem.eval()
-            self.stages.eval()
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract.
@@ -233,22 +211,22 @@ class VMamba(nn.Module):
             four `channels_last` maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
         maps = []
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.gradients():
             x = self.stem(x)
             for stage in self.stages:
                 for block in stage.blocks:
-                    x = run_block(block, x, recompute=self.grad_checkpointing)
+                    x = maybe_checkpoint(block, x, recompute=self.grad_checkpointing)
                 maps.append(x)
                 x = x if stage.downsample is None else stage.downsample(x)
         return [norm(m).permute(0, 3, 1, 2) for norm, m in zip(self.out_norms, maps, strict=True)]
 
     def layout(self) -> Layout:
-        """How the file is read."""
-        return Layout(self, translate_vmamba, PREFIXES, ("out_norms",))
+        """Return how files are read."""
+        return Layout(self, translate_vmamba, PREFIXES, self.new_parts)
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution on `(N, h, w, C)`; the map that torch sees is `channels_last`, so nothing is copied."""
+    """Convolve `(N, h, w, C)`; torch gets a `channels_last` view, so nothing is copied."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -276,10 +254,10 @@ _POINTWISE = (".in_proj.weight", ".out_proj.weight", ".fc1.weight", ".fc2.weight
 
 
 def translate_vmamba(state: dict[str, Tensor], file: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """From the public VMamba's names and shapes to ours, and the names of its classifier's tensors.
+    """Translate the public VMamba's names and shapes to ours; list its classifier's tensors.
 
     The public model stacks the directions of A and D into the channels, `(K E, N)` and `(K E,)`, in the order of
-    `cross_scan_2d`; weights of its 1 x 1 convolutions may be `(out, in, 1, 1)`. Names it does not know are kept.
+    `cross_scan_2d`; weights of its 1 x 1 convolutions may be `(out, in, 1, 1)`. Unknown names are kept.
     """
     state, unused = by_leading_part(state, ("classifier", "head", "norm"))
     ours = {}

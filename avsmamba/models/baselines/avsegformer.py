@@ -1,14 +1,15 @@
 """AVSegFormer (Gao et al., Audio-Visual Segmentation with Transformer, AAAI 2024) as parts of AVSSegmentor.
 
 Encoder: deformable attention over three scales. Decoder: queries from the sound, then a transformer decoder. Pyramid:
-mask features and the audio-visual mixer. Head: masks of all queries. Each frame is seen by itself with its own second
-of sound. The projection is AVS-Mamba's (1 x 1 convolutions and group normalisation come from AVSegFormer).
+mask features and the audio-visual mixer. Head: masks of all queries. Each frame is processed independently, with its
+own second of sound. The projection is AVS-Mamba's (1 x 1 convolutions and group normalisation come from AVSegFormer).
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, RATE, counts, limits
@@ -20,7 +21,7 @@ from avsmamba.registry import MODELS
 
 
 def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Two linear layers with a GELU between them."""
+    """Build two linear layers with a GELU between them."""
     return nn.Sequential(
         nn.Linear(channels, hidden),
         nn.GELU(),
@@ -31,7 +32,7 @@ def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
 
 
 def xavier(module: nn.Module) -> None:
-    """Xavier for all matrices and kernels, as the authors start; deformable attention keeps its own start."""
+    """Initialise all matrices and kernels by Xavier, as the authors do; deformable attention keeps its own start."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)
@@ -136,7 +137,7 @@ class GeneratorLayer(nn.Module):
 
 @MODELS.register_module()
 class AVSegFormerDecoder(nn.Module):
-    """Queries of each frame: made from its sound by the generator, plus learned ones, then a transformer decoder.
+    """Queries of each frame: generated from its sound, plus learned ones, then a transformer decoder.
 
     Args:
         embed_dims: channels C.
@@ -182,7 +183,7 @@ class AVSegFormerDecoder(nn.Module):
         xavier(self)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> list[Tensor]:
-        """Make the queries.
+        """Compute the queries.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first, encoded.
@@ -205,9 +206,9 @@ class AVSegFormerDecoder(nn.Module):
 
 @MODELS.register_module()
 class AVSegFormerMixer(nn.Module):
-    """Mask features (map 1 and the upsampled encoded map 2), whose channels the sound then weighs.
+    """Mask features (map 1 and the upsampled encoded map 2), whose channels are weighted by the sound.
 
-    The mixer: the audio token attends to all pixels of its frame; what it gathers, through a sigmoid, multiplies the
+    The mixer: the audio token attends to all pixels of its frame; the result, through a sigmoid, multiplies the
     channels.
 
     Args:
@@ -235,7 +236,7 @@ class AVSegFormerMixer(nn.Module):
         xavier(self)
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> Tensor:
-        """Make the mask features.
+        """Compute the mask features.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first; the first two are read.
@@ -244,17 +245,16 @@ class AVSegFormerMixer(nn.Module):
         Returns:
             `(B, T, h_1, w_1, C)`.
         """
-        fine, coarse = (m.flatten(0, 1).permute(0, 3, 1, 2) for m in maps[:2])
+        fine, coarse = (rearrange(m, "b t h w c -> (b t) c h w") for m in maps[:2])
         up = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         features = self.smooth(self.lateral(fine) + up).permute(0, 2, 3, 1)
         gate = self.gate(features.flatten(1, 2), audio.flatten(0, 1))
         return (features * gate[:, None, None]).unflatten(0, audio.shape[:2])
 
     def gate(self, pixels: Tensor, audio: Tensor) -> Tensor:
-        """Weights `(N, C)` in (0, 1) of the channels, from `(N, h w, C)` pixels and `(N, C)` audio."""
-        heads = (self.num_heads, -1)
-        query = self.query(audio).unsqueeze(1).unflatten(-1, heads).transpose(1, 2)
-        key, value = (x.unflatten(-1, heads).transpose(1, 2) for x in self.key_value(pixels).chunk(2, -1))
+        """Compute weights `(N, C)` in (0, 1) of the channels, from `(N, h w, C)` pixels and `(N, C)` audio."""
+        query = rearrange(self.query(audio), "n (m c) -> n m 1 c", m=self.num_heads)
+        key, value = rearrange(self.key_value(pixels), "n l (two m c) -> two n m l c", two=2, m=self.num_heads)
         gathered = F.scaled_dot_product_attention(query, key, value).flatten(1)
         return self.output(gathered).sigmoid()
 
@@ -271,7 +271,7 @@ class AVSegFormerHead(nn.Module):
         num_queries: Q, as in the decoder.
         mlp_dims: hidden channels of the three-layer MLP.
         hidden_dims: channels of the two convolutions, before and after the upsampling.
-        mixing_mask: give out the intermediate mask; off where no auxiliary loss reads it.
+        mixing_mask: return the intermediate mask; off where no auxiliary loss reads it.
     """
 
     @limits(**counts("embed_dims", "num_classes", "num_queries", "mlp_dims", "hidden_dims"))
@@ -308,7 +308,7 @@ class AVSegFormerHead(nn.Module):
             ValueError: if there are not Q queries.
         """
         if query.shape[2] != self.num_queries:
-            raise ValueError(f"num_queries: the head has {self.num_queries}, the decoder made {query.shape[2]}")
+            raise ValueError(f"num_queries: the head has {self.num_queries}, the decoder {query.shape[2]}")
         masks = torch.einsum("btqc,bthwc->bthwq", query, mask_features)
         logits = self.classifier(mask_features + self.mlp(masks))
         mixing = None if self.mixing is None else self.mixing(mask_features).movedim(-1, 2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.models.layers.upsampled_conv import upsampled_classes
@@ -28,7 +29,7 @@ class UpsamplingClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map `(B, T, h, w, C)` features to `(B, T, N_class, scale * h, scale * w)` logits."""
-        x = self.conv_in(features.flatten(0, 1).permute(0, 3, 1, 2))
+        x = self.conv_in(rearrange(features, "b t h w c -> (b t) c h w"))
         conv, last = self.conv_out, self.classifier
         weights = conv.weight, conv.bias, last.weight.flatten(1), last.bias
         return upsampled_classes(x.permute(0, 2, 3, 1), *weights, self.scale).unflatten(0, features.shape[:2])

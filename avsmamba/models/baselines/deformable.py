@@ -4,13 +4,14 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.models.layers.scales import Sizes
 
 
 def pixel_centres(sizes: Sizes, device: torch.device | None = None) -> Tensor:
-    """Centres `(sum h_i w_i, 2)` of all pixels of maps of these sizes, as (x, y) in (0, 1)."""
+    """Return the centres `(sum h_i w_i, 2)` of all pixels of maps of these sizes, as (x, y) in (0, 1)."""
     centres = []
     for h, w in sizes:
         y, x = torch.meshgrid(
@@ -21,7 +22,7 @@ def pixel_centres(sizes: Sizes, device: torch.device | None = None) -> Tensor:
 
 
 def sine_positions(sizes: Sizes, channels: int, device: torch.device | None = None) -> Tensor:
-    """Sine encoding `(sum h_i w_i, C)` of the pixels' centres: half of the channels for y, half for x (DETR).
+    """Encode the pixels' centres by sines, `(sum h_i w_i, C)`: half of the channels for y, half for x (DETR).
 
     Raises:
         ValueError: if 4 does not divide the channels.
@@ -34,7 +35,7 @@ def sine_positions(sizes: Sizes, channels: int, device: torch.device | None = No
 
 
 class DeformableAttention(nn.Module):
-    """Each token gathers `num_points` samples a head and scale, at offsets from its own place that it chooses itself.
+    """Each token gathers `num_points` samples a head and scale, at predicted offsets from its own place.
 
     Args:
         channels: C.
@@ -58,7 +59,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """At first head m looks in direction m of a ring, its p-th point p pixels away, with equal weights."""
+        """Initialise: head m samples in direction m of a ring, its p-th point p pixels away, with equal weights."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         ring = torch.stack([angles.cos(), angles.sin()], -1)
         ring = ring / ring.abs().amax(-1, keepdim=True)
@@ -85,7 +86,7 @@ class DeformableAttention(nn.Module):
             `(N, L, C)`.
         """
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        values = self.value(value).unflatten(-1, (heads, -1)).permute(0, 2, 3, 1).flatten(0, 1)
+        values = rearrange(self.value(value), "n l (m c) -> (n m) c l", m=heads)
         # Places and samples stay in float32 under autocast: bfloat16 would round them to a quarter of a pixel.
         kind = torch.promote_types(values.dtype, torch.float32)
         offsets = self.offsets(query).to(kind).unflatten(-1, (heads, levels, points, 2))
@@ -94,10 +95,10 @@ class DeformableAttention(nn.Module):
         gathered = torch.zeros((), dtype=kind, device=query.device)
         for i, chunk in enumerate(values.to(kind).split([h * w for h, w in sizes], dim=-1)):
             h, w = sizes[i]
-            # Divided one by one: a tensor made of h and w would be a constant where the model is exported.
+            # Divided one by one: a tensor built from h and w would be a constant in an exported model.
             x, y = offsets[:, :, :, i].unbind(-1)
             places = reference.to(kind)[:, None, None] + torch.stack([x / w, y / h], -1)
             grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
             samples = F.grid_sample(chunk.unflatten(-1, (h, w)), grid, "bilinear", "zeros", align_corners=False)
             gathered = gathered + (samples * weights[:, :, i].unsqueeze(1)).sum(-1)
-        return self.output(gathered.unflatten(0, (len(query), heads)).flatten(1, 2).transpose(1, 2).to(query.dtype))
+        return self.output(rearrange(gathered, "(n m) c l -> n l (m c)", m=heads).to(query.dtype))

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_0, limits
+from avsmamba.limits import AT_LEAST_0, limits, one_of
 from avsmamba.registry import MODELS
-
-REDUCTIONS = ("sum", "mean")
 
 
 @MODELS.register_module()
 class AVMLoss(nn.Module):
-    """Kullback-Leibler divergence between the sound and what the predicted mask cuts out of a map (TPAVI's L_AVM-AV).
+    """Kullback-Leibler divergence between the sound and the part of a map under the predicted mask (TPAVI's L_AVM-AV).
 
     For each scale: KL(softmax(a) || softmax(v)), v the mean over the pixels of map x mask, a the audio feature, both
     `(C,)` a frame; the mean over the scales. The mask is the sigmoid of the pooled logits; with several classes, the
@@ -26,16 +24,11 @@ class AVMLoss(nn.Module):
     Args:
         loss_weight: lambda.
         reduction: over the frames of a batch, 'sum' (their MS3) or 'mean' (their AVSS; does not depend on the batch).
-
-    Raises:
-        ValueError: if the reduction is unknown.
     """
 
-    @limits(loss_weight=AT_LEAST_0)
+    @limits(loss_weight=AT_LEAST_0, reduction=one_of(("sum", "mean")))
     def __init__(self, loss_weight: float = 0.5, reduction: str = "sum"):
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
         self.loss_weight, self.reduction = loss_weight, reduction
 
     def forward(self, logits: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], labelled: Tensor | None = None) -> Tensor:

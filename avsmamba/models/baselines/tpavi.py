@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.head import HeadOutput
-from avsmamba.models.projection import AUDIO_NORMS
+from avsmamba.models.projection import AUDIO_NORM
 from avsmamba.registry import MODELS
 
 
@@ -35,20 +36,17 @@ class DilatedConvs(nn.Module):
 
 @MODELS.register_module()
 class TPAVIProjection(nn.Module):
-    """Dilated convolutions for each map; the audio stays as wide as it is, for each scale projects it for itself.
+    """Dilated convolutions for each map; the audio keeps its channels, since each scale has its own projection.
 
     Args:
         in_channels: channels of the four maps, finest first.
         audio_channels: channels of the audio features.
         embed_dims: C.
         dilations: of the summed 3 x 3 convolutions.
-        audio_norm: 'BN' normalises the audio features over the batch, 'none' leaves them (as in `Projection`).
-
-    Raises:
-        ValueError: if the norm is unknown.
+        audio_norm: 'BN' normalises the audio features over the batch, 'none' does not (as in `Projection`).
     """
 
-    @limits(**counts("embed_dims", "dilations"))
+    @limits(**counts("embed_dims", "dilations"), audio_norm=AUDIO_NORM)
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -58,8 +56,6 @@ class TPAVIProjection(nn.Module):
         audio_norm: str = "none",
     ):
         super().__init__()
-        if audio_norm not in AUDIO_NORMS:
-            raise ValueError(f"audio_norm: expected one of {AUDIO_NORMS}, got {audio_norm!r}")
         self.visual = nn.ModuleList(DilatedConvs(c, embed_dims, dilations) for c in in_channels)
         self.audio_norm = nn.BatchNorm1d(audio_channels) if audio_norm == "BN" else nn.Identity()
 
@@ -73,9 +69,11 @@ class TPAVIProjection(nn.Module):
         Returns:
             `(B, T, h_i, w_i, C)` maps and `(B, T, C_a)` audio.
         """
-        lead = audio.shape[:2]
-        projected = [p(m).permute(0, 2, 3, 1).unflatten(0, lead) for p, m in zip(self.visual, maps, strict=True)]
-        return projected, self.audio_norm(audio.flatten(0, 1)).unflatten(0, lead)
+        b, t = audio.shape[:2]
+        projected = [
+            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
+        ]
+        return projected, self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t))
 
 
 class TPAVIBlock(nn.Module):
@@ -111,12 +109,12 @@ class TPAVIBlock(nn.Module):
             audio: `(B, T, C_a)`.
 
         Returns:
-            the map `(B, T, h, w, C)` and the audio `(B, T, C)` that it met.
+            the map `(B, T, h, w, C)` and the audio `(B, T, C)` as the block projected it.
         """
         aligned = self.audio(audio)
         values = self.g(visual).mean((2, 3))
         context = torch.einsum("btk,btc->bkc", self.phi(aligned), values) / visual.shape[1]
-        y = self.mu(self.theta(visual).flatten(1, 3) @ context)
+        y = self.mu(rearrange(self.theta(visual), "b t h w k -> b (t h w) k") @ context)
         y = self.mu_norm(y.flatten(0, 1)).view_as(visual)
         return self.norm(visual + y), aligned
 
@@ -143,13 +141,13 @@ class FusionPath(nn.Module):
         self.unit = ResidualConvUnit(channels)
 
     def forward(self, visual: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """Map `(N, C, h, w)` and what came from below, of the same shape, to `(N, C, 2 h, 2 w)`."""
+        """Map `(N, C, h, w)` and the coarser stage's output, of the same shape, to `(N, C, 2 h, 2 w)`."""
         x = visual if self.lateral is None or coarser is None else coarser + self.lateral(visual)
         return F.interpolate(self.unit(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class TPAVIFeatures(NamedTuple):
-    """Mask features `(B, T, H / 2, W / 2, C)` and, for each scale, the map and the audio that met in its block."""
+    """Mask features `(B, T, H / 2, W / 2, C)` and, for each scale, the map and the projected audio of its block."""
 
     mask_features: Tensor
     pairs: tuple[tuple[Tensor, Tensor], ...]
@@ -161,7 +159,7 @@ class TPAVIPyramid(nn.Module):
 
     Args:
         embed_dims: channels C.
-        audio_channels: channels of the audio features, which TPAVIProjection leaves as wide as the encoder's.
+        audio_channels: channels of the audio features, those of the encoder.
         stages: scales 1 to 4 with a TPAVI block; all four in the paper.
     """
 
@@ -173,7 +171,7 @@ class TPAVIPyramid(nn.Module):
         self.paths = nn.ModuleList(FusionPath(embed_dims, coarsest=i == 0) for i in range(4))
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> TPAVIFeatures:
-        """Make the mask features.
+        """Compute the mask features.
 
         Args:
             maps: four `(B, T, h_i, w_i, C)` maps, finest first, each twice as large as the next.
@@ -189,11 +187,12 @@ class TPAVIPyramid(nn.Module):
             visual, aligned = block(maps[int(stage) - 1], audio)
             maps[int(stage) - 1] = visual
             pairs.append((visual, aligned))
-        finest_last = [m.flatten(0, 1).permute(0, 3, 1, 2) for m in reversed(maps)]
+        finest_last = [rearrange(m, "b t h w c -> (b t) c h w") for m in reversed(maps)]
         y = self.paths[0](finest_last[0])
         for visual, path in zip(finest_last[1:], self.paths[1:], strict=True):
             y = path(visual, y)
-        return TPAVIFeatures(y.permute(0, 2, 3, 1).unflatten(0, audio.shape[:2]), tuple(pairs))
+        b, t = audio.shape[:2]
+        return TPAVIFeatures(rearrange(y, "(b t) c h w -> b t h w c", b=b, t=t), tuple(pairs))
 
 
 @MODELS.register_module()

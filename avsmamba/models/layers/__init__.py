@@ -1,4 +1,4 @@
-"""Blocks that the parts of the model are made of."""
+"""Blocks of the model's parts."""
 
 from avsmamba.models.layers.fusion import A2VFusionBlock, V2AFusionBlock
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions

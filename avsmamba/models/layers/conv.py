@@ -1,6 +1,6 @@
-"""Depthwise convolutions on channels-last tokens, as they stand before every scan (Fig. 3 and 4, Eq. 11 and 12).
+"""Depthwise convolutions on channels-last tokens, before every scan (Fig. 3 and 4, Eq. 11 and 12).
 
-Parameters are those of torch's own modules, in name and shape; `avsmamba.ops.depthwise_conv` computes.
+Parameters have the names and shapes of torch's own modules; `avsmamba.ops.depthwise_conv` computes.
 """
 
 from torch import Tensor, nn
@@ -48,10 +48,10 @@ DEPTHWISE: dict[str, type[DepthwiseConv2d] | type[DepthwiseConv3d]] = {"2d": Dep
 
 
 def depthwise_conv(kind: str, channels: int, activation: str | None = None) -> DepthwiseConv2d | DepthwiseConv3d:
-    """Build the visual convolution by name, with 'silu' or no activation after it.
+    """Build the visual convolution '2d' or '3d', with 'silu' or no activation after it.
 
     Raises:
-        ValueError: if `kind` is neither '2d' nor '3d'.
+        ValueError: if `kind` is neither.
     """
     if kind not in DEPTHWISE:
         raise ValueError(f"conv: expected one of {sorted(DEPTHWISE)}, got {kind!r}")

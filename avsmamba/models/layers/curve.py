@@ -1,9 +1,9 @@
-"""An MLP of one number: a piecewise-linear curve in R^O, evaluated from its knots instead of layer by layer.
+"""An MLP of one number, which is a piecewise-linear curve in R^O: evaluated from its knots, not layer by layer.
 
 Layer 0 maps a number m to relu(a m + b) and bends at t_i = -b_i / a_i. Between two bends every unit of layer 1 is a
-line alpha m + beta, whose coefficients are prefix sums over the sorted bends; where a line crosses zero is one more
-knot. Between two knots the output is W3 (M alpha) m + W3 (M beta) + b3 with one mask M of active units. What one pixel
-costs no longer depends on the widths of the layers.
+line alpha m + beta, whose coefficients are prefix sums over the sorted bends; a line's zero is one more knot. Between
+two knots the output is W3 (M alpha) m + W3 (M beta) + b3 with one mask M of active units. The cost of a pixel does not
+depend on the widths of the layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 
 from avsmamba.models.layers.tracing import recorded_gradients, watched
 
-ROWS = 128  # units of layer 1 whose lines are made at a time
-PIXELS = 16384  # at a time, where a temporary tensor has a row a pixel
-LEAST = 1024  # numbers at a time from which the curve is worth it,
-LEAST_WORK = 200_000  # and numbers times units of layer 1
-MOST_KNOTS = 16  # times the units of both layers: beyond, the plain layers run
+ROWS = 128  # units of layer 1 whose lines are computed at a time
+PIXELS = 16384  # pixels at a time, where a temporary tensor has one row for each
+LEAST = 1024  # fewest numbers for which the curve is used,
+LEAST_WORK = 200_000  # and fewest numbers times units of layer 1
+MOST_KNOTS = 16  # most knots for each unit of both layers; with more, the plain layers run
 
 
 class CurveMLP(nn.ModuleList):
     """Linear layers with ReLU between them, from one number to O; with two hidden layers they are a curve.
 
-    From 1,024 numbers on (200,000 / H1 where that is more), the curve takes the place of two hidden layers:
+    For 1,024 numbers or more (200,000 / H1 where that is more), the curve replaces two hidden layers:
 
     - where no gradients are recorded, on any device: a table, built once in float64 on the CPU (0.3 s at 2048 and 2048)
-      and again when a weight has changed, moved or been replaced. Of a change through `.data` it learns when `train()`
-      or `eval()` is called. It is not part of the state dict, nor of copies and pickles. 16-bit numbers are evaluated
-      in float32;
-    - in training on the CPU with weights of float32 or float64: see `Table`. At a bend itself the derivative is that on
-      its left. A gradient that is to be differentiated again goes through the plain layers.
+      and again when a weight has changed, moved or been replaced. A change through `.data` is detected at the next
+      `train()` or `eval()`. The table is not part of the state dict, of copies or of pickles. 16-bit numbers are
+      evaluated in float32;
+    - in training on the CPU with weights of float32 or float64: see `Table`. At a bend the derivative is that on its
+      left. A gradient that will be differentiated again uses the plain layers.
 
     Measured on one core at 2048 and 2048: 980 numbers 1.3 times as fast as the plain layers in training, 3,136 3 times,
-    15,680 10 times, 31,360 18 times; at 64 and 64 from 3,136 on. The plain layers run where something watches (see
-    `watched`), in training on a GPU, where a layer has hooks, and for what is not finite.
+    15,680 10 times, 31,360 18 times; at 64 and 64 from 3,136 on. The plain layers run while operations are traced (see
+    `watched`), in training on a GPU, for layers with hooks, and for values that are not finite.
 
     Args:
         dims: widths of the hidden layers, then O.
@@ -77,19 +77,19 @@ class CurveMLP(nn.ModuleList):
 
     @torch.no_grad()
     def curve(self, weights: "Weights") -> "Curve | None":
-        """The table of these weights, on their device; None where the plain layers must do."""
-        if any(w.is_inference() for w in weights):  # nobody counts their changes
+        """Return the table of these weights, on their device; None where the plain layers must run."""
+        if any(w.is_inference() for w in weights):  # their versions are not counted
             return None
         key = [(w.data_ptr(), w._version, w.dtype, w.device) for w in weights]
         if self._kept is None or self._kept[0] != key:
             dtype = torch.float64 if weights.w2.dtype == torch.float64 else torch.float32
             curve = build_curve(Weights(*(w.detach().cpu() for w in weights)), dtype)
-            # The tensors are kept too: no other may come to lie where they lie.
+            # The tensors are kept, so that their addresses are not reused.
             self._kept = key, curve and curve.to(weights.w2.device), [w.detach() for w in weights]
         return self._kept[1]
 
     def train(self, mode: bool = True) -> "CurveMLP":
-        """Set the mode, as of any module; the table is built anew when it is needed next."""
+        """Set the mode, as of any module; the next call builds the table again."""
         self._kept = None
         return super().train(mode)
 
@@ -98,13 +98,13 @@ class CurveMLP(nn.ModuleList):
 
 
 def hooked(layer: nn.Module) -> bool:
-    """Whether somebody asked to see what goes through the layer."""
+    """Return whether a hook is registered on the layer."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return any(hooks)
 
 
 class Weights(NamedTuple):
-    """Of the three layers: `(H0, 1)`, `(H0,)`, `(H1, H0)`, `(H1,)`, `(O, H1)`, `(O,)`."""
+    """Weights of the three layers: `(H0, 1)`, `(H0,)`, `(H1, H0)`, `(H1,)`, `(O, H1)`, `(O,)`."""
 
     a: Tensor
     b: Tensor
@@ -118,12 +118,12 @@ class Weights(NamedTuple):
         return F.linear(F.relu(F.linear(F.relu(F.linear(m, self.a, self.b)), self.w2, self.c)), self.w3, self.d)
 
     def finite(self) -> bool:
-        """Whether every weight is a number; the sums of finite ones may overflow, which counts as not."""
+        """Return whether every weight is finite; sums of finite weights that overflow count as not."""
         return bool(torch.stack([t.sum().double() for t in self]).isfinite().all())
 
 
 class Bends:
-    """Where layer 0 bends between two numbers, and the lines of layer 1 there.
+    """The bends of layer 0 in an interval, and the lines of layer 1 between them.
 
     Args:
         weights: on the CPU.
@@ -131,7 +131,7 @@ class Bends:
 
     Attributes:
         places: `(F,)` float64, sorted.
-        order: `(F,)`, the units that bend there.
+        order: `(F,)`, the units that bend at these places.
     """
 
     def __init__(self, weights: Weights, low: float, high: float):
@@ -150,7 +150,7 @@ class Bends:
         self.idle = (count == 0).nonzero().squeeze(1)  # segments in which no unit of layer 0 is active
 
     def lines(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For some units of layer 1 at a time: which, alpha and beta `(n, F + 1)` in each segment, float64."""
+        """Yield units of layer 1, a few at a time: which, alpha and beta `(n, F + 1)` in each segment, float64."""
         w2, c = self.weights.w2, self.weights.c.double()
         for first in range(0, len(w2), ROWS):
             rows = slice(first, first + ROWS)
@@ -159,13 +159,13 @@ class Bends:
             start = some @ self.start.t()
             alpha = torch.cat([start[:, :1], steps * self.steps[0]], 1).cumsum(1)
             beta = torch.cat([start[:, 1:] + c[rows, None], steps * self.steps[1]], 1).cumsum(1)
-            # What is left of a sum that cancels would decide on which side of zero a unit without a bias lies.
+            # The rounding error of a sum that cancels would decide the sign of a unit without a bias.
             alpha.index_fill_(1, self.idle, 0.0)
             beta[:, self.idle] = c[rows, None]
             yield rows, alpha, beta
 
     def knots(self) -> Tensor:
-        """The bends of layer 0 and the zeros of layer 1, sorted, float64."""
+        """Return the bends of layer 0 and the zeros of layer 1, sorted, float64."""
         found = [self.places]
         for _, alpha, beta in self.lines():
             left = torch.addcmul(beta, alpha, self.edges[:-1]) > 0
@@ -177,7 +177,7 @@ class Bends:
         return torch.cat(found).sort().values
 
     def patterns(self, places: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For some units of layer 1 at a time: which, slope and value `(n, R)` at the places, 0 where inactive."""
+        """Yield units of layer 1, a few at a time: which, slope and value `(n, R)` at the places, 0 where inactive."""
         segment = torch.searchsorted(self.places, places)
         for rows, alpha, beta in self.lines():
             slope = alpha.index_select(1, segment)
@@ -189,7 +189,7 @@ class Curve(NamedTuple):
     """The table for inference.
 
     Attributes:
-        knots: `(K,)` sorted; piece i lies between knots i - 1 and i.
+        knots: `(K,)` sorted; piece i is between knots i - 1 and i.
         bases: `(K + 3,)`, a knot of each piece; 0 for the last two, which are -inf and inf.
         rows: `(2 K + 6, O)`: for each piece the value at its base, then its slope.
     """
@@ -199,7 +199,7 @@ class Curve(NamedTuple):
     rows: Tensor
 
     def to(self, device: torch.device) -> "Curve":
-        """The table on a device."""
+        """Move the table to a device."""
         return Curve(*(t.to(device) for t in self))
 
     def __call__(self, m: Tensor) -> Tensor:
@@ -212,20 +212,20 @@ class Curve(NamedTuple):
 
 
 def value_and_slope(rows: Tensor, piece: Tensor, step: Tensor) -> Tensor:
-    """`rows[2 piece] + rows[2 piece + 1] * step` in one pass: `(2 R, O)`, `(P,)`, `(P,)` to `(P, O)`."""
+    """Return `rows[2 piece] + rows[2 piece + 1] * step`, `(P, O)`, in one pass from `(2 R, O)`, `(P,)` and `(P,)`."""
     pairs = torch.stack([2 * piece, 2 * piece + 1], 1)
     return F.embedding_bag(pairs, rows, mode="sum", per_sample_weights=torch.stack([torch.ones_like(step), step], 1))
 
 
 def build_curve(weights: Weights, dtype: torch.dtype) -> Curve | None:
-    """The curve of three layers, built in float64.
+    """Build the table of three layers, in float64.
 
     Args:
         weights: on the CPU.
-        dtype: of the table, float32 or float64; knots that are one number there are one knot.
+        dtype: of the table, float32 or float64; knots that are equal in it are one knot.
 
     Returns:
-        the table on the CPU, or None where a weight is not finite or the knots are too many to be worth it.
+        the table on the CPU, or None if a weight is not finite or there are too many knots.
     """
     if not weights.finite():
         return None
@@ -255,15 +255,15 @@ def build_curve(weights: Weights, dtype: torch.dtype) -> Curve | None:
 
 
 class Table(torch.autograd.Function):
-    """The curve where pixels are, with its gradients, on the CPU.
+    """The curve at the pixels' numbers, with its gradients, on the CPU.
 
-    Pixels are sorted; those between the same two knots are one piece r, with the mask M_r and a base x_r amid them. The
-    value at x_r and the slope come from two products of (R, H1) and (H1, O). Backward, with D0_r = sum of dy and
-    D1_r = sum of (m - x_r) dy over the piece, the gradients of layer 2 are two such products more, and
-    E_r = M_r (D_r W3), summed over the pieces in which unit i of layer 0 is active (prefix sums, float64), gives P1_i
-    and P0_i, of which dW2_i = a_i P1_i + b_i P0_i, da_i = W2_i P1_i, db_i = W2_i P0_i.
+    Pixels are sorted; those between the same two knots are one piece r, with the mask M_r and a base x_r among them.
+    The value at x_r and the slope come from two products of (R, H1) and (H1, O). Backward, with D0_r = sum of dy and
+    D1_r = sum of (m - x_r) dy over the piece, the gradients of layer 2 are two more such products, and
+    E_r = M_r (D_r W3), summed over the pieces in which unit i of layer 0 is active (prefix sums, float64), yields P1_i
+    and P0_i, from which dW2_i = a_i P1_i + b_i P0_i, da_i = W2_i P1_i, db_i = W2_i P0_i.
 
-    Kept for the backward pass: the arguments, R x O slopes and two numbers a pixel; the lines are made again.
+    Kept for the backward pass: the arguments, R x O slopes and two numbers a pixel; the lines are recomputed.
     """
 
     @staticmethod
@@ -308,7 +308,7 @@ class Table(torch.autograd.Function):
 
 
 def weight_gradients(weights: Weights, bends: Bends, base: Tensor, d0: Tensor, d1: Tensor) -> list[Tensor]:
-    """Gradients of the six weights, see `Table`.
+    """Compute the gradients of the six weights, see `Table`.
 
     Args:
         weights: of one dtype.

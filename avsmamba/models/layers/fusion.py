@@ -1,25 +1,24 @@
 """The two cross-modal blocks: Vision-to-Audio (Fig. 4, Eq. 11-17) and Audio-to-Vision (Fig. 5 c, Eq. 18-19) fusion.
 
-Both put visual and audio tokens into one sequence. The scan is causal, so what stands last has seen the rest: audio
-tokens stand last to gather vision, and first to be gathered by vision. Only the tokens of the receiving side leave
-the scan, and the gate comes from them.
+Both put visual and audio tokens into one sequence. The scan is causal, so the last tokens depend on all others: audio
+tokens come last to gather vision, and first to be gathered by vision. Only the receiving tokens have an output, and the
+gate comes from them.
 """
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from avsmamba.limits import limits, one_of
 from avsmamba.models.layers.conv import CausalConv1d, depthwise_conv
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import a2v, v2a_frame, v2a_temporal
-
-LEVELS = ("frame", "temporal")
-AUDIO_CONTEXTS = ("frame", "clip")
+from avsmamba.ops import selective_scan_a2v, selective_scan_v2a
 
 
 class FusionBlock(nn.Module):
-    """Projections, convolutions and output path that both directions of fusion share.
+    """Base of both directions of fusion: projections, convolutions and the output.
 
     `receiver` is the modality ('visual' or 'audio') that is updated: its projection is twice as wide, for the gate.
     """
@@ -39,7 +38,7 @@ class FusionBlock(nn.Module):
         self.drop_path = DropPath(options.drop_path)
 
     def output(self, y: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-        """Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
+        """Apply Eq. 16: Linear(Norm(y) * SiLU(gate)) + residual."""
         return residual + self.drop_path(self.out_proj(self.out_norm(y) * F.silu(gate)))
 
 
@@ -51,14 +50,12 @@ class V2AFusionBlock(FusionBlock):
         level: 'frame' (each frame's audio token after that frame's tokens, cross-scan, Eq. 13-14) or 'temporal' (all T
             audio tokens after the clip's tokens, THW, TWH and the reverses, Eq. 17).
         audio_conv_kernel: taps of the causal convolution (4 as in Mamba).
-        options: what all blocks share.
-        frame_audio_context: what the causal convolution of level 'frame' sees: 'frame' (the frame's own audio token,
-            a sequence of its own) or 'clip' (the tokens of earlier frames as well). Level 'temporal' sees the clip.
-
-    Raises:
-        ValueError: if `level` or `frame_audio_context` is unknown.
+        options: of all blocks.
+        frame_audio_context: input of the causal convolution of level 'frame': 'frame' (the frame's own audio token, a
+            sequence of its own) or 'clip' (earlier frames' tokens as well). Level 'temporal' always uses the clip.
     """
 
+    @limits(level=one_of(("frame", "temporal")), frame_audio_context=one_of(("frame", "clip")))
     def __init__(
         self,
         channels: int,
@@ -67,12 +64,6 @@ class V2AFusionBlock(FusionBlock):
         options: SSMOptions | None = None,
         frame_audio_context: str = "frame",
     ):
-        for name, value, known in (
-            ("level", level, LEVELS),
-            ("frame_audio_context", frame_audio_context, AUDIO_CONTEXTS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         super().__init__(channels, "audio", "2d", audio_conv_kernel, options or SSMOptions())
         self.level = level
         self.one_token = level == "frame" and frame_audio_context == "frame"
@@ -89,27 +80,26 @@ class V2AFusionBlock(FusionBlock):
         """
         x, gate = self.audio_proj(self.audio_norm(audio)).chunk(2, dim=-1)
         v = self.visual_conv(self.visual_proj(self.visual_norm(visual)))
-        a = self.audio_conv(x.flatten(0, 1).unsqueeze(1)).view_as(x) if self.one_token else self.audio_conv(x)
+        a = self.audio_conv(rearrange(x, "b t e -> (b t) 1 e")).view_as(x) if self.one_token else self.audio_conv(x)
         return self.output(self.scan(v, a), gate, audio)
 
     def scan(self, v: Tensor, a: Tensor) -> Tensor:
-        """`(B, T, h, w, E)` and `(B, T, E)` to `(B, T, E)`: the audio tokens' outputs."""
-        t, h, w = v.shape[1:4]
+        """Map `(B, T, h, w, E)` and `(B, T, E)` to `(B, T, E)`, the outputs of the audio tokens."""
+        audio = a
         if self.level == "frame":
-            tokens = torch.cat([v.flatten(2, 3), a.unsqueeze(2)], dim=2).flatten(0, 1)
-            return self.ssm(tokens, v2a_frame(h, w, device=v.device), out=(h * w, 1)).view_as(a)
-        tokens = torch.cat([v.flatten(1, 3), a], dim=1)
-        return self.ssm(tokens, v2a_temporal(t, h, w, device=v.device), out=(t * h * w, t))
+            v, audio = rearrange(v, "b t h w e -> (b t) 1 h w e"), rearrange(a, "b t e -> (b t) 1 e")
+        tokens = torch.cat([rearrange(v, "b t h w e -> b (t h w) e"), audio], dim=1)
+        return selective_scan_v2a(tokens, self.ssm(tokens), *v.shape[1:4]).view_as(a)
 
 
 class A2VFusionBlock(FusionBlock):
-    """One scale's visual tokens gather the clip's audio tokens, which stand first (Eq. 18-19).
+    """One scale's visual tokens gather the clip's audio tokens, which come first (Eq. 18-19).
 
     Args:
         channels: model channels C.
         conv: visual convolution, '2d' (as in the V2A block, the default) or '3d'.
         audio_conv_kernel: taps of the causal convolution (4 as in Mamba).
-        options: what all blocks share.
+        options: of all blocks.
     """
 
     def __init__(self, channels: int, conv: str = "2d", audio_conv_kernel: int = 4, options: SSMOptions | None = None):
@@ -127,7 +117,6 @@ class A2VFusionBlock(FusionBlock):
         """
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
         v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
-        t, h, w = v.shape[1:4]
-        tokens = torch.cat([a, v.flatten(1, 3)], dim=1)
-        y = self.ssm(tokens, a2v(t, h, w, device=v.device), out=(t, t * h * w))
+        tokens = torch.cat([a, rearrange(v, "b t h w e -> b (t h w) e")], dim=1)
+        y = selective_scan_a2v(tokens, self.ssm(tokens), *v.shape[1:4])
         return self.output(y.view_as(v), gate, visual)

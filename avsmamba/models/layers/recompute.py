@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are made again in the backward pass instead of being kept."""
+"""Gradient checkpointing: a block's activations are recomputed in the backward pass instead of being kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def run_block(block: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
-    """`block(*inputs)`; with `recompute`, and where gradients are recorded, only its inputs are kept for them."""
+def maybe_checkpoint(block: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
+    """Call `block(*inputs)`; with `recompute`, and where gradients are recorded, keep only its inputs for them."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)

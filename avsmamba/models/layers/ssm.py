@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_1, POSITIVE, RATE, Limit, one_of
-from avsmamba.ops import multi_directional_scan
+from avsmamba.ops import ScanParameters
 from avsmamba.ops.scan_order import ORIENTATIONS
 
-# Limits of the arguments of every part that has SSMOptions.
+# Limits of the arguments that become SSMOptions.
 SSM_LIMITS: dict[str, Limit] = {
     "d_state": AT_LEAST_1,
     "expand": POSITIVE,
@@ -28,7 +28,7 @@ ORDERS = one_of(ORIENTATIONS)  # scan directions of a Temporal Mamba block
 
 @dataclass(frozen=True)
 class SSMOptions:
-    """What all blocks share: VMamba's settings by default (Sec. V-B).
+    """Options of all blocks; the defaults are VMamba's settings (Sec. V-B).
 
     Attributes:
         d_state: size N of the state of each channel.
@@ -48,15 +48,15 @@ class SSMOptions:
 
     @property
     def activation(self) -> str | None:
-        """What follows the depthwise convolutions, as they take it."""
+        """Activation after the depthwise convolutions."""
         return "silu" if self.conv_act else None
 
     def inner(self, channels: int) -> int:
-        """Inner channels E of a block with C model channels."""
+        """Return the inner channels E of a block with C model channels."""
         return int(self.expand * channels)
 
     def rank(self, channels: int) -> int:
-        """Rank R of delta's projection for C model channels."""
+        """Return the rank R of delta's projection for C model channels."""
         if isinstance(self.dt_rank, int):
             return self.dt_rank
         if self.dt_rank != "auto":
@@ -65,17 +65,17 @@ class SSMOptions:
 
 
 def initial_dt_bias(shape: tuple[int, ...], dt_min: float = 1e-3, dt_max: float = 0.1) -> Tensor:
-    """Biases whose softplus is log-uniform in [dt_min, dt_max]."""
+    """Return biases whose softplus is log-uniform in [dt_min, dt_max]."""
     dt = torch.exp(torch.rand(shape) * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=1e-4)
     return dt + torch.log(-torch.expm1(-dt))
 
 
 class MultiDirectionalSSM(nn.Module):
-    """K state space models over the same tokens, each in its own order, summed.
+    """Parameters of K state space models, one for each direction of a scan over the same tokens.
 
     Args:
         channels: model channels C, from which E and R follow.
-        num_directions: K, the rows of the order tables that `forward` gets.
+        num_directions: K.
         options: d_state, expand, dt_rank.
     """
 
@@ -90,18 +90,8 @@ class MultiDirectionalSSM(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(num_directions, inner, 1))
         self.D = nn.Parameter(torch.ones(num_directions, inner))
 
-    def forward(self, x: Tensor, order: Tensor, out: tuple[int, int] | None = None) -> Tensor:
-        """Scan.
-
-        Args:
-            x: `(b, L, E)` tokens in their natural order.
-            order: `(K, L)` int32, the token that direction k visits at step i.
-            out: (start, length) of the tokens whose output is wanted; all by default.
-
-        Returns:
-            `(b, L, E)`, or `(b, length, E)` with `out`: the sum over the directions, in natural order.
-        """
+    def forward(self, x: Tensor) -> ScanParameters:
+        """Project `(b, L, E)` tokens to delta, B and C; return these, A, D and delta's weights."""
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.num_directions, -1))
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        a = -torch.exp(self.A_log)
-        return multi_directional_scan(x, dt, b, c, a, self.D, self.dt_weight, self.dt_bias, order, out)
+        return ScanParameters(dt, b, c, -torch.exp(self.A_log), self.D, self.dt_weight, self.dt_bias)

@@ -1,4 +1,4 @@
-"""When a shortcut of several layers may be taken, and its derivatives where it may not."""
+"""Whether a shortcut for several layers may be used, and derivatives for where it may not."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 def watched(*tensors: Tensor) -> bool:
-    """Whether operations are traced, transformed or counted, rather than only run.
+    """Return whether operations are traced, transformed or counted, rather than only run.
 
     True in torch.compile, torch.export, ONNX export, torch.jit.trace, under torch.func, forward-mode derivatives and
     dispatch modes (FakeTensorMode, FlopCounterMode), and for tensors on `meta` or of a subclass.
@@ -30,13 +30,13 @@ def watched(*tensors: Tensor) -> bool:
 def recorded_gradients(
     run: Callable[..., Tensor], inputs: Sequence[Any], dy: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, by torch's own layers.
+    """Compute gradients that can be differentiated again, by torch's own layers.
 
     Args:
         run: the layers one by one.
         inputs: its arguments.
-        dy: gradient of what it gives.
-        needed: of which inputs the gradient is asked; None for the others.
+        dy: gradient of its output.
+        needed: whether each input's gradient is requested; the others' is None.
     """
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(run(*inputs), wanted, dy, create_graph=True))

@@ -1,9 +1,9 @@
-"""What follows the upsampling in a head (3 x 3 convolution, ReLU, classes), without the upsampled map.
+"""The last layers of a head (upsampling, 3 x 3 convolution, ReLU, classes) without the upsampled map.
 
 Bilinear upsampling works on each channel alone, so W * up(x) = sum over the nine taps of shift(up(W_tap x)): the taps
 are products at the size of x, upsampled and shifted one axis after the other, with zeros at the border of the large map
-as the convolution's padding has them. Along an axis, upsampling, shift and sum over three taps are one matrix
-(s n, 3 n) whose entries lie near its diagonal: it is applied in blocks of rows.
+as in the convolution's padding. Along an axis, upsampling, shift and sum over three taps are one matrix (s n, 3 n)
+with entries near its diagonal: it is applied in blocks of rows.
 """
 
 from functools import lru_cache
@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from avsmamba.models.layers.tracing import recorded_gradients, watched
 
-BLOCK = 4  # places of the small map that a block of the matrix has
+BLOCK = 4  # places of the small map in a block of the matrix
 LEAST_PLACES = 64  # of the small map, and
 LEAST_WORK = 256  # channels of the small map times the scale, below which torch's own layers are as fast
 
@@ -23,12 +24,12 @@ LEAST_WORK = 256  # channels of the small map times the scale, below which torch
 def upsampled_classes(
     x: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, classes_bias: Tensor | None, scale: int
 ) -> Tensor:
-    """Upsample bilinearly, convolve 3 x 3, ReLU, and map each place to classes.
+    """Convert a small map to class logits: upsample bilinearly, convolve 3 x 3, ReLU, 1 x 1.
 
-    On the CPU the upsampled map is never made, nor what the convolution gives for more than one frame at a time, in
-    training either: the backward pass makes it again. Only the arguments are kept. A gradient that is to be
-    differentiated again goes through torch's layers. 16-bit numbers are computed with in float32. Where something
-    watches (see `watched`), on other devices and on small maps torch's layers run one by one.
+    On the CPU the upsampled map is never stored, nor the convolution's output for more than one frame at a time, also
+    in training: the backward pass recomputes it. Only the arguments are kept. A gradient that will be differentiated
+    again uses torch's layers. 16-bit numbers are computed in float32. While operations are traced (see `watched`), on
+    other devices and on small maps torch's layers run one by one.
 
     Measured on one core, 5 frames, 128 -> 32 -> 1 channels, scale 4: at 56 x 56 forward 7 times as fast as torch's
     layers, forward and backward 5 times; at 128 x 128 5 and 4 times; at scale 2, 112 x 112, 2 and 1.6 times.
@@ -59,7 +60,7 @@ def upsampled_classes(
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, classes_bias: Tensor | None, scale: int) -> Tensor:
-    """`upsampled_classes` layer by layer."""
+    """Run `upsampled_classes` layer by layer."""
     large = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=scale, mode="bilinear", align_corners=False)
     y = F.relu(F.conv2d(large, weight, bias, padding=1))
     return F.conv2d(y, classes[:, :, None, None], classes_bias)
@@ -67,7 +68,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, classes_bias
 
 @lru_cache(maxsize=64)
 def axis_matrix(size: int, scale: int, dtype: torch.dtype) -> Tensor:
-    """Upsample an axis, shift by each of three taps and add: `(ceil(size / BLOCK), scale * BLOCK, (BLOCK + 2) * 3)`.
+    """Return the blocks `(ceil(n / BLOCK), scale * BLOCK, (BLOCK + 2) * 3)` of an axis: upsample, shift by taps, add.
 
     Block i maps places `i * BLOCK - 1` to `(i + 1) * BLOCK` with three taps each to its `scale * BLOCK` places; beyond
     the ends are zeros.
@@ -98,7 +99,7 @@ def along_axis(x: Tensor, scale: int) -> Tensor:
 
 
 def along_axis_backward(dy: Tensor, scale: int) -> Tensor:
-    """The adjoint of `along_axis`: `(scale * n, L)` to `(n, 3, L)`."""
+    """Apply the adjoint of `along_axis`: `(scale * n, L)` to `(n, 3, L)`."""
     size = len(dy) // scale
     matrix = axis_matrix(size, scale, dy.dtype)
     missing = len(matrix) * BLOCK * scale - len(dy)
@@ -111,7 +112,7 @@ def along_axis_backward(dy: Tensor, scale: int) -> Tensor:
 
 
 class Sizes(NamedTuple):
-    """Of one frame."""
+    """Sizes of one frame."""
 
     height: int
     width: int
@@ -120,12 +121,12 @@ class Sizes(NamedTuple):
 
 
 def taps(weight: Tensor) -> Tensor:
-    """`(b, a, 3, 3)` as `(a, 9 b)`: columns are taps along the width, along the height, b."""
-    return weight.permute(1, 3, 2, 0).flatten(1)
+    """Return `(b, a, 3, 3)` as `(a, 9 b)`: columns are taps along the width, along the height, b."""
+    return rearrange(weight, "b a y x -> a (x y b)")
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, sizes: Sizes) -> Tensor:
-    """One frame: `(w h, a)` to `(s h, s w, b)`."""
+    """Convolve one frame: `(w h, a)` to `(s h, s w, b)`."""
     height, width, channels, scale = sizes
     y = (x @ weight).view(width, height, 3, 3 * channels).transpose(1, 2)
     y = along_axis(y, scale).view(scale * width, height, 3, channels).permute(1, 2, 0, 3)
@@ -133,7 +134,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, sizes: Sizes) -> Tensor:
 
 
 def convolve_backward(dy: Tensor, sizes: Sizes) -> Tensor:
-    """The gradient `(w h, 9 b)` of a frame's products with the taps, from `(s h, s w, b)`."""
+    """Compute the gradient `(w h, 9 b)` of a frame's products with the taps, from `(s h, s w, b)`."""
     height, width, channels, scale = sizes
     d = along_axis_backward(dy.flatten(1), scale).view(height, 3, scale * width, channels)
     d = along_axis_backward(d.permute(2, 0, 1, 3).reshape(scale * width, -1), scale)
@@ -185,11 +186,11 @@ class UpsampledClasses(torch.autograd.Function):
             dw += frame.t() @ dz
             if dx is not None:
                 dx[i] = (dz @ w.t()).view(width, height, channels).transpose(0, 1)
-        dweight = dw.view(channels, 3, 3, -1).permute(3, 0, 2, 1).to(weight.dtype)
+        dweight = rearrange(dw, "a (x y b) -> b a y x", x=3, y=3).to(weight.dtype)
         dlast = None if classes_bias is None else dout.sum((0, 2, 3), dtype=dtype).to(classes_bias.dtype)
         return dx, dweight, db.to(bias.dtype), dc.to(classes.dtype), dlast, None
 
 
 def columns(frame: Tensor, dtype: torch.dtype) -> Tensor:
-    """`(h, w, a)` as `(w h, a)`."""
+    """Return `(h, w, a)` as `(w h, a)`."""
     return frame.transpose(0, 1).to(dtype).flatten(0, 1)

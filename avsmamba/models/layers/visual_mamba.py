@@ -2,14 +2,12 @@
 
 Both are VMamba's block: Norm -> Linear to (x, z) -> depthwise convolution -> scan -> Norm -> times SiLU(z) -> Linear,
 plus the input. They differ in what one sequence is: the tokens of all scales of one frame, or of all scales of the
-whole clip. Weights are shared over the scales; the convolution
-runs on each scale's own map.
+whole clip. Weights are shared over the scales; the convolution runs on each scale's own map.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
@@ -17,31 +15,27 @@ from torch import Tensor, nn
 from avsmamba.models.layers.conv import DepthwiseConv2d, depthwise_conv
 from avsmamba.models.layers.scales import Sizes, flatten_clip, flatten_frames, map_sizes, split_clip, split_frames
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
-from avsmamba.ops import cross_scan_2d, cross_scan_3d
+from avsmamba.ops import ScanParameters, selective_scan_2d, selective_scan_3d
 
 
 class SequenceLayout(NamedTuple):
-    """What one sequence is: how maps become tokens `(..., L, C)`, how they come back, and the orders of the scan."""
+    """What one sequence is: how maps become tokens `(..., L, C)` and how they come back, and the scan."""
 
     flatten: Callable[[list[Tensor]], Tensor]
     split: Callable[[Tensor, int, Sizes], list[Tensor]]
-    order: Callable[[int, Sizes, int, torch.device], Tensor]
+    scan: Callable[[Tensor, ScanParameters, int, Sizes], Tensor]
 
 
 FRAME = SequenceLayout(
     flatten_frames,
     lambda tokens, num_frames, sizes: split_frames(tokens, sizes),
-    lambda num_frames, sizes, num_orders, device: cross_scan_2d(sizes, device=device),
+    lambda tokens, parameters, num_frames, sizes: selective_scan_2d(tokens, parameters, sizes),
 )
-CLIP = SequenceLayout(
-    flatten_clip,
-    split_clip,
-    lambda num_frames, sizes, num_orders, device: cross_scan_3d(num_frames, sizes, num_orders, device=device),
-)
+CLIP = SequenceLayout(flatten_clip, split_clip, selective_scan_3d)
 
 
 class VisualMambaBlock(nn.Module):
-    """What the two blocks share; `layout` says what one sequence is."""
+    """Base of the two blocks; `layout` defines what one sequence is."""
 
     def __init__(self, channels: int, num_directions: int, conv: str, layout: SequenceLayout, options: SSMOptions):
         super().__init__()
@@ -61,8 +55,8 @@ class VisualMambaBlock(nn.Module):
         tokens = self.layout.flatten(maps)
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
         x = self.layout.flatten([self.conv(m) for m in self.layout.split(x, num_frames, sizes)])
-        order = self.layout.order(num_frames, sizes, self.ssm.num_directions, x.device)
-        y = self.ssm(x.flatten(0, -3), order).view_as(x)
+        sequences = x.flatten(0, -3)
+        y = self.layout.scan(sequences, self.ssm(sequences), num_frames, sizes).view_as(x)
         y = self.out_proj(self.out_norm(y) * F.silu(gate))
         return self.layout.split(tokens + self.drop_path(y), num_frames, sizes)
 
@@ -72,7 +66,7 @@ class VSSBlock(VisualMambaBlock):
 
     Args:
         channels: model channels C.
-        options: what all blocks share.
+        options: of all blocks.
     """
 
     def __init__(self, channels: int, options: SSMOptions | None = None):
@@ -86,7 +80,7 @@ class TemporalMambaBlock(VisualMambaBlock):
         channels: model channels C.
         num_orders: scan directions, 2 to 12 as in Table VII.
         conv: '2d' (a kernel of 3 x 3 in each frame, the default) or '3d' (3 x 3 x 3).
-        options: what all blocks share.
+        options: of all blocks.
     """
 
     def __init__(self, channels: int, num_orders: int = 8, conv: str = "2d", options: SSMOptions | None = None):
@@ -102,7 +96,7 @@ class MixFFN(nn.Module):
     Args:
         channels: model channels C.
         mlp_ratio: hidden channels over C.
-        options: what all blocks share.
+        options: of all blocks.
     """
 
     def __init__(self, channels: int, mlp_ratio: float = 4.0, options: SSMOptions | None = None):

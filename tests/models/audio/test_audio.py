@@ -18,7 +18,7 @@ LINEARS = {0: (12288, 4096), 2: (4096, 4096), 4: (4096, 128)}
 
 @pytest.fixture(scope="module")
 def state():
-    """A random state dict with the public file's names; the scale keeps some of the 128 features above zero."""
+    """Return a random state dict with the public file's names; the scale keeps some of the 128 features above zero."""
     generator = torch.Generator().manual_seed(3)
     shapes = {f"features.{i}": (o, c, 3, 3) for i, (c, o) in CONVS.items()}
     shapes |= {f"embeddings.{i}": (o, c) for i, (c, o) in LINEARS.items()}
@@ -38,7 +38,7 @@ def checkpoint(state, tmp_path_factory):
 
 
 def written_out(state, patches):
-    """Hershey et al.'s network on (N, 1, 96, 64), the linear layer over height, width and channel in this order."""
+    """Run Hershey et al.'s network on (N, 1, 96, 64), the linear layer over height, width and channel in this order."""
     x = patches
     for i in CONVS:
         x = F.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1).clamp_min(0)

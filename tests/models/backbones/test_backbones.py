@@ -20,7 +20,7 @@ STRIDES = [4, 8, 16, 32]
 
 
 def randomise_norms(model):
-    """So that statistics and affine parameters that are not loaded show."""
+    """Randomise statistics and affine parameters, so that missing ones show."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -52,7 +52,7 @@ def assert_same_maps(backbone, expected, x):
 
 
 def original_pvt_name(name):
-    """timm's name of a PVT-v2 tensor in the release's terms (https://github.com/whai362/PVT)."""
+    """Return timm's name of a PVT-v2 tensor in the release's terms (https://github.com/whai362/PVT)."""
     name = name.replace("patch_embed.", "patch_embed1.").replace("mlp.dwconv.", "mlp.dwconv.dwconv.")
     name = re.sub(r"^stages\.(\d)\.downsample\.", lambda m: f"patch_embed{int(m[1]) + 1}.", name)
     name = re.sub(r"^stages\.(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}.", name)
@@ -86,7 +86,7 @@ def torchvision_maps(resnet, x):
 
 
 def coco_state(kind, resnet):
-    """The state dict of a torchvision COCO model on this ResNet, as its files have it."""
+    """Return the state dict of a torchvision COCO model on this ResNet, as its files have it."""
     make = {
         "fcn": torchvision.models.segmentation.fcn_resnet50,
         "deeplabv3": torchvision.models.segmentation.deeplabv3_resnet50,
@@ -196,9 +196,9 @@ def test_files_that_do_not_fit(tmp_path):
         ({"model_name": "vit_tiny_patch16_224"}, r"vit_tiny_patch16_224: expected maps at .* got \[16, 16, 16, 16\]"),
         ({"model_name": "resnet18", "out_indices": [0, 1, 2, 3]}, r"got \[2, 4, 8, 16\] .*leave out_indices out"),
         ({"model_name": "resnet18", "out_indices": [2, 3, 4]}, r"got \[8, 16, 32\]"),
-        ({"model_name": "resnet18", "out_indices": [1, 2, 3, 9]}, "resnet18: timm cannot make it"),
-        ({"model_name": "resnet18", "model_args": {"img": 3}}, "resnet18: timm cannot make it .*'img'"),
-        ({"model_name": "vgg11", "drop_path_rate": 0.1}, "vgg11: timm cannot make it .*drop_path_rate"),
+        ({"model_name": "resnet18", "out_indices": [1, 2, 3, 9]}, "resnet18: timm cannot build it"),
+        ({"model_name": "resnet18", "model_args": {"img": 3}}, "resnet18: timm cannot build it .*'img'"),
+        ({"model_name": "vgg11", "drop_path_rate": 0.1}, "vgg11: timm cannot build it .*drop_path_rate"),
     ],
 )
 def test_models_that_do_not_fit(arguments, said):
@@ -288,7 +288,7 @@ def test_small_backbone_group_norm_keeps_frames_apart():
     [
         ({"channels": [8, 8]}, "channels: expected one for each of four stages"),
         ({"depths": [1] * 5}, "depths: expected one"),
-        ({"norm": "LN"}, r"norm: expected one of \('BN', 'GN'\), got 'LN'"),
+        ({"norm": "LN"}, r"norm: expected one of \['BN', 'GN'\], got 'LN'"),
         ({"norm": "GN", "channels": [12, 16, 16, 16]}, "multiples of 8"),
     ],
 )

@@ -89,7 +89,7 @@ def test_vim_s_numbers(tmp_path, size):
 
 
 def base(shapes):
-    """Vim-B by Vim-S: 768 channels, 1536 inside, rank 48; no list of its names is at hand."""
+    """Return Vim-B's shapes by Vim-S: 768 channels, 1536 inside, rank 48; its names are not published."""
     wider = {384: 768, 768: 1536, 1536: 3072, 24: 48, 56: 80}
     return {k: tuple(wider.get(n, n) for n in shape) for k, shape in shapes.items()}
 
@@ -325,7 +325,7 @@ def test_the_pyramid_s_scales_see_their_own_place():
         (lambda: VMamba(dims=[8, 16]), "dims: expected one for each of four stages"),
         (lambda: VMamba(depths=[1] * 5), "depths: expected one"),
         (lambda: Vim("large"), r"arch: expected one of \['base', 'small', 'tiny'\], got 'large'"),
-        (lambda: Vim("tiny", depth=0), "depth: expected at least 1 block, got 0"),
+        (lambda: Vim("tiny", depth=0), "depth: expected at least 1, got 0"),
         (
             lambda: Vim("tiny", map_blocks=[1, 2, 3]),
             r"four of the blocks 1 to 24, got \[1, 2, 3\]",

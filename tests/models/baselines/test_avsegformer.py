@@ -15,7 +15,7 @@ SIZES = ((5, 3), (2, 4), (1, 1))
 
 
 def attention(channels=6, levels=3, heads=2, points=2):
-    """Deformable attention away from its start, where all offsets are whole pixels and all weights equal."""
+    """Return deformable attention away from its start, where all offsets are whole pixels and all weights equal."""
     module = DeformableAttention(channels, levels, heads, points).double()
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.7)
@@ -23,7 +23,7 @@ def attention(channels=6, levels=3, heads=2, points=2):
 
 
 def bilinear(image, x, y):
-    """Value of `(C, h, w)` at the point (x, y), in pixels from the outer corner of the first; zero outside."""
+    """Return the value of `(C, h, w)` at the point (x, y), in pixels from the outer corner; zero outside."""
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     value = torch.zeros(image.shape[0], dtype=image.dtype)
     for column in (left, left + 1):
@@ -165,5 +165,5 @@ def test_head(maps):
     assert_every_parameter_learns(head, [out.logits, out.intermediate])
     bare = AVSegFormerHead(8, num_queries=5, mlp_dims=16, mixing_mask=False).double()
     assert bare(query, maps[0]).intermediate is None
-    with pytest.raises(ValueError, match="num_queries: the head has 5, the decoder made 4"):
+    with pytest.raises(ValueError, match="num_queries: the head has 5, the decoder 4"):
         head(query[:, :, :4], maps[0])

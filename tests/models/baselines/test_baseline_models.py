@@ -46,7 +46,7 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
 def test_every_parameter_of_the_tiny_models_learns(config, batch):
-    """Away from two starts at zero, which hide what lies before them from the first gradient."""
+    """Leave two starts at zero, which hide the layers before them from the first gradient."""
     model = build(config)
     for block in model.modules():
         if isinstance(block, TPAVIBlock):
@@ -126,7 +126,7 @@ def test_schedules_on_avss(method, backbone, optimizer, batch_size, epochs):
 
 
 def semantic(config, **more):
-    """The small model with the losses of its method on AVSS, and four classes."""
+    """Return the small model with the losses of its method on AVSS, and four classes."""
     method = config.stem.split("_")[0]
     full = load_config(str(CONFIGS / f"baselines/{method}_r50_avss_224.yaml")).model
     options = {f"model.{name}": full.get(name) for name in ("losses", "aux_losses", "matching_losses")}
@@ -190,10 +190,10 @@ def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
 
 def test_losses_that_the_head_cannot_feed_are_refused(batch):
     model = build(TINY[0], {"model.aux_losses": [{"type": "BCELoss"}]})
-    with pytest.raises(ValueError, match="aux_losses: TPAVIHead gives no intermediate mask"):
+    with pytest.raises(ValueError, match="aux_losses: TPAVIHead has no intermediate mask"):
         model(*batch, [sample(), sample()], mode="loss")
     model = build(TINY[1], {"model.matching_losses": [{"type": "AVMLoss"}]})
-    with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead gives no pairs"):
+    with pytest.raises(ValueError, match="matching_losses: AVSegFormerHead has no pairs"):
         model(*batch, [sample(), sample()], mode="loss")
 
 

@@ -17,7 +17,7 @@ def awake(module):
 
 
 def every_pair_of_pixels(block, visual, audio):
-    """The paper's formula: one affinity for each pair of pixels of a clip, the audio repeated over the pixels."""
+    """Compute the paper's formula: one affinity for each pair of pixels, the audio repeated over them."""
     b, t, h, w, c = visual.shape
     aligned = block.audio(audio)
     out = []

@@ -11,7 +11,7 @@ OPTIONS = SSMOptions(d_state=2, drop_path=0.0)
 
 
 def reach(output, inputs):
-    """For each input, where it has influence on `output` (a scalar)."""
+    """Return, for each input, where it has influence on `output` (a scalar)."""
     grads = torch.autograd.grad(output, inputs, allow_unused=True, retain_graph=True)
     return [None if g is None else g.abs().sum(-1) > 0 for g in grads]
 

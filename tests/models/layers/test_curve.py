@@ -28,7 +28,7 @@ def as64(tensors):
 
 
 def worst(found, expected):
-    """Error of the greatest value, or of 1 where all values cancel to almost nothing."""
+    """Return the error over the greatest value, or over 1 where all values cancel to almost nothing."""
     return ((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1.0)).item()
 
 
@@ -39,7 +39,7 @@ def mlp():
 
 @pytest.fixture
 def paths(monkeypatch):
-    """Which way each call takes, written down."""
+    """Record which path each call takes."""
     taken = []
     for owner, name, word in (
         (module.Curve, "__call__", "curve"),

@@ -19,14 +19,14 @@ class Smallest(TorchDispatchMode):
         self.counts = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for t in made if isinstance(made, (tuple, list)) else (made,):
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(t, torch.Tensor) and t.is_floating_point():
                 size = t.detach().double().abs()
                 self.counts[str(function)] = self.counts.get(str(function), 0) + int(
                     ((size > 0) & (size < 1e-36)).sum()
                 )
-        return made
+        return result
 
 
 def test_no_operation_of_torch_after_the_kernels_meets_a_subnormal():

@@ -48,7 +48,7 @@ def test_what_is_kept_for_the_backward_pass_are_the_arguments():
 
 
 def used(monkeypatch, *args):
-    """Whether the layers were not run one by one."""
+    """Return whether the layers were not run one by one."""
     calls = []
     monkeypatch.setattr(upsampled_conv, "plain", lambda *a: calls.append(a) or plain(*a))
     upsampled_classes(*args)

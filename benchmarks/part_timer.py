@@ -2,7 +2,7 @@
 
 Forward: hooks before and after. Backward: an identity in autograd's graph around the inputs of a part and one around
 its outputs, which note the time when a gradient passes. On a CPU autograd runs one node at a time, of those that are
-ready the one that was made last. So all nodes between the two identities of a part run in one piece: its backward
+ready the one that was created last. So all nodes between the two identities of a part run in one piece: its backward
 begins when its outputs' gradients are complete and its turn has come, and ends when its inputs' gradients are done. Of
 a part whose inputs need no gradient (the backbone) it ends where the next part begins, or with the pass. Parts that are
 called several times add up. Time in no part is `rest`: losses and resizing.
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 REST = "rest"
 
 
-class PartClock:
+class PartTimer:
     """Seconds of the parts of `model` in one step; attach it once, and `reset` it before each step.
 
     Args:
@@ -37,27 +37,27 @@ class PartClock:
                 part.register_forward_hook(self._after(name))
 
     def reset(self) -> None:
-        """Forget the last step."""
+        """Clear the times of the last step."""
         self.forward: dict[str, float] = defaultdict(float)
         self.backward: dict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
         self._open, self._last = REST, 0.0
 
     def time_forward(self, run: Callable[[], Any]) -> Any:
-        """`run()`, whose time outside the parts is `forward['rest']`."""
+        """Run `run()`; its time outside the parts is `forward['rest']`."""
         start = time.perf_counter()
         result = run()
         self.forward[REST] = time.perf_counter() - start - sum(self.forward.values())
         return result
 
     def time_backward(self, run: Callable[[], object]) -> None:
-        """`run()` a backward pass."""
+        """Run `run()` as a backward pass."""
         self._open, self._last = REST, time.perf_counter()
         run()
         self._switch(REST)
 
     def _switch(self, name: str) -> None:
-        """From here on the backward pass is in part `name`."""
+        """Record that from here on the backward pass is in part `name`."""
         now = time.perf_counter()
         self.backward[self._open] += now - self._last
         self._open, self._last = name, now
@@ -84,7 +84,7 @@ class _Mark(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, note: Callable[[], None], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.note = note
-        ctx.set_materialize_grads(False)  # a tensor that nothing used shall not get a gradient of zeros
+        ctx.set_materialize_grads(False)  # an unused tensor must not get a gradient of zeros
         return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
@@ -94,7 +94,7 @@ class _Mark(torch.autograd.Function):
 
 
 def _marked(tree: Any, note: Callable[[], None]) -> Any:
-    """The same tensors, those that need a gradient behind one mark."""
+    """Return the same tensors, those that need a gradient behind one mark."""
     leaves, spec = tree_flatten(tree)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not places or not torch.is_grad_enabled():
