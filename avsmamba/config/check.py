@@ -48,7 +48,7 @@ class Slot:
 
 _ANY_MODEL = Slot(own.MODELS, given=_MODEL_GIVEN, complete=False)
 _PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
-_LOSSES = ("losses", "aux_losses", "matching_losses")
+_LOSSES = ("losses", "aux_losses", "matching_losses", "set_losses")
 _PART = Slot(own.MODELS, given=_MODEL_GIVEN)
 _MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
@@ -237,7 +237,7 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
-    if model.get("losses") == []:
+    if model.get("losses") == [] and not model.get("set_losses"):
         yield "model.losses: expected at least one loss, got []"
     count = model["head"].get("num_classes", 1) if isinstance(model.get("head"), dict) else 1
     if not isinstance(count, int):
