@@ -50,7 +50,7 @@ class Slot:
 
 _ANY_MODEL = Slot(own.MODELS, added=_MODEL_ADDS, complete=False)
 _PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
-_LOSSES = ("losses", "aux_losses", "matching_losses")
+_LOSSES = ("losses", "aux_losses", "matching_losses", "set_losses")
 _PART = Slot(own.MODELS, added=_MODEL_ADDS)
 _MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
@@ -217,7 +217,7 @@ def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
         return
-    if model.get("losses") == []:
+    if model.get("losses") == [] and not model.get("set_losses"):
         yield "model.losses: expected at least one loss, got []"
     count = model["head"].get("num_classes", 1) if isinstance(model.get("head"), dict) else 1
     if not isinstance(count, int):

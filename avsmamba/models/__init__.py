@@ -1,6 +1,6 @@
 """The model and its parts; importing this registers them."""
 
-from avsmamba.models import audio, backbones, baselines
+from avsmamba.models import audio, backbones, baselines, sets
 from avsmamba.models.cip import ContextualIntegrationPyramid
 from avsmamba.models.data_preprocessor import AVSDataPreprocessor
 from avsmamba.models.head import AudioQueryHead
@@ -24,4 +24,5 @@ __all__ = [
     "audio",
     "backbones",
     "baselines",
+    "sets",
 ]

@@ -21,11 +21,13 @@ class HeadOutput(NamedTuple):
         logits: `(B, T, N_class, h, w)`, at the head's own size.
         intermediate: mask `(B, T, 1, h', w')` for the auxiliary losses, or None.
         pairs: maps `(B, T, h_i, w_i, C)`, each with the audio `(B, T, C)` that a matching loss compares with it.
+        queries: class logits `(B, T, Q, K + 1)` and mask logits `(B, T, Q, h', w')` for the set losses, or None.
     """
 
     logits: Tensor
     intermediate: Tensor | None = None
     pairs: tuple[tuple[Tensor, Tensor], ...] = ()
+    queries: tuple[Tensor, Tensor] | None = None
 
 
 SCALE = 4  # from the mask features to the frames

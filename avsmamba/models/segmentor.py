@@ -31,13 +31,14 @@ class AVSSegmentor(BaseModel):
         projection: maps and audio to C channels.
         head: query and mask features to logits, and to the inputs of the auxiliary and matching losses.
         losses: on the logits.
-        encoder: maps to maps, or None: unchanged.
-        decoder: maps and audio to a list of queries `(B, T, Q, C)`, one for each layer, of which the last predicts; or
-            None: the audio is the query.
+        encoder: maps to maps, or None: unchanged. One whose attribute `reads_audio` is true maps (maps, audio) to both.
+        decoder: maps and audio to a list of queries `(B, T, Q, C)` (or what else the head reads), one for each layer,
+            of which the last predicts; or None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
         matching_losses: on the logits, the pairs of maps and audio of the head and the flags `(B, T)` of the labelled
             frames; none by default.
+        set_losses: on the sets of classes and masks of every supervised layer, with the labels; none by default.
         embed_dims: C, passed to every part of the neck and to the head.
         deep_supervision: compute the losses for the queries of every decoder layer, not only the last; those of layer
             i, except the last, are named `d{i}.loss_...`.
@@ -60,6 +61,7 @@ class AVSSegmentor(BaseModel):
         pyramid: Config | None = None,
         aux_losses: Sequence[Config] | None = None,
         matching_losses: Sequence[Config] | None = None,
+        set_losses: Sequence[Config] | None = None,
         embed_dims: int = 256,
         deep_supervision: bool = True,
         padded_frames: str = "skip",
@@ -85,8 +87,9 @@ class AVSSegmentor(BaseModel):
         self.losses = nn.ModuleList(MODELS.build(c) for c in losses)
         self.aux_losses = nn.ModuleList(MODELS.build(c) for c in aux_losses or ())
         self.matching_losses = nn.ModuleList(MODELS.build(c) for c in matching_losses or ())
+        self.set_losses = nn.ModuleList(MODELS.build(c) for c in set_losses or ())
 
-    def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
+    def extract(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Any], Tensor]:
         """Run everything before the head, for clips without padding.
 
         Args:
@@ -103,17 +106,22 @@ class AVSSegmentor(BaseModel):
         """Compute projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`, each frame and second independently."""
         return self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
 
-    def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:
+    def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Any], Tensor]:
         """Compute queries and mask features from projected maps and audio; here a clip's frames are combined."""
         if self.encoder is not None:
-            maps = self.encoder(maps)
+            if getattr(self.encoder, "reads_audio", False):
+                maps, audio = self.encoder(maps, audio)
+            else:
+                maps = self.encoder(maps)
         queries = [audio.unsqueeze(2)] if self.decoder is None else self.decoder(maps, audio)
         return queries, maps[0] if self.pyramid is None else self.pyramid(maps, audio)
 
-    def run_head(self, queries: list[Tensor], mask_features: Tensor, every_layer: bool) -> list[HeadOutput]:
+    def run_head(self, queries: list[Any], mask_features: Tensor, every_layer: bool) -> list[HeadOutput]:
         """Run the head on the last layer's queries, or on those of every layer in one batch."""
         if not every_layer or len(queries) == 1:
             return [self.head(queries[-1], mask_features)]
+        if not isinstance(queries[0], Tensor):
+            return [self.head(q, mask_features) for q in queries]
         count = len(queries)
         output = self.head(torch.cat(queries), mask_features.repeat(count, *[1] * (mask_features.ndim - 1)))
         return [HeadOutput(*each(lambda t, i=i: t[0].chunk(count)[i], [output])) for i in range(count)]  # type: ignore[misc]
@@ -250,6 +258,13 @@ class AVSSegmentor(BaseModel):
             num_frames = outputs[-1].logits.shape[1]
             flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
             losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs, flags)
+        for module in self.set_losses:
+            sets = [output.queries for output in outputs]
+            if sets[-1] is None:
+                raise ValueError(f"set_losses: {type(self.head).__name__} gives no sets of queries for them")
+            for i, found in enumerate(module(sets, masks, labelled, size)):
+                layer = f"d{i}." if i < len(outputs) - 1 else ""
+                losses |= {layer + name: value for name, value in found.items()}
         return losses
 
     @torch.no_grad()
