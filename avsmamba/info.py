@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from avsmamba.ops import available_backends, multi_directional_scan, scan_mamba_ssm, selective_scan
+from avsmamba.utils import one_line
 from avsmamba.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "mmengine")
@@ -83,7 +84,7 @@ def extension_state(name: str) -> tuple[str, str | None]:
     try:
         path = importlib.import_module(module).__file__
     except ImportError as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         if name == "cuda" and torch.version.cuda is None:
             return f"built, but does not load beside a CPU build of torch: {why}", "cuda: install a torch for CUDA"
         state = f"built, but does not load: {why}"
@@ -122,7 +123,7 @@ def _isa_or_error() -> str:
     try:
         return cpu_instruction_set()
     except RuntimeError as error:
-        return f"[{str(error).splitlines()[0]}]"
+        return f"[{one_line(error)}]"
 
 
 if __name__ == "__main__":

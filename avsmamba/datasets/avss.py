@@ -10,7 +10,7 @@ from avsmamba.datasets.avsbench import AVSBench
 from avsmamba.datasets.clip_table import Clip, read_semantic_clips
 from avsmamba.datasets.readers import read_class_colours, read_class_indices
 from avsmamba.registry import DATASETS
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
 INDICES, COLOURS = "labels_semantic", "labels_rgb"
@@ -89,7 +89,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected the classes of AVSS by name") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(numbers, dict) or not numbers or not all(type(n) is int for n in numbers.values()):
         raise UserError(f"{path}: expected class names, each with its index")
     if sorted(numbers.values()) != list(range(len(numbers))) or len(numbers) > 256:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from avsmamba.datasets.log_mel import HOP, NUM_MELS, PATCH_FRAMES, SAMPLE_RATE, WINDOW
 from avsmamba.datasets.palette import to_indices
 from avsmamba.datasets.safe_pickle import load_tensor
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 
 SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # s; a shorter waveform does not fill one patch
 NO_PICTURE = "cannot be read as a picture (empty, cut short or of another format)"
@@ -92,7 +91,7 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     try:
         wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a wav: {textwrap.shorten(str(error), 160)}") from None
+        raise UserError(f"{path}: cannot be read as a wav: {one_line(error)}") from None
     if len(wave) < SHORTEST * rate:
         raise UserError(f"{path}: expected a sound of at least {SHORTEST} s, got {len(wave) / rate:.3g} s")
     if not np.isfinite(wave).all():
@@ -125,7 +124,7 @@ def read_pickled_tensor(path: Path) -> Tensor:
     try:
         value = load_tensor(content)
     except Exception as error:  # a damaged pickle raises nearly any type
-        raise UserError(f"{path}: cannot be read as a pickled tensor: {textwrap.shorten(str(error), 160)}") from None
+        raise UserError(f"{path}: cannot be read as a pickled tensor: {one_line(error)}") from None
     if not isinstance(value, Tensor) or value.is_complex():
         raise UserError(f"{path}: expected a pickled tensor, got {type(value).__name__}")
     return value.detach().float()

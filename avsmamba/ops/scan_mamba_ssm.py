@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avsmamba.utils import one_line
+
 INTERFACE = "mamba_ssm.ops.selective_scan_interface"
 
 
@@ -87,4 +89,4 @@ def _load() -> tuple[Callable[..., Tensor] | None, str | None]:
     try:
         return importlib.import_module(INTERFACE).selective_scan_fn, None
     except Exception as error:  # its imports run other packages' code, which may raise any error
-        return None, " ".join(str(error).split()) or type(error).__name__
+        return None, one_line(error)

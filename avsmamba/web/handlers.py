@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 from avsmamba.web.layout import OTHER, Layout
 from avsmamba.web.results import Result
 from avsmamba.web.sessions import Session, SessionClosed, without_folders
@@ -40,7 +40,7 @@ def _guarded(notice: str | None, **on_error: Any) -> Callable[[Handler], Handler
                 session.check_open()
                 return handler(self, session, *args)
             except UserError as error:
-                text = without_folders(" ".join(str(error).split()), self.app.root)
+                text = without_folders(one_line(error), self.app.root)
             except Exception:
                 if session is None or session.closed:  # its files were deleted: any error may follow
                     text = "this page was closed: send the video again"
