@@ -141,8 +141,8 @@ def _compare_with_part(
     fit = compare(own, ours)
     matching = [k for k in fit.matching if k not in kept]
     notes = {"not in such files, keep their initial values": kept, "not part of it, not used": [*unused, *rest]}
-    which = getattr(part, "arch", "") or getattr(part, "model_name", "")
-    what = f"model.{name} ({type(part).__name__}{f' {which}' if which else ''})"
+    kind, title = type(part).__name__, getattr(part, "title", "")
+    what = f"model.{name} ({title if title.startswith(kind) else f'{kind} {title}'.strip()})"
     return what, fit._replace(matching=matching), {k: v for k, v in notes.items() if v}
 
 

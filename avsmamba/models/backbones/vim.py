@@ -61,8 +61,8 @@ class VimBlock(nn.Module):
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
         # The backward convolution reads the tokens that follow; its output is in natural order again.
         onward, back = self.convs[0](x), self.convs[1](x.flip(1)).flip(1)
-        onward = selective_scan_1d(onward, self.ssms[0](onward))
-        back = selective_scan_1d(back, self.ssms[1](back), reverse=True)
+        onward = selective_scan_1d(onward, self.ssms[0].scan_parameters(onward))
+        back = selective_scan_1d(back, self.ssms[1].scan_parameters(back), reverse=True)
         return tokens + self.drop_path(self.out_proj((onward + back) * (0.5 * F.silu(gate))))
 
 

@@ -79,7 +79,7 @@ class VMambaBlock(nn.Module):
         x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         x = self.conv(x)
         tokens = x.flatten(1, 2)
-        y = self.out_norm(selective_scan_2d(tokens, self.ssm(tokens), [x.shape[1:3]]).view_as(x))
+        y = self.out_norm(selective_scan_2d(tokens, self.ssm.scan_parameters(tokens), [x.shape[1:3]]).view_as(x))
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
 

@@ -89,7 +89,7 @@ class V2AFusionBlock(FusionBlock):
         if self.level == "frame":
             v, audio = rearrange(v, "b t h w e -> (b t) 1 h w e"), rearrange(a, "b t e -> (b t) 1 e")
         tokens = torch.cat([rearrange(v, "b t h w e -> b (t h w) e"), audio], dim=1)
-        return selective_scan_v2a(tokens, self.ssm(tokens), *v.shape[1:4]).view_as(a)
+        return selective_scan_v2a(tokens, self.ssm.scan_parameters(tokens), *v.shape[1:4]).view_as(a)
 
 
 class A2VFusionBlock(FusionBlock):
@@ -118,5 +118,5 @@ class A2VFusionBlock(FusionBlock):
         x, gate = self.visual_proj(self.visual_norm(visual)).chunk(2, dim=-1)
         v, a = self.visual_conv(x), self.audio_conv(self.audio_proj(self.audio_norm(audio)))
         tokens = torch.cat([a, rearrange(v, "b t h w e -> b (t h w) e")], dim=1)
-        y = selective_scan_a2v(tokens, self.ssm(tokens), *v.shape[1:4])
+        y = selective_scan_a2v(tokens, self.ssm.scan_parameters(tokens), *v.shape[1:4])
         return self.output(y.view_as(v), gate, visual)

@@ -90,7 +90,7 @@ class MultiDirectionalSSM(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(num_directions, inner, 1))
         self.D = nn.Parameter(torch.ones(num_directions, inner))
 
-    def forward(self, x: Tensor) -> ScanParameters:
+    def scan_parameters(self, x: Tensor) -> ScanParameters:
         """Project `(b, L, E)` tokens to delta, B and C; return these, A, D and delta's weights."""
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.num_directions, -1))
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)

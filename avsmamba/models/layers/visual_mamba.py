@@ -56,7 +56,7 @@ class VisualMambaBlock(nn.Module):
         x, gate = self.in_proj(self.norm(tokens)).chunk(2, dim=-1)
         x = self.layout.flatten([self.conv(m) for m in self.layout.split(x, num_frames, sizes)])
         sequences = x.flatten(0, -3)
-        y = self.layout.scan(sequences, self.ssm(sequences), num_frames, sizes).view_as(x)
+        y = self.layout.scan(sequences, self.ssm.scan_parameters(sequences), num_frames, sizes).view_as(x)
         y = self.out_proj(self.out_norm(y) * F.silu(gate))
         return self.layout.split(tokens + self.drop_path(y), num_frames, sizes)
 
