@@ -37,8 +37,8 @@ _REAL_FEATURES = {
 }
 _WRONG_FEATURES = {
     "vggish": "likewise, noise and silence always computed",
-    "librosa": "computed with librosa's parameters as\nAVSBench-Robust's released ones: their statistics alone identify "
-    "them",
+    "librosa": "computed with librosa's parameters as\n"
+    "AVSBench-Robust's released ones: their statistics alone identify them",
     None: "likewise",
 }
 

@@ -18,7 +18,7 @@ from avsmamba.datasets.replaced_sound import mismatch_summary, mismatched_clips
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 from tests.datasets.test_avsbench import fails
-from tests.datasets.trees import AVSS_CLASSES, write_avss, write_png
+from tests.datasets.trees import AVSS_CLASSES, tone, write_avss, write_png, write_wav
 
 
 def clip_of(data, name):
@@ -156,8 +156,9 @@ def test_a_swapped_sound_is_of_another_class(avss):
     table = avss / "AVSS/metadata.csv"
     rows = [["v1s_0", "cat"], ["v1s_1", "dog"], ["v1m_0", "cat_violin"], ["v1m_1", "meowing"], ["v2_0", "barking"]]
     lines = ["vid,uid,s_min,s_sec,a_obj,split,label"]
-    for name, text in rows:
+    for i, (name, text) in enumerate(rows):
         lines.append(f"abc,test_{name},0,3,{text},test,{name[:-2]}")
+        write_wav(avss / "AVSS" / name[:-2] / f"test_{name}" / "audio.wav", tone(300.0 * (i + 1), 10))
     table.write_text("\n".join(lines) + "\n")
     for name, index in (("v1m/test_v1m_1", 1), ("v2/test_v2_0", 2)):
         for path in (avss / "AVSS" / name / "labels_semantic").iterdir():

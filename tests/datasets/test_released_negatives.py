@@ -1,4 +1,4 @@
-"""The released negatives' features against the formulas written out, window by window, and against librosa if present."""
+"""The released negatives' features against the formulas written out, and against librosa if it is installed."""
 
 import math
 
