@@ -16,7 +16,6 @@ from avsmamba.datasets.released_negatives import (
     released_noise,
     slaney_mel_weights,
 )
-from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests.datasets.trees import write_avsbench, write_avss
 
@@ -138,35 +137,6 @@ def test_unknown_names(trees, cls):
         cls(trees, "test", negative_features="mfcc")
     with pytest.raises(UserError, match="log_mel_from: expected one of file, wav, got 'pkl'"):
         cls(trees, "test", log_mel_from="pkl")
-
-
-def probe(positives, negatives):
-    """Accuracy on unseen clips of a least-squares classifier of each patch's mean and standard deviation."""
-    correct = []
-    for held_out in (0, 1):
-        fits, tests = [], []
-        for patches, label in ((positives, 1.0), (negatives, -1.0)):
-            flat = patches.flatten(2).double()
-            features = torch.stack([torch.ones(flat.shape[:2]).double(), flat.mean(2), flat.std(2)], -1)
-            fits.append((features[1 - held_out :: 2].flatten(0, 1), label))
-            tests.append((features[held_out::2].flatten(0, 1), label))
-        x = torch.cat([f for f, _ in fits])
-        y = torch.cat([torch.full((len(f), 1), label).double() for f, label in fits])
-        weights = torch.linalg.lstsq(x, y).solution
-        correct += [((f @ weights).sign() == label).double().mean().item() for f, label in tests]
-    return sum(correct) / len(correct)
-
-
-def test_feature_statistics_betray_released_swaps_and_not_ours(tmp_path):
-    make_sounding_shapes(tmp_path, "ms3", {"test": 24}, size=32, seed=1)
-
-    def patches(**arguments):
-        data = AVSBenchMS3(tmp_path, "test", log_mel_from="wav", **arguments)
-        return torch.stack([data[i]["log_mel"][:, 0] for i in range(len(data))])
-
-    real = patches()
-    assert probe(real, patches(audio="swap")) < 0.65
-    assert probe(real, patches(audio="swap", negative_features="librosa")) > 0.95
 
 
 def test_computed_log_mel(tmp_path, monkeypatch):
