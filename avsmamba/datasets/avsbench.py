@@ -18,12 +18,15 @@ from avsmamba.choices import SOUNDS
 from avsmamba.datasets.clip_table import SPLITS, Clip, read_clips
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
 from avsmamba.datasets.readers import attempt, fit_patches, read_all, read_frame, read_log_mel, read_mask, read_wav
+from avsmamba.datasets.released_negatives import NOISE_RATE, librosa_patches, released_noise
 from avsmamba.datasets.replaced_sound import derangement, known_kinds, pick_mismatched, white_noise
 from avsmamba.registry import DATASETS, TRANSFORMS
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 
 NEGATIVES = ("silence", "noise", "swap")
+LOG_MEL_SOURCES = ("file", "wav")
+NEGATIVE_FEATURES = ("vggish", "librosa")
 NOISE_RMS = 0.1
 NEGATIVE_NOISE_RMS = (0.003, 0.3)  # in training, so that no model learns the single level of the tests
 SHUFFLE_SEED = 0
@@ -47,6 +50,10 @@ class AVSBench(Dataset, ABC):
         negative_audio_prob: in training, the probability that a clip gets a wrong sound and empty masks. The scored
             frames are the same as with its own sound.
         negative_audio: the wrong sounds, one is drawn each time: 'silence', 'noise' (white, RMS 0.003 to 0.3), 'swap'.
+        log_mel_from: 'file' (a clip's log-mel file, or its wav without one) or 'wav' (the wav, or with a warning the
+            log-mel file without one).
+        negative_features: features of all sounds that are not the clip's own: 'vggish', as the real ones, or 'librosa',
+            as AVSBench-Robust's released negatives, see docs/robustness.md.
 
     Raises:
         UserError: if an argument is unknown, the table of clips is faulty, or the split is empty.
@@ -66,11 +73,18 @@ class AVSBench(Dataset, ABC):
         test_mode: bool | None = None,
         negative_audio_prob: float = 0.0,
         negative_audio: Sequence[str] = ("silence", "swap"),
+        log_mel_from: str = "file",
+        negative_features: str = "vggish",
     ):
         if split not in SPLITS:
             raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
         if audio not in SOUNDS:
             raise UserError(f"audio: expected one of {', '.join(SOUNDS)}, got {audio!r}")
+        if log_mel_from not in LOG_MEL_SOURCES:
+            raise UserError(f"log_mel_from: expected one of {', '.join(LOG_MEL_SOURCES)}, got {log_mel_from!r}")
+        if negative_features not in NEGATIVE_FEATURES:
+            expected = ", ".join(NEGATIVE_FEATURES)
+            raise UserError(f"negative_features: expected one of {expected}, got {negative_features!r}")
         if num_frames < 1:
             raise UserError(f"num_frames: expected a positive number, got {num_frames}")
         self.split, self.audio, self.num_frames = split, audio, num_frames
@@ -86,6 +100,10 @@ class AVSBench(Dataset, ABC):
             self.sound_of = derangement(len(self.clips), SHUFFLE_SEED)
         self.negative_audio_prob, self.negative_audio = negative_audio_prob, tuple(negative_audio)
         self._check_negatives(str(table))
+        self.log_mel_from, self.negative_features = log_mel_from, negative_features
+        if log_mel_from == "wav" and audio not in ("silence", "noise") and (count := self.clips_without_wav()):
+            words = f"{count} of {len(self.clips)} clips of split {split!r} have no wav: their log-mel files are used"
+            print_log(f"{table}: {words}", "current", logging.WARNING)
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
         self.metainfo: dict[str, Any] = {
             "subset": self.SUBSET,
@@ -173,15 +191,18 @@ class AVSBench(Dataset, ABC):
         return frames, masks
 
     def read_log_mel(self, index: int, negative: str | None = None) -> Tensor:
-        """Return `(n, 1, 96, 64)` patches for the n frames of a clip, from its log-mel file or its wav.
+        """Return `(n, 1, 96, 64)` patches for the n frames of a clip, see `log_mel_from`.
 
         `negative` replaces `audio`, with random numbers from torch's generator.
         """
         num_frames = self.existing_frames(self.clips[index])
         sound = negative or self.audio
+        released = self.negative_features == "librosa" and sound != "real"
         if sound == "silence":
-            return silent_patches(num_frames)
+            return librosa_patches(np.zeros(0), NOISE_RATE, num_frames) if released else silent_patches(num_frames)
         seed = index if negative is None else int(torch.randint(2**31, ()))
+        if sound == "noise" and released:
+            return librosa_patches(released_noise(num_frames, seed), NOISE_RATE, num_frames)
         if sound == "noise":
             low, high = NEGATIVE_NOISE_RMS
             rms = NOISE_RMS if negative is None else low * (high / low) ** float(torch.rand(()))
@@ -191,10 +212,17 @@ class AVSBench(Dataset, ABC):
         elif sound == "shuffle":
             index = self.sound_of[index]
         clip = self.clips[index]
-        path = self.log_mel_path(clip)
-        if path is not None and path.is_file():
+        path, wav = self.log_mel_path(clip), self.wav_path(clip)
+        if released:
+            return librosa_patches(*read_wav(wav), num_frames)
+        if path is not None and path.is_file() and (self.log_mel_from == "file" or not wav.is_file()):
             return read_log_mel(path, num_frames)
-        return fit_patches(log_mel_patches(*read_wav(self.wav_path(clip))), num_frames)
+        return fit_patches(log_mel_patches(*read_wav(wav)), num_frames)
+
+    def clips_without_wav(self) -> int:
+        """Return the number of clips that have a log-mel file, but no wav."""
+        paths = ((self.log_mel_path(clip), self.wav_path(clip)) for clip in self.clips)
+        return sum(path is not None and path.is_file() and not wav.is_file() for path, wav in paths)
 
     @abstractmethod
     def read_clips(self, table: Path) -> list[Clip]:

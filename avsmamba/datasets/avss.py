@@ -1,6 +1,8 @@
 """AVSBench-semantic (AVSS): clips of 5 or 10 frames, masks of class indices."""
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ class AVSBenchAVSS(AVSBench):
     Masks hold class indices by `label2idx.json`, read from `labels_semantic/` or, if that folder is missing, from the
     colours in `labels_rgb/`. See `AVSBench` for the other arguments and errors.
 
+    For `audio: swap` the classes of a clip's objects are read from `a_obj`, else from its masks.
+
     Args:
         num_frames: T, to which every clip is padded; at least 10.
     """
@@ -37,13 +41,36 @@ class AVSBenchAVSS(AVSBench):
         audio: str = "real",
         num_frames: int = 10,
         test_mode: bool | None = None,
+        log_mel_from: str = "file",
+        negative_features: str = "vggish",
     ):
         if num_frames < max(FRAMES.values()):
             raise UserError(f"num_frames: expected at least {max(FRAMES.values())} for AVSS, got {num_frames}")
-        super().__init__(data_root, split, pipeline, audio, num_frames, test_mode)
+        super().__init__(
+            data_root,
+            split,
+            pipeline,
+            audio,
+            num_frames,
+            test_mode,
+            log_mel_from=log_mel_from,
+            negative_features=negative_features,
+        )
+        if audio == "swap":
+            self.clips = [clip if clip.sounding else self._with_kinds(clip) for clip in self.clips]
 
     def read_clips(self, table: Path) -> list[Clip]:
-        return read_semantic_clips(table)
+        clips = read_semantic_clips(table)
+        classes = frozenset(self.classes())
+        kinds = [object_classes(clip.category, classes) for clip in clips]
+        return [clip._replace(sounding=k, visible=k) for clip, k in zip(clips, kinds, strict=True)]
+
+    def _with_kinds(self, clip: Clip) -> Clip:
+        """Return a clip with the classes of its masks as sounding and visible kinds."""
+        masks = [self.read_mask(path) for path in self.mask_paths(clip)[: self.labelled_frames(clip)]]
+        indices = sorted({int(i) for mask in masks for i in np.unique(mask)} - {0})
+        kinds = frozenset(self.metainfo["classes"][i] for i in indices)
+        return clip._replace(sounding=kinds, visible=kinds)
 
     def classes(self) -> tuple[str, ...]:
         return read_classes(self.folder / "label2idx.json")
@@ -76,6 +103,13 @@ class AVSBenchAVSS(AVSBench):
         if mask.max() >= count:
             raise UserError(f"{path}: expected class indices 0 to {count - 1} by label2idx.json, got {mask.max()}")
         return mask
+
+
+def object_classes(text: str, classes: Collection[str]) -> frozenset[str]:
+    """Return the class names that `a_obj` joins by `+`, `,` or `_`; none if one of its parts is not a class."""
+    parts = [part.strip() for part in re.split("[+,]", text)]
+    names = {name for part in parts for name in ([part] if part in classes else part.split("_"))}
+    return frozenset(names) if names <= set(classes) else frozenset()
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

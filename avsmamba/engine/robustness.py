@@ -1,6 +1,7 @@
 """Score a checkpoint with the real sound and with wrong ones: `avsmamba test --robustness`.
 
-With a wrong sound the correct mask is empty, as in AVSBench-Robust (Li et al., arXiv 2502.00358).
+With a wrong sound the correct mask is empty, as in AVSBench-Robust (Li et al., arXiv 2502.00358). The log-mel of every
+sound is computed from its waveform by the same code, unless the config's data set says otherwise.
 """
 
 import json
@@ -11,11 +12,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from avsmamba.config.load import data_sets
+from avsmamba.datasets.avsbench import AVSBench
 from avsmamba.datasets.replaced_sound import mismatch_summary
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import config_for_test, report, use_mixed_precision
 from avsmamba.engine.runner import AVSRunner
 from avsmamba.markdown import table
+from avsmamba.registry import DATASETS
 from avsmamba.utils import atomic_write
 
 SOUNDS = ("real", "silence", "noise", "swap")
@@ -25,6 +29,17 @@ _KNOWN = {
     "category than the clip's own, but may be of a visible object",
     "nothing": "the sounding objects of the clips are not known: a swapped sound is any other clip's, and may be of a "
     "visible object",
+}
+_REAL_FEATURES = {
+    "wav": "computed from their wavs",
+    "file": "from their log-mel files, or computed from their wavs without one",
+    None: "as the data set reads them",
+}
+_WRONG_FEATURES = {
+    "vggish": "likewise, noise and silence always computed",
+    "librosa": "computed with librosa's parameters as\n"
+    "AVSBench-Robust's released ones: their statistics alone identify them",
+    None: "likewise",
 }
 
 
@@ -60,11 +75,13 @@ def robustness(
     """
     scores: dict[str, Mapping[str, Any]] = {}
     swapped: Mapping[str, Any] = {}
+    features: Mapping[str, Any] = {}
 
     def prepared(sound: str) -> Config:
         masks, pictures = (None if folder is None else str(Path(folder) / sound) for folder in (out, show_dir))
         cfg = config_for_test(config, checkpoint, sound, work_dir, masks, pictures, options, data_root)
         add_metric(cfg, {"type": "FalsePositives"})
+        use_waveforms(cfg)
         return cfg
 
     first = prepared(SOUNDS[0])
@@ -77,9 +94,13 @@ def robustness(
                 use_mixed_precision(runner)
             scores[sound] = runner.test()
             if sound == "swap":
-                clips = getattr(runner.test_dataloader.dataset, "clips", None)
+                dataset = runner.test_dataloader.dataset
+                clips = getattr(dataset, "clips", None)
                 swapped = {"known": "nothing", "clips_without": None} if clips is None else mismatch_summary(clips)
-        result = summary(scores, swapped)
+                features = {key: getattr(dataset, key, None) for key in ("log_mel_from", "negative_features")}
+                if isinstance(dataset, AVSBench):
+                    features = {**features, "clips_without_wav": dataset.clips_without_wav()}
+        result = summary(scores, swapped, features)
         if is_main_process():
             text = table_and_notes(result)
             for name, content in (("robustness.json", json.dumps(result, indent=2)), ("robustness.md", text)):
@@ -100,7 +121,19 @@ def add_metric(cfg: Config, metric: dict[str, Any]) -> None:
         cfg.test_evaluator = [*(evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]), metric]
 
 
-def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any]) -> dict[str, Any]:
+def use_waveforms(cfg: Config) -> None:
+    """Let the data sets of a config's test compute real sounds' log-mel too, unless they set `log_mel_from`."""
+    for dataset in data_sets(cfg.test_dataloader.dataset):
+        kind = DATASETS.get(str(dataset.get("type")))
+        if isinstance(kind, type) and issubclass(kind, AVSBench):
+            dataset.setdefault("log_mel_from", "wav")
+
+
+def summary(
+    scores: Mapping[str, Mapping[str, Any]],
+    swapped: Mapping[str, Any],
+    features: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the content of `robustness.json`.
 
     For each sound, `own` has the scores against the clip's own masks, as without `--robustness`; `right` has those
@@ -113,6 +146,9 @@ def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any])
     those with this one (how much the model depends on the sound); `right_M_J`, the real M_J minus the one against the
     empty masks; `marked_ratio`, the pixels marked with this sound over those marked with the real one (null if there
     are none).
+
+    `global` has the values of `global_scores`: for each wrong sound, and at the top for the mean of their rates.
+    `features` says how the sounds' log-mel was computed.
     """
     sounds: dict[str, Any] = {}
     for sound, values in scores.items():
@@ -131,8 +167,32 @@ def summary(scores: Mapping[str, Mapping[str, Any]], swapped: Mapping[str, Any])
             "right_M_J": real["right"]["M_J"] - row["right"]["M_J"],
             "marked_ratio": row["marked"]["pixels"] / base if base else None,
         }
+        row["global"] = global_scores(real["own"]["frame"], row["marked"]["pixels"])
     counts = report(scores["real"], "real")
-    return {"clips": counts["clips"], "frames": counts["frames"], "swap": dict(swapped), "sounds": sounds}
+    rates = [row["marked"]["pixels"] for sound, row in sounds.items() if sound != "real"]
+    return {
+        "clips": counts["clips"],
+        "frames": counts["frames"],
+        "swap": dict(swapped),
+        "features": dict(features or {}),
+        "global": global_scores(real["own"]["frame"], sum(rates) / len(rates)),
+        "sounds": sounds,
+    }
+
+
+def global_scores(real: Mapping[str, float], rate: float) -> dict[str, float]:
+    """Return our reading of AVSBench-Robust's G-mIoU and G-F: harmonic means of M_J or M_F with 1 - FPR.
+
+    G = 2 s (1 - r) / (s + 1 - r), 0 if both are 0. The released scripts do not compute them, so the published values
+    may follow another definition.
+
+    Args:
+        real: `M_J` and `M_F` with the real sound, s.
+        rate: false-positive rate with wrong sounds, r: the mean share of marked pixels.
+    """
+    rest = 1 - rate
+    means = {name: 2 * real[name] * rest / total if (total := real[name] + rest) else 0.0 for name in ("M_J", "M_F")}
+    return {"false_positive_rate": rate, **means}
 
 
 def _part(values: Mapping[str, Any], name: str) -> dict[str, float]:
@@ -158,6 +218,10 @@ def table_and_notes(result: Mapping[str, Any]) -> str:
             f"{100 * silent['frames']:.1f} % of them are marked."
         )
     end = f"; {without} clips have no foreign sound." if without else "."
+    features = result["features"]
+    own, wrong = _REAL_FEATURES[features.get("log_mel_from")], _WRONG_FEATURES[features.get("negative_features")]
+    if count := features.get("clips_without_wav"):
+        own += f" ({count} clips have only a log-mel file)"
     return f"""{first}
 
 {table(head, rows, "lrrrrrrr", padded=True)}
@@ -166,4 +230,13 @@ own: against the clip's own masks, each frame once; right: against the correct m
 sound (M_J is then the share of pixels that are not marked; M_F has no value). gap: M_J with the real sound minus this
 M_J. pixels, frames: share that is marked, with a wrong sound the false-positive rates; a frame is marked if one of its
 pixels is.
-swap: {_KNOWN[result["swap"]["known"]]}{end}"""
+swap: {_KNOWN[result["swap"]["known"]]}{end}
+log-mel: real sounds {own}; wrong sounds {wrong}.
+{_global_line(result["global"])}"""
+
+
+def _global_line(values: Mapping[str, float]) -> str:
+    return (
+        f"G-mIoU {values['M_J']:.4f}, G-F {values['M_F']:.4f} (our reading: harmonic mean of M_J or M_F with the real "
+        "sound and\n1 - the mean share of pixels marked with wrong sounds)."
+    )

@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 
 from avsmamba.datasets import AVSBenchAVSS
-from avsmamba.datasets.avss import FRAMES
+from avsmamba.datasets.avss import FRAMES, object_classes
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
 from avsmamba.datasets.palette import PALETTE
 from avsmamba.datasets.readers import read_frame, read_wav
+from avsmamba.datasets.replaced_sound import mismatch_summary, mismatched_clips
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 from tests.datasets.test_avsbench import fails
-from tests.datasets.trees import AVSS_CLASSES, write_avss, write_png
+from tests.datasets.trees import AVSS_CLASSES, tone, write_avss, write_png, write_wav
 
 
 def clip_of(data, name):
@@ -132,6 +133,44 @@ def test_other_sounds(original_avss):
     assert torch.equal(silence[0]["log_mel"], torch.cat([silent_patches(5), torch.zeros(5, 1, 96, 64)]))
     noise = AVSBenchAVSS(original_avss, "test", audio="noise")
     assert noise[0]["log_mel"][:5].std() > 0.1 and not noise[0]["log_mel"][5:].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("cat", {"cat"}),
+        ("cat+dog", {"cat", "dog"}),
+        ("cat, dog", {"cat", "dog"}),
+        ("dog_emergency-car", {"dog", "emergency-car"}),
+        ("big_drum", {"big_drum"}),
+        ("playing_cat", set()),
+        ("", set()),
+    ],
+)
+def test_classes_in_a_obj(text, kinds):
+    assert object_classes(text, {"cat", "dog", "emergency-car", "big_drum"}) == kinds
+
+
+def test_a_swapped_sound_is_of_another_class(avss):
+    """Clips with `a_obj` of classes, and two with other words, whose masks have the classes."""
+    table = avss / "AVSS/metadata.csv"
+    rows = [["v1s_0", "cat"], ["v1s_1", "dog"], ["v1m_0", "cat_violin"], ["v1m_1", "meowing"], ["v2_0", "barking"]]
+    lines = ["vid,uid,s_min,s_sec,a_obj,split,label"]
+    for i, (name, text) in enumerate(rows):
+        lines.append(f"abc,test_{name},0,3,{text},test,{name[:-2]}")
+        write_wav(avss / "AVSS" / name[:-2] / f"test_{name}" / "audio.wav", tone(300.0 * (i + 1), 10))
+    table.write_text("\n".join(lines) + "\n")
+    for name, index in (("v1m/test_v1m_1", 1), ("v2/test_v2_0", 2)):
+        for path in (avss / "AVSS" / name / "labels_semantic").iterdir():
+            write_png(path, np.full((20, 28), index if path.stem == "1" else 0))
+    data = AVSBenchAVSS(avss, "test", audio="swap")
+    assert [sorted(clip.sounding) for clip in data.clips] == [["cat"], ["dog"], ["cat", "violin"], ["cat"], ["dog"]]
+    assert mismatch_summary(data.clips) == {"known": "category", "clips_without": 0}
+    assert [mismatched_clips(data.clips, i) for i in range(5)] == [[1, 4], [0, 2, 3], [1, 4], [1, 4], [0, 2, 3]]
+    sounds = [item["log_mel"][:5] for item in (AVSBenchAVSS(avss, "test")[i] for i in range(5))]
+    for i in range(5):
+        heard = next(j for j, sound in enumerate(sounds) if torch.equal(sound, data[i]["log_mel"][:5]))
+        assert heard in mismatched_clips(data.clips, i)
 
 
 # Faults

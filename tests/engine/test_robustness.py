@@ -1,11 +1,14 @@
 """Right and wrong sounds in one go: every figure against what it must be for models whose answer is known."""
 
 import json
+import pickle
+import shutil
 
 import pytest
+import torch
 
 from avsmamba.engine.evaluate import evaluate
-from avsmamba.engine.robustness import SOUNDS, add_metric, robustness, summary, table_and_notes
+from avsmamba.engine.robustness import SOUNDS, add_metric, global_scores, robustness, summary, table_and_notes
 from avsmamba.utils import UserError
 from tests.small_model import CONFIG, SMALL, write_checkpoint
 
@@ -33,6 +36,8 @@ def test_a_model_that_marks_everything_whatever_it_hears(shapes, tmp_path, capsy
             "marked_ratio": 1.0,
         }
     assert result["swap"] == {"known": "visible", "clips_without": 0}
+    assert result["features"] == {"log_mel_from": "wav", "negative_features": "vggish", "clips_without_wav": 0}
+    assert result["global"] == {"false_positive_rate": 1.0, "M_J": 0.0, "M_F": 0.0} == row["global"]
     files = {name: (tmp_path / "w" / name).read_text() for name in ("robustness.json", "robustness.md")}
     assert json.loads(files["robustness.json"]) == result
     assert files["robustness.md"] in capsys.readouterr().out
@@ -69,7 +74,7 @@ def test_avss(shapes, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "avss.pth", config=config)
     result = robustness(config, checkpoint, str(tmp_path / "w"), options=SMALL, data_root=str(shapes))
     row = result["sounds"]["silence"]
-    assert result["swap"] == {"known": "nothing", "clips_without": 3}
+    assert result["swap"]["known"] == "category" and result["features"]["log_mel_from"] == "wav"
     assert row["right"] == {"M_J": 1 - row["marked"]["pixels"], "M_F": None}
     real = result["sounds"]["real"]
     assert {name: real["own"]["frame"][name] for name in ("M_J", "M_F")} == real["right"]
@@ -85,6 +90,35 @@ def test_the_notes_say_how_sure_a_swapped_sound_is():
     ):
         result = summary(dict.fromkeys(SOUNDS, scores), {"known": known, "clips_without": 2})
         assert words in table_and_notes(result) and "empty mask of their own" not in table_and_notes(result)
+
+
+def test_global_scores():
+    values = global_scores({"M_J": 0.6, "M_F": 0.8}, 0.2)
+    assert values == pytest.approx({"false_positive_rate": 0.2, "M_J": 0.96 / 1.4, "M_F": 0.8})
+    assert global_scores({"M_J": 0.0, "M_F": 0.5}, 1.0) == {"false_positive_rate": 1.0, "M_J": 0.0, "M_F": 0.0}
+
+
+def test_real_sounds_are_computed_as_wrong_ones_unless_the_config_says_otherwise(shapes, checkpoint, tmp_path):
+    root = shutil.copytree(shapes, tmp_path / "data")
+    for path in (root / "Multi-sources/ms3_data/audio_log_mel/test").iterdir():
+        path.write_bytes(pickle.dumps(torch.full((5, 1, 96, 64), 3.0)))
+    computed = run(root, checkpoint, tmp_path)
+    assert computed["sounds"] == run(shapes, checkpoint, tmp_path)["sounds"]
+    read = run(root, checkpoint, tmp_path, "test_dataloader.dataset.log_mel_from=file")
+    assert read["sounds"]["real"] != computed["sounds"]["real"] and read["features"]["log_mel_from"] == "file"
+    assert "real sounds from their log-mel files" in table_and_notes(read)
+
+
+def test_released_negatives(shapes, checkpoint, tmp_path):
+    clean = run(shapes, checkpoint, tmp_path)
+    result = run(shapes, checkpoint, tmp_path, "test_dataloader.dataset.negative_features=librosa")
+    assert result["sounds"]["real"] == clean["sounds"]["real"]
+    assert all(result["sounds"][sound] != clean["sounds"][sound] for sound in SOUNDS[1:])
+    assert result["features"]["negative_features"] == "librosa"
+    assert "with librosa's parameters" in table_and_notes(result)
+    rates = [result["sounds"][sound]["marked"]["pixels"] for sound in SOUNDS[1:]]
+    real = result["sounds"]["real"]["own"]["frame"]
+    assert result["global"] == pytest.approx(global_scores(real, sum(rates) / 3))
 
 
 def test_a_metric_beside_others():
