@@ -1,5 +1,6 @@
-"""Other methods of the field from the same backbones, data and metrics, with their own losses: TPAVI, AVSegFormer."""
+"""Other methods of the field from the same backbones, data and metrics, with their own losses."""
 
+from avsmamba.models.baselines.avsac import AVFSLoss, AVSACHead
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
     AVSegFormerEncoder,
@@ -10,7 +11,9 @@ from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 
 __all__ = [
+    "AVFSLoss",
     "AVMLoss",
+    "AVSACHead",
     "AVSegFormerDecoder",
     "AVSegFormerEncoder",
     "AVSegFormerHead",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsmamba.limits import MAP_NUMBER, RATE, counts, limits
+from avsmamba.limits import AT_LEAST_0, MAP_NUMBER, RATE, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.baselines.deformable import DeformableAttention, pixel_centres, sine_positions
 from avsmamba.models.head import HeadOutput
@@ -142,7 +142,7 @@ class AVSegFormerDecoder(nn.Module):
     Args:
         embed_dims: channels C.
         num_queries: queries a frame; 300 in the paper.
-        num_layers: layers of the transformer decoder; six in the paper.
+        num_layers: layers of the transformer decoder; six in the paper. 0: the queries are those of the generator.
         generator_layers: layers of the query generator; six in the authors' code.
         scales: maps 1 to 4 whose tokens the queries attend to.
         num_heads: attention heads.
@@ -152,8 +152,8 @@ class AVSegFormerDecoder(nn.Module):
     """
 
     @limits(
-        **counts("embed_dims", "num_queries", "num_layers", "generator_layers", "num_heads"),
-        **counts("ffn_dims", "generator_ffn_dims"),
+        **counts("embed_dims", "num_queries", "generator_layers", "num_heads", "ffn_dims", "generator_ffn_dims"),
+        num_layers=AT_LEAST_0,
         scales=MAP_NUMBER,
         dropout=RATE,
     )

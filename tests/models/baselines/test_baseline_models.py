@@ -12,7 +12,7 @@ from tests import ROOT
 from tests.models.test_padding import clips, gradients, refilled
 
 CONFIGS = ROOT / "configs"
-TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer")]
+TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer", "avsac")]
 FULL = sorted((CONFIGS / "baselines").glob("*_224.yaml"))
 # Counted from the modules of the public code (docs/paper_notes.md), in millions, without what never learns there.
 PARAMETERS = {
@@ -41,7 +41,7 @@ def batch():
 
 
 def test_there_are_configs():
-    assert len(FULL) == 12
+    assert len(FULL) == 18
 
 
 @pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
@@ -101,7 +101,7 @@ def test_losses_of_the_papers(config):
     method, _, subset, _ = config.stem.split("_")
     model = load_config(str(config)).model
     losses = {k: [(c.type, c.loss_weight) for c in model.get(k) or ()] for k in ("losses", "aux_losses")}
-    matching = [(c.type, c.loss_weight, c.reduction) for c in model.get("matching_losses") or ()]
+    matching = [(c.type, c.loss_weight, c.get("reduction")) for c in model.get("matching_losses") or ()]
     semantic = subset == "avss"
     assert model.head.num_classes == (71 if semantic else 1)
     if method == "tpavi":
@@ -109,13 +109,15 @@ def test_losses_of_the_papers(config):
         assert matching == {"ms3": [("AVMLoss", 0.5, "sum")], "avss": [("AVMLoss", 0.5, "mean")]}.get(subset, [])
     else:
         main = ("CrossEntropyLoss" if semantic else "DiceLoss", 1.0)
-        assert losses == {"losses": [main], "aux_losses": [("DiceLoss", 0.1)]} and not matching
+        assert losses == {"losses": [main], "aux_losses": [("DiceLoss", 0.1)]}
+        assert matching == ([("AVFSLoss", 0.1, None)] if method == "avsac" else [])
         dice = [c for c in model.losses + model.aux_losses if c.type == "DiceLoss"]
         assert all(c.squared and c.smooth == 0.002 and not c.smooth_numerator for c in dice)
 
 
 @pytest.mark.parametrize(("method", "optimizer", "batch_size", "epochs"),
-                         [("tpavi", ("Adam", 1e-4), 4, 60), ("avsegformer", ("AdamW", 2e-5), 2, 30)])  # fmt: skip
+                         [("tpavi", ("Adam", 1e-4), 4, 60), ("avsegformer", ("AdamW", 2e-5), 2, 30),
+                          ("avsac", ("AdamW", 2e-5), 2, 30)])  # fmt: skip
 @pytest.mark.parametrize("backbone", ["pvtv2b5", "r50"])
 def test_schedules_on_avss(method, backbone, optimizer, batch_size, epochs):
     cfg = load_config(str(CONFIGS / f"baselines/{method}_{backbone}_avss_224.yaml"))
@@ -148,7 +150,8 @@ def test_a_step_on_padded_clips_of_several_classes(config):
         sum(losses.values()).backward()
         optimizer.step()
         first = first or {k: v.item() for k, v in losses.items()}
-    assert set(losses) == {"loss_crossentropy", "loss_avm" if "tpavi" in config.stem else "aux_loss_dice"}
+    more = {"tpavi": {"loss_avm"}, "avsegformer": {"aux_loss_dice"}, "avsac": {"aux_loss_dice", "loss_avfs"}}
+    assert set(losses) == {"loss_crossentropy"} | more[config.stem.split("_")[0]]
     assert losses["loss_crossentropy"].item() < first["loss_crossentropy"]
     assert all(torch.isfinite(p).all() for p in model.parameters())
     predicted = model.eval()(frames, log_mel, samples, mode="predict")
@@ -175,8 +178,8 @@ def test_padding_changes_no_gradient(config):
 @pytest.mark.parametrize("config", FULL, ids=lambda c: c.stem)
 def test_when_the_backbones_train(config):
     hooks = load_config(str(config)).get("custom_hooks") or ()
-    epochs = {"avsegformer": {"s4": 5, "ms3": 10}}.get(config.stem.split("_")[0], {})
-    count = epochs.get(config.stem.split("_")[2])
+    method, _, subset, _ = config.stem.split("_")
+    count = {"s4": 5, "ms3": 10}.get(subset) if method != "tpavi" else None
     assert [(h.type, h.epochs, h.part) for h in hooks] == ([("FreezeBackbone", count, "backbone")] if count else [])
 
 
