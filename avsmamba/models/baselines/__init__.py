@@ -1,4 +1,4 @@
-"""Other methods of the field from the same backbones, data and metrics, with their own losses: TPAVI, AVSegFormer."""
+"""Other methods from the same backbones, data and metrics, with their own losses: TPAVI, AVSegFormer, CATR."""
 
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
@@ -6,6 +6,7 @@ from avsmamba.models.baselines.avsegformer import (
     AVSegFormerHead,
     AVSegFormerMixer,
 )
+from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 
@@ -15,6 +16,10 @@ __all__ = [
     "AVSegFormerEncoder",
     "AVSegFormerHead",
     "AVSegFormerMixer",
+    "CATRDecoder",
+    "CATREncoder",
+    "CATRProjection",
+    "CATRPyramid",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
