@@ -7,6 +7,7 @@ from avsmamba.models.baselines.avsegformer import (
     AVSegFormerHead,
     AVSegFormerMixer,
 )
+from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 
@@ -18,6 +19,10 @@ __all__ = [
     "AVSegFormerEncoder",
     "AVSegFormerHead",
     "AVSegFormerMixer",
+    "CATRDecoder",
+    "CATREncoder",
+    "CATRProjection",
+    "CATRPyramid",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
