@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, MAP_NUMBER, RATE, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
-from avsmamba.models.baselines.deformable import DeformableAttention, pixel_centres, sine_positions
 from avsmamba.models.head import HeadOutput
+from avsmamba.models.layers.deformable import DeformableAttention, pixel_centres, sine_positions
 from avsmamba.models.layers.scales import Sizes, flatten_frames, map_sizes, split_frames
 from avsmamba.registry import MODELS
 

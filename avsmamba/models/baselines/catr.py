@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from avsmamba.limits import RATE, Limit, counts, limits, one_of
-from avsmamba.models.baselines.deformable import sine_positions
 from avsmamba.models.baselines.tpavi import DilatedConvs
+from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.models.sets.masked_attention import Attention, MaskedAttentionLayer
 from avsmamba.registry import MODELS
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, PROBABILITY, limits
-from avsmamba.models.baselines.deformable import pixel_centres
+from avsmamba.models.layers.deformable import pixel_centres
 from avsmamba.models.sets.matcher import Matches
 from avsmamba.models.sets.points import sample, uncertain_points
 from avsmamba.models.sets.targets import SetTargets, frame_targets

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, RATE, counts, limits
-from avsmamba.models.baselines.deformable import sine_positions
+from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.registry import MODELS
 
 AUDIO = ("none", "add", "replace")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, limits
-from avsmamba.models.baselines.deformable import pixel_centres
+from avsmamba.models.layers.deformable import pixel_centres
 from avsmamba.models.sets.points import sample
 from avsmamba.models.sets.targets import SetTargets
 from avsmamba.registry import MODELS

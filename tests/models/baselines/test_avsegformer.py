@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from avsmamba.models.baselines import AVSegFormerDecoder, AVSegFormerEncoder, AVSegFormerHead, AVSegFormerMixer
 from avsmamba.models.baselines.avsegformer import GeneratorLayer
-from avsmamba.models.baselines.deformable import DeformableAttention, pixel_centres, sine_positions
+from avsmamba.models.layers.deformable import DeformableAttention, pixel_centres, sine_positions
 from tests.models.conftest import assert_every_parameter_learns
 
 SIZES = ((5, 3), (2, 4), (1, 1))

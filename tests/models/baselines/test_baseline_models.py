@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from avsmamba.config.load import load_config
-from avsmamba.models.baselines.deformable import DeformableAttention
 from avsmamba.models.baselines.tpavi import TPAVIBlock
+from avsmamba.models.layers.deformable import DeformableAttention
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from tests import ROOT

@@ -10,7 +10,7 @@ from avsmamba.config.load import load_config
 from avsmamba.datasets.avsbench import AVSBenchMS3
 from avsmamba.models.baselines import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.catr import BlockGate, TemporalLayer
-from avsmamba.models.baselines.deformable import sine_positions
+from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.registry import MODELS
 from tests import ROOT
 from tests.models.conftest import assert_every_parameter_learns

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avsmamba.models import Projection
-from avsmamba.models.baselines.deformable import sine_positions
+from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.models.sets import DeformablePixelDecoder, MaskedAttentionDecoder, QueryMasks, QuerySetHead
 from avsmamba.models.sets.masked_attention import Attention, MaskedAttentionLayer, allowed_pixels
 from tests.models.conftest import assert_every_parameter_learns
