@@ -3,13 +3,13 @@
 from avsmamba.models.baselines.avsac import AVFSLoss, AVSACHead
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
-    AVSegFormerEncoder,
     AVSegFormerHead,
     AVSegFormerMixer,
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
+from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
 
 __all__ = [
     "AVFSLoss",

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, RATE, counts, limits, one_of
-from avsmamba.models.baselines.avsegformer import AVSegFormerHead, feed_forward, xavier
+from avsmamba.models.baselines.avsegformer import AVSegFormerHead
 from avsmamba.models.head import HeadOutput
+from avsmamba.models.layers.deformable_encoder import feed_forward, xavier
 from avsmamba.registry import MODELS
 
 DIRECTIONS = ("both", "audio_to_visual", "visual_to_audio")

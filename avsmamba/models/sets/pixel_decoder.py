@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import RATE, counts, limits
-from avsmamba.models.baselines.avsegformer import AVSegFormerEncoder
+from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
 from avsmamba.registry import MODELS
 
 
