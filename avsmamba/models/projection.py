@@ -1,6 +1,6 @@
 """Projection of the backbone's four maps and of the audio features to C channels (Sec. IV-A)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -9,6 +9,11 @@ from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.registry import MODELS
 
 AUDIO_NORM = one_of(("BN", "none"))
+
+
+def project_maps(parts: Iterable[nn.Module], maps: Sequence[Tensor], b: int, t: int) -> list[Tensor]:
+    """Apply one module to each `(B * T, C_i, h_i, w_i)` map; return `(B, T, h_i, w_i, C)` maps."""
+    return [rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(parts, maps, strict=True)]
 
 
 @MODELS.register_module()
@@ -55,7 +60,6 @@ class Projection(nn.Module):
             `(B, T, h_i, w_i, C)` maps and `(B, T, C)` audio.
         """
         b, t = audio.shape[:2]
-        projected = [
-            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
-        ]
-        return projected, self.audio(self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t)))
+        return project_maps(self.visual, maps, b, t), self.audio(
+            self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t))
+        )

@@ -130,9 +130,8 @@ class AVSACHead(AVSegFormerHead):
         lead, (height, width) = query.shape[:2], mask_features.shape[2:4]
         pixels, decoded = self.decoder(mask_features.flatten(0, 1).flatten(1, 2), query.flatten(0, 1))
         visual = pixels.unflatten(1, (height, width)).unflatten(0, lead)
-        logits = super().forward(decoded.unflatten(0, lead), visual).logits
-        mixing = None if self.mixing is None else self.mixing(mask_features).movedim(-1, 2)
-        return HeadOutput(logits, mixing, ((visual, query.mean(2)),))
+        logits = self.logits(decoded.unflatten(0, lead), visual)
+        return HeadOutput(logits, self.intermediate_mask(mask_features), ((visual, query.mean(2)),))
 
 
 @MODELS.register_module()

@@ -214,9 +214,15 @@ class AVSegFormerHead(nn.Module):
         Raises:
             ValueError: if there are not Q queries.
         """
+        return HeadOutput(self.logits(query, mask_features), self.intermediate_mask(mask_features))
+
+    def logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        """Compute the logits `(B, T, N_class, H, W)`; arguments and errors as in `forward`."""
         if query.shape[2] != self.num_queries:
             raise ValueError(f"num_queries: the head has {self.num_queries}, the decoder {query.shape[2]}")
         masks = torch.einsum("btqc,bthwc->bthwq", query, mask_features)
-        logits = self.classifier(mask_features + self.mlp(masks))
-        mixing = None if self.mixing is None else self.mixing(mask_features).movedim(-1, 2)
-        return HeadOutput(logits, mixing)
+        return self.classifier(mask_features + self.mlp(masks))
+
+    def intermediate_mask(self, mask_features: Tensor) -> Tensor | None:
+        """Compute the mask `(B, T, 1, h, w)` of the mixing loss, or None if no loss reads it."""
+        return None if self.mixing is None else self.mixing(mask_features).movedim(-1, 2)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from avsmamba.limits import RATE, Limit, counts, limits, one_of
 from avsmamba.models.baselines.tpavi import DilatedConvs
 from avsmamba.models.layers.deformable import sine_positions
+from avsmamba.models.projection import project_maps
 from avsmamba.models.sets.masked_attention import Attention, MaskedAttentionLayer
 from avsmamba.registry import MODELS
 
@@ -84,10 +85,7 @@ class CATRProjection(nn.Module):
         Returns:
             `(B, T, h_i, w_i, C)` maps, those that are not read with C_i channels, and `(B, T, C)` audio.
         """
-        projected = [
-            rearrange(p(m), "(b t) c h w -> b t h w c", b=len(audio)) for p, m in zip(self.visual, maps, strict=True)
-        ]
-        return projected, self.audio(audio)
+        return project_maps(self.visual, maps, *audio.shape[:2]), self.audio(audio)
 
 
 class FrameLayer(nn.Module):

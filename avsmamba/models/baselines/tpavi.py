@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from avsmamba.limits import MAP_NUMBER, counts, limits
 from avsmamba.models.baselines.classifier import UpsamplingClassifier
 from avsmamba.models.head import HeadOutput
-from avsmamba.models.projection import AUDIO_NORM
+from avsmamba.models.projection import AUDIO_NORM, project_maps
 from avsmamba.registry import MODELS
 
 
@@ -70,10 +70,7 @@ class TPAVIProjection(nn.Module):
             `(B, T, h_i, w_i, C)` maps and `(B, T, C_a)` audio.
         """
         b, t = audio.shape[:2]
-        projected = [
-            rearrange(p(m), "(b t) c h w -> b t h w c", b=b, t=t) for p, m in zip(self.visual, maps, strict=True)
-        ]
-        return projected, self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t))
+        return project_maps(self.visual, maps, b, t), self.audio_norm(audio.flatten(0, 1)).unflatten(0, (b, t))
 
 
 class TPAVIBlock(nn.Module):
