@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avsmamba.exit_status import run_tool
-from avsmamba.models.segmentor import check_inputs
+from avsmamba.models.batch import check_inputs
 from avsmamba.utils import UserError
 
 

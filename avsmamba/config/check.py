@@ -49,10 +49,13 @@ class Slot:
 
 
 _ANY_MODEL = Slot(own.MODELS, added=_MODEL_ADDS, complete=False)
-_PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head", "data_preprocessor")
+_PARTS = ("backbone", "audio_encoder", "stage_fusion", "projection", "encoder", "decoder", "pyramid", "head")
 _LOSSES = ("losses", "aux_losses", "matching_losses", "set_losses")
 _PART = Slot(own.MODELS, added=_MODEL_ADDS)
-_MODEL = Slot(own.MODELS, children=dict.fromkeys(_PARTS, _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)))
+_MODEL = Slot(
+    own.MODELS,
+    children=dict.fromkeys((*_PARTS, "data_preprocessor"), _PART) | dict.fromkeys(_LOSSES, Slot(own.MODELS, many=True)),
+)
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)

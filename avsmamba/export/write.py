@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from avsmamba.choices import EXPORT_FORMATS
 from avsmamba.export.run import METADATA, TEXTS, run_exported
 from avsmamba.model_zoo.load import load_trained
-from avsmamba.models.segmentor import resize
+from avsmamba.models.batch import resize
 from avsmamba.utils import UserError, atomic_write, one_line
 from avsmamba.version import __version__
 

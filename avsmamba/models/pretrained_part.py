@@ -50,6 +50,9 @@ class PretrainedPart(nn.Module):
                 child.eval()
         return self
 
-    def gradients(self) -> torch.set_grad_enabled:
-        """Return a context in which gradients are recorded if they are outside and the part is not frozen."""
-        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
+    def gradients(self, always: bool = False) -> torch.set_grad_enabled:
+        """Return a context in which gradients are recorded if they are outside, and the part is not frozen or `always`.
+
+        A frozen part through which gradients pass to others has to record them.
+        """
+        return torch.set_grad_enabled(torch.is_grad_enabled() and (always or not self.frozen))

@@ -1,14 +1,23 @@
 """The whole model (Fig. 2): backbone -> projection -> encoder -> decoder and pyramid -> head, from registered parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_1, limits, one_of
+from avsmamba.models.batch import (
+    at,
+    check_inputs,
+    each,
+    existing_frames,
+    existing_places,
+    labelled_indices,
+    padded_masks,
+    resize,
+)
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
@@ -36,9 +45,10 @@ class AVSSegmentor(BaseModel):
             of which the last predicts; or None: the audio is the query.
         pyramid: maps and audio to mask features, or None: the finest map.
         aux_losses: on the intermediate mask; none by default.
-        matching_losses: on the logits, the pairs of maps and audio of the head and the flags `(B, T)` of the labelled
-            frames; none by default.
+        matching_losses: on the logits, the pairs of maps and audio of the head, the flags `(B, T)` of the labelled
+            frames and the masks `(B, T, H, W)`; none by default.
         set_losses: on the sets of classes and masks of every supervised layer, with the labels; none by default.
+        stage_fusion: acts between the stages of the backbone (a `StageFusion`), or None.
         embed_dims: C, passed to every part of the neck and to the head.
         deep_supervision: compute the losses for the queries of every decoder layer, not only the last; those of layer
             i, except the last, are named `d{i}.loss_...`.
@@ -46,6 +56,10 @@ class AVSSegmentor(BaseModel):
             a batch normalisation, and costs nothing) or 'zeros' (the authors' code: the backbone's maps and the log-mel
             of padded frames are zero, and all frames run through the neck; a released AVSS checkpoint switches it on).
         data_preprocessor: config of the data preprocessor.
+
+    Raises:
+        ValueError: if there is a `stage_fusion`, and the backbone has no stages to act between, or `padded_frames` is
+            'zeros'.
     """
 
     @limits(embed_dims=AT_LEAST_1, padded_frames=one_of(("skip", "zeros")))
@@ -62,6 +76,7 @@ class AVSSegmentor(BaseModel):
         aux_losses: Sequence[Config] | None = None,
         matching_losses: Sequence[Config] | None = None,
         set_losses: Sequence[Config] | None = None,
+        stage_fusion: Config | None = None,
         embed_dims: int = 256,
         deep_supervision: bool = True,
         padded_frames: str = "skip",
@@ -75,12 +90,19 @@ class AVSSegmentor(BaseModel):
         def part(config: Config, **known: Any) -> nn.Module:
             return MODELS.build(config, default_args=dims | known)
 
-        def optional(config: Config | None) -> nn.Module | None:
-            return None if config is None else part(config)
+        def optional(config: Config | None, **known: Any) -> nn.Module | None:
+            return None if config is None else part(config, **known)
 
         self.backbone = MODELS.build(backbone)
         self.audio_encoder = MODELS.build(audio_encoder)
         channels = {"in_channels": self.backbone.out_channels, "audio_channels": self.audio_encoder.out_channels}
+        self.stage_fusion = optional(stage_fusion, **channels)
+        if self.stage_fusion is not None:
+            if not getattr(self.backbone, "has_stages", False):
+                raise ValueError(f"stage_fusion: {type(self.backbone).__name__} has no stages to act between")
+            if padded_frames == "zeros":
+                raise ValueError("padded_frames: expected 'skip' with a stage_fusion, got 'zeros'")
+            channels["audio_channels"] = self.stage_fusion.out_channels
         self.projection = part(projection, **channels)
         self.encoder, self.decoder, self.pyramid = optional(encoder), optional(decoder), optional(pyramid)
         self.head = part(head)
@@ -104,7 +126,10 @@ class AVSSegmentor(BaseModel):
 
     def features(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
         """Compute projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`, each frame and second independently."""
-        return self.projection(self.backbone(frames.flatten(0, 1)), self.audio_encoder(log_mel))
+        audio = self.audio_encoder(log_mel)
+        if self.stage_fusion is None:
+            return self.projection(self.backbone(frames.flatten(0, 1)), audio)
+        return self.projection(*self.stage_fusion(self.backbone, frames.flatten(0, 1), audio))
 
     def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Any], Tensor]:
         """Compute queries and mask features from projected maps and audio; here a clip's frames are combined."""
@@ -214,10 +239,20 @@ class AVSSegmentor(BaseModel):
             raise ValueError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
         counts = existing_frames(data_samples, frames.shape[:2])
         if mode == "loss":
-            outputs = self.layer_outputs(frames, log_mel, counts, every_layer=self.deep_supervision)
-            return self.loss(outputs, frames.shape[-2:], data_samples)
+            return self.training_losses(frames, log_mel, counts, data_samples)
         logits = self.masks(frames, log_mel, counts).logits
         return logits if mode == "tensor" else self.predict(logits, frames.shape[-2:], data_samples)
+
+    def training_losses(
+        self,
+        frames: Tensor,
+        log_mel: Tensor,
+        counts: Sequence[int] | None,
+        data_samples: list[AVSDataSample] | None,
+    ) -> dict[str, Tensor]:
+        """Run the model for training and compute the losses; a method whose training reads the masks overrides it."""
+        outputs = self.layer_outputs(frames, log_mel, counts, every_layer=self.deep_supervision)
+        return self.loss(outputs, frames.shape[-2:], data_samples)
 
     def loss(
         self, outputs: Sequence[HeadOutput], size: Sequence[int], data_samples: list[AVSDataSample] | None
@@ -257,7 +292,8 @@ class AVSSegmentor(BaseModel):
                 raise ValueError(f"matching_losses: {type(self.head).__name__} has no pairs of maps and audio for them")
             num_frames = outputs[-1].logits.shape[1]
             flags = torch.tensor([[t in frames for t in range(num_frames)] for frames in labelled])
-            losses["loss_" + loss_name(module)] = module(outputs[-1].logits, outputs[-1].pairs, flags)
+            last = outputs[-1]
+            losses["loss_" + loss_name(module)] = module(last.logits, last.pairs, flags, padded_masks(masks, size))
         for module in self.set_losses:
             sets = [output.queries for output in outputs]
             if sets[-1] is None:
@@ -307,81 +343,6 @@ def at_labels_size(frames: Tensor, sample: AVSDataSample) -> Tensor:
     return resize(frames, sample.get("ori_shape", frames.shape[-2:]))
 
 
-def each(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:
-    """Apply a function to the tensors at the same position of several nested tuples; None stays None."""
-    if values[0] is None:
-        return None
-    if isinstance(values[0], tuple):
-        return tuple(each(function, same) for same in zip(*values, strict=True))
-    return function(values)
-
-
-def at(index: Tensor, x: Tensor) -> Tensor:
-    """Select along the first axis by an index on the CPU, without synchronising another device."""
-    return x.index_select(0, index.to(x.device, non_blocking=True))
-
-
-def existing_places(counts: Sequence[int], num_frames: int) -> Tensor:
-    """List the frames that exist among all `B * T` of a batch of clips."""
-    return torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
-
-
 def loss_name(module: nn.Module) -> str:
     """Name a loss by its class: `dice` for DiceLoss."""
     return type(module).__name__.removesuffix("Loss").lower()
-
-
-def labelled_indices(sample: AVSDataSample) -> list[int]:
-    """List the frames of a clip that are labelled and exist."""
-    labelled = sample.gt_temporal_mask_flag.tolist()
-    exists = flags.tolist() if (flags := sample.get("vid_temporal_mask_flag")) is not None else [True] * len(labelled)
-    return [t for t, (a, b) in enumerate(zip(labelled, exists, strict=True)) if a and b]
-
-
-def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize the last two axes bilinearly; leading axes are kept."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    flat = logits.flatten(0, -4) if logits.ndim > 4 else logits
-    return F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False).unflatten(0, logits.shape[:-3])
-
-
-def existing_frames(data_samples: Sequence[AVSDataSample] | None, shape: Sequence[int]) -> list[int] | None:
-    """Count the frames of each clip that exist, by `vid_temporal_mask_flag`; None without samples or if all exist.
-
-    Args:
-        data_samples: B samples, or None; one without the flag has all frames.
-        shape: (B, T).
-
-    Raises:
-        ValueError: if there are not B samples, or a flag is not of length T, has padding before a frame that exists,
-            or no such frame; names the clip.
-    """
-    if not data_samples:
-        return None
-    batch, num_frames = shape
-    if len(data_samples) != batch:
-        raise ValueError(f"data_samples: expected {batch} to go with the frames, got {len(data_samples)}")
-    counts = []
-    for i, sample in enumerate(data_samples):
-        flag = sample.get("vid_temporal_mask_flag")
-        values = [True] * num_frames if flag is None else [bool(v) for v in flag.tolist()]
-        count = sum(values)
-        if len(values) != num_frames or not count or not all(values[:count]):
-            raise ValueError(
-                f"{sample.get('clip', f'clip {i} of the batch')}: vid_temporal_mask_flag: expected {num_frames} flags, "
-                f"padding behind one existing frame or more, got {[int(v) for v in values]}"
-            )
-        counts.append(count)
-    return None if min(counts) == num_frames else counts
-
-
-def check_inputs(frames: Tensor, log_mel: Tensor) -> None:
-    """Raise a ValueError that names the argument whose shape does not fit."""
-    if frames.ndim != 5 or frames.shape[2] != 3:
-        raise ValueError(f"frames: expected (B, T, 3, H, W), got {tuple(frames.shape)}")
-    if frames.shape[-2] % 32 or frames.shape[-1] % 32:
-        raise ValueError(f"frames: H and W must be multiples of 32, got {tuple(frames.shape[-2:])}")
-    expected = (*frames.shape[:2], 1, 96, 64)
-    if tuple(log_mel.shape) != expected:
-        raise ValueError(f"log_mel: expected {expected} to go with the frames, got {tuple(log_mel.shape)}")

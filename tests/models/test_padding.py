@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avsmamba.models.segmentor import existing_frames
+from avsmamba.models.batch import existing_frames
 from avsmamba.utils import UserError
 from tests.models.test_segmentor import SEMANTIC, build, sample
 

@@ -5,7 +5,7 @@ import torch
 
 from avsmamba.config.load import load_config
 from avsmamba.models import AVSDataPreprocessor
-from avsmamba.models.segmentor import resize
+from avsmamba.models.batch import resize
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from tests import ROOT

@@ -31,20 +31,28 @@ class VGGish(PretrainedPart):
         pretrained: True: weights must be loaded, a missing `checkpoint` is an error. False: random weights;
             `checkpoint` is ignored. None: loaded if `checkpoint` is named.
         frozen: no gradients, and always in eval mode.
+        tokens: return the 6 x 4 positions (time, frequency) of the last feature map instead of the 128 features; the
+            linear layers, with most of the weights, do not exist then.
 
     Attributes:
-        out_channels: 128.
+        out_channels: 128, with `tokens` 512.
 
     Raises:
         UserError: if `pretrained` is True and no `checkpoint` is named.
     """
 
-    def __init__(self, checkpoint: str | None = None, pretrained: bool | None = None, frozen: bool = True):
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        pretrained: bool | None = None,
+        frozen: bool = True,
+        tokens: bool = False,
+    ):
         super().__init__("VGGish", None if pretrained is False else checkpoint, frozen)
         if pretrained and checkpoint is None:
             raise UserError(f"VGGish: pretrained is true, but checkpoint names no file; expected {EXPECTED}, or "
                             "pretrained: false for random weights")  # fmt: skip
-        self.out_channels = 128
+        self.tokens, self.out_channels = tokens, 512 if tokens else 128
         layers: list[nn.Module] = []
         channels = 1
         for step in PLAN:
@@ -54,10 +62,11 @@ class VGGish(PretrainedPart):
                 layers += [nn.Conv2d(channels, step, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = step
         self.features = nn.Sequential(*layers)
-        linear: list[nn.Module] = []
-        for c_in, c_out in ((512 * 6 * 4, 4096), (4096, 4096), (4096, self.out_channels)):
-            linear += [nn.Linear(c_in, c_out), nn.ReLU(inplace=True)]
-        self.embeddings = nn.Sequential(*linear)
+        if not tokens:
+            linear: list[nn.Module] = []
+            for c_in, c_out in ((512 * 6 * 4, 4096), (4096, 4096), (4096, self.out_channels)):
+                linear += [nn.Linear(c_in, c_out), nn.ReLU(inplace=True)]
+            self.embeddings = nn.Sequential(*linear)
         self.freeze()
 
     def init_weights(self) -> None:
@@ -81,7 +90,8 @@ class VGGish(PretrainedPart):
 
     def layout(self) -> Layout:
         """Return how files are read: names are the release's own; its PCA (`pproc`) is not used."""
-        return Layout(self, lambda state, file: by_leading_part(state, ("pproc",)), PREFIXES)
+        unused = ("pproc", "embeddings") if self.tokens else ("pproc",)
+        return Layout(self, lambda state, file: by_leading_part(state, unused), PREFIXES)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Encode.
@@ -90,12 +100,15 @@ class VGGish(PretrainedPart):
             log_mel: `(B, T, 1, 96, 64)`, one patch a second.
 
         Returns:
-            `(B, T, 128)`, not negative.
+            `(B, T, 128)`, or with `tokens` `(B, T, 24, 512)`, the frequency fastest; not negative.
 
         Raises:
             ValueError: if `log_mel` has another shape.
         """
         patches = per_second(log_mel)
         with self.gradients():
-            features = rearrange(self.features(patches), "n c h w -> n (h w c)")
+            maps = self.features(patches)
+            if self.tokens:
+                return rearrange(maps, "(b t) c h w -> b t (h w) c", b=len(log_mel))
+            features = rearrange(maps, "n c h w -> n (h w c)")
             return self.embeddings(features).unflatten(0, log_mel.shape[:2])

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, counts, limits, one_of
+from avsmamba.models.layers.stage_fusion import Between, unchanged
 from avsmamba.registry import MODELS
 
 NORM = one_of(("BN", "GN"))
@@ -66,6 +67,8 @@ class SmallConvBackbone(nn.Module):
         ValueError: if there are not four stages, or `norm` is unknown.
     """
 
+    has_stages = True
+
     @limits(**counts("channels", "stem_channels"), depths=AT_LEAST_0, norm=NORM)
     def __init__(
         self,
@@ -89,18 +92,19 @@ class SmallConvBackbone(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, between: Between = unchanged) -> list[Tensor]:
         """Extract.
 
         Args:
             x: `(N, 3, H, W)` normalised frames, H and W multiples of 32.
+            between: changes the map of each stage.
 
         Returns:
             four `channels_last` maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
         x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))
         maps = []
-        for stage in self.stages:
-            x = stage(x)
+        for i, stage in enumerate(self.stages):
+            x = between(i, stage(x))
             maps.append(x)
         return maps

@@ -10,12 +10,15 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avsmamba.checkpoint.pretrained import Layout
 from avsmamba.checkpoint.reading import raise_unless_fits
 from avsmamba.limits import RATE, limits
+from avsmamba.models.layers.recompute import maybe_checkpoint
+from avsmamba.models.layers.stage_fusion import Between, unchanged
 from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.registry import MODELS
 
@@ -55,6 +58,7 @@ class TimmBackbone(PretrainedPart):
     Attributes:
         out_channels: channels of the four maps.
         strides: `[4, 8, 16, 32]`.
+        has_stages: whether `forward` can act between the stages; so in PVT-v2, ResNet, Swin, ConvNeXt and others.
 
     Raises:
         ValueError: if timm has no such model, or it has no maps at strides 4, 8, 16 and 32, or does not accept one of
@@ -91,6 +95,7 @@ class TimmBackbone(PretrainedPart):
             raise ValueError(
                 f"{model_name}: expected maps at strides 4, 8, 16 and 32, got {self.strides} ({which}); {advice}"
             )
+        self.has_stages = isinstance(self.net, FeatureListNet)
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
         if grad_checkpointing:
             _checkpoint_gradients(self.net)
@@ -113,18 +118,36 @@ class TimmBackbone(PretrainedPart):
                     module.eval()
         return self
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, between: Between = unchanged) -> list[Tensor]:
         """Extract.
 
         Args:
             x: `(N, 3, H, W)` normalised frames, H and W multiples of 32.
+            between: changes the map of each stage, where the model `has_stages`.
 
         Returns:
             four maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
-        with self.gradients():
-            maps = self.net(x)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
+        with self.gradients(between is not unchanged):
+            maps = self.net(x) if between is unchanged else self._stages(x, between)
+        return [self._swap(m) for m in maps]
+
+    def _stages(self, x: Tensor, between: Between) -> list[Tensor]:
+        """Run timm's modules one by one; where it would recompute a module in the backward pass, so does this."""
+        maps: list[Tensor] = []
+        for i, (name, module) in enumerate(self.net.items()):
+            recompute = self.net.grad_checkpointing and 0 < i < len(self.net) - 1
+            x = maybe_checkpoint(module, x, recompute=recompute)
+            if name in self.net.return_layers:
+                x = self._swap(between(len(maps), self._swap(x)), back=True)
+                maps.append(x)
+        return maps
+
+    def _swap(self, x: Tensor, back: bool = False) -> Tensor:
+        """Move the channels of a map from the last axis, where the model has them there, to the second, or back."""
+        if not self._channels_last:
+            return x
+        return x.permute(0, 2, 3, 1) if back else x.permute(0, 3, 1, 2)
 
 
 def translate_features(

@@ -15,6 +15,7 @@ from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, RATE, limits, one_of
 from avsmamba.models.layers.conv import DepthwiseConv2d
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import MultiDirectionalSSM, SSMOptions
+from avsmamba.models.layers.stage_fusion import Between, unchanged
 from avsmamba.models.pretrained_part import PretrainedPart
 from avsmamba.ops import selective_scan_2d
 from avsmamba.registry import MODELS
@@ -165,6 +166,8 @@ class VMamba(PretrainedPart):
         ValueError: if `arch` is unknown, or `dims` or `depths` are not four.
     """
 
+    has_stages = True
+
     @limits(arch=one_of(ARCHS), dims=AT_LEAST_1, depths=AT_LEAST_0, drop_path_rate=RATE)
     def __init__(
         self,
@@ -201,21 +204,23 @@ class VMamba(PretrainedPart):
                 nn.init.trunc_normal_(module.weight, std=0.02)
         self.freeze()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, between: Between = unchanged) -> list[Tensor]:
         """Extract.
 
         Args:
             x: `(N, 3, H, W)` normalised frames, H and W multiples of 32.
+            between: changes the map of each stage, before the norm of the maps.
 
         Returns:
             four `channels_last` maps `(N, C_i, H / s_i, W / s_i)`, finest first.
         """
         maps = []
-        with self.gradients():
+        with self.gradients(between is not unchanged):
             x = self.stem(x)
-            for stage in self.stages:
+            for i, stage in enumerate(self.stages):
                 for block in stage.blocks:
                     x = maybe_checkpoint(block, x, recompute=self.grad_checkpointing)
+                x = between(i, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
                 maps.append(x)
                 x = x if stage.downsample is None else stage.downsample(x)
         return [norm(m).permute(0, 3, 1, 2) for norm, m in zip(self.out_norms, maps, strict=True)]

@@ -150,13 +150,20 @@ class AVFSLoss(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
 
-    def forward(self, logits: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], labelled: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        labelled: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
         """Compare.
 
         Args:
             logits: `(B, T, N_class, h, w)`; not used.
             pairs: a map `(B, T, h_i, w_i, C)` and the audio `(B, T, C)`, for each scale.
             labelled: `(B, T)` bool, the frames that count; None: all.
+            masks: `(B, T, H, W)`; not used.
         """
         total = logits.new_zeros(()).float()
         for visual, audio in pairs:

@@ -31,7 +31,13 @@ class AVMLoss(nn.Module):
         super().__init__()
         self.loss_weight, self.reduction = loss_weight, reduction
 
-    def forward(self, logits: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], labelled: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        labelled: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
         """Compare.
 
         Args:
@@ -39,6 +45,7 @@ class AVMLoss(nn.Module):
             pairs: a map `(B, T, h_i, w_i, C)` and the audio `(B, T, C)`, for each scale.
             labelled: `(B, T)` bool, the frames that count where the mean is taken over labelled frames; None: all. With
                 `reduction: sum` all count.
+            masks: `(B, T, H, W)`; not used.
         """
         several = logits.shape[2] > 1
         logits = logits.flatten(0, 1)

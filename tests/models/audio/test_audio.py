@@ -123,6 +123,33 @@ def test_audio_cnn(norm):
     assert_every_parameter_learns(encoder, features)
 
 
+def test_vggish_tokens_are_the_input_of_its_linear_layers(state, checkpoint):
+    log_mel = torch.randn(2, 3, 1, 96, 64)
+    encoder = VGGish(checkpoint=checkpoint, tokens=True)
+    encoder.init_weights()
+    tokens = encoder(log_mel)
+    assert tokens.shape == (2, 3, 24, encoder.out_channels)
+    assert [*encoder.state_dict()] == [k for k in state if k.startswith("features")]
+    x = tokens.flatten(2) @ state["embeddings.0.weight"].T + state["embeddings.0.bias"]
+    for i in (2, 4):
+        x = x.clamp_min(0) @ state[f"embeddings.{i}.weight"].T + state[f"embeddings.{i}.bias"]
+    torch.testing.assert_close(x.clamp_min(0), written_out(state, log_mel.flatten(0, 1)).view(2, 3, 128))
+
+
+def test_audio_cnn_tokens():
+    encoder = AudioCNN(channels=[8, 16, 24], out_channels=40, tokens=True).eval()
+    log_mel = torch.randn(2, 5, 1, 96, 64)
+    tokens = encoder(log_mel)
+    assert tokens.shape == (2, 5, 12 * 8, 40)
+    later, higher = log_mel.clone(), log_mel.clone()
+    later[..., -8:, :] += 1
+    higher[..., -8:] += 1
+    change = [(encoder(x) - tokens).abs().amax(-1)[0, 0].view(12, 8).detach() for x in (later, higher)]
+    assert change[0][-1].min() > 0 and change[0][:9].max() == 0
+    assert change[1][:, -1].min() > 0 and change[1][:, :5].max() == 0
+    assert_every_parameter_learns(encoder, tokens)
+
+
 @pytest.mark.parametrize("make", [AudioCNN, lambda: VGGish(frozen=False)])
 def test_each_second_is_encoded_alone(make):
     encoder = make().eval()

@@ -191,6 +191,17 @@ def test_matching_loss_joins_the_others_and_reaches_the_sound(batch):
     assert all(block.audio.weight.grad.abs().sum() > 0 for block in model.pyramid.interactions.values())
 
 
+def test_matching_losses_see_the_masks_of_the_padded_frames(batch):
+    model = build(TINY[0], {"model.matching_losses": [{"type": "AVMLoss"}]})
+    small, seen = sample(), []
+    small.gt_masks = small.gt_masks[:, :48, :24] + 2
+    model.matching_losses[0].register_forward_hook(lambda module, args, output: seen.append(args[3]))
+    model(*batch, [sample(), small], mode="loss")
+    assert torch.equal(seen[0][0], sample().gt_masks)
+    assert torch.equal(seen[0][1, :, :48, :24], small.gt_masks)
+    assert not seen[0][1, :, 48:].any() and not seen[0][1, :, :, 24:].any()
+
+
 def test_losses_that_the_head_cannot_feed_are_refused(batch):
     model = build(TINY[0], {"model.aux_losses": [{"type": "BCELoss"}]})
     with pytest.raises(ValueError, match="aux_losses: TPAVIHead has no intermediate mask"):
