@@ -1,5 +1,6 @@
 """Other methods of the field from the same backbones, data and metrics, with their own losses."""
 
+from avsmamba.models.baselines.aqformer import AQFormerPixelDecoder
 from avsmamba.models.baselines.avsac import AVFSLoss, AVSACHead
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
@@ -12,6 +13,7 @@ from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyr
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
 
 __all__ = [
+    "AQFormerPixelDecoder",
     "AVFSLoss",
     "AVMLoss",
     "AVSACHead",
