@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from avsmamba.limits import AT_LEAST_0, RATE, Limit, limits
+from avsmamba.limits import AT_LEAST_0, ODD, RATE, limits
 from avsmamba.registry import MODELS
-
-ODD = Limit("an odd number", lambda n: n > 0 and n % 2 == 1)
 
 
 @MODELS.register_module()

@@ -1,6 +1,7 @@
 """Other methods of the field from the same backbones, data and metrics, with their own losses."""
 
 from avsmamba.models.baselines.avsac import AVFSLoss, AVSACHead
+from avsmamba.models.baselines.avsbigen import AVSBiGenEncoder, AVSBiGenPyramid, GenerationLoss
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
     AVSegFormerHead,
@@ -16,6 +17,8 @@ __all__ = [
     "AVFSLoss",
     "AVMLoss",
     "AVSACHead",
+    "AVSBiGenEncoder",
+    "AVSBiGenPyramid",
     "AVSegFormerDecoder",
     "AVSegFormerEncoder",
     "AVSegFormerHead",
@@ -25,6 +28,7 @@ __all__ = [
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "GenerationLoss",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
