@@ -313,10 +313,10 @@ def test_training_lowers_the_losses(shapes, config):
     data = model.data_preprocessor({k: [v] for k, v in clip.items()}, True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     found = []
-    for _ in range(15):
+    for _ in range(25):
         losses = model(**data, mode="loss")
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
         found.append({name: value.item() for name, value in losses.items()})
-    assert all(found[-1][name] < 0.8 * found[0][name] for name in found[0])
+    assert all(found[-1][name] < 0.8 * found[0][name] for name in found[0]), found[::6]
