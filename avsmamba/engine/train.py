@@ -7,7 +7,7 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import use_amp
 from avsmamba.engine.runner import AVSRunner
-from avsmamba.engine.work_dir import set_resume, set_work_dir
+from avsmamba.engine.work_dir import set_load_from, set_resume, set_work_dir
 from avsmamba.utils import UserError
 
 
@@ -42,6 +42,7 @@ def train(
         raise UserError(f"{config}: has no train_cfg: nothing to train")
     set_work_dir(cfg, work_dir, config)
     set_resume(cfg, resume)
+    set_load_from(cfg)
     if amp:
         use_amp(cfg)
     with process_group(cfg, launcher):

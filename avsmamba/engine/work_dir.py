@@ -1,5 +1,6 @@
 """Work dirs: their names, the checkpoint to resume from, and the environment of a run for `env.json`."""
 
+import glob
 import platform
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 
+from avsmamba.checkpoint.reading import name_some
 from avsmamba.config.variants import config_name
 from avsmamba.info import installed
 from avsmamba.utils import UserError
@@ -39,6 +41,23 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     cfg.resume = checkpoint is not None or cfg.get("load_from") is None
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
+
+
+def set_load_from(cfg: Config) -> None:
+    """Replace a pattern in `load_from`, such as `work_dirs/NAME/best_M_J_*.pth`, by the one file that it matches.
+
+    Raises:
+        UserError: if there is no such file, or several.
+    """
+    pattern = cfg.get("load_from")
+    if pattern is None or "://" in str(pattern) or Path(pattern).is_file():
+        return
+    found = sorted(p for p in glob.glob(str(pattern)) if Path(p).is_file())
+    if not found:
+        raise UserError(f"load_from: {pattern}: no such checkpoint")
+    if len(found) > 1:
+        raise UserError(f"load_from: {pattern}: expected one checkpoint, found {name_some(found)}")
+    cfg.load_from = found[0]
 
 
 def find_latest(work_dir: str | Path) -> Path | None:

@@ -3,8 +3,10 @@
 import sys
 
 import pytest
+from mmengine.config import Config
 
-from avsmamba.engine.work_dir import environment, find_latest
+from avsmamba.engine.work_dir import environment, find_latest, set_load_from
+from avsmamba.utils import UserError
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,27 @@ def test_the_note_of_the_last_checkpoint_may_be_lost(tmp_path):
     (tmp_path / "last_checkpoint").write_text("")
     assert find_latest(tmp_path).name == "iter_100.pth"
     assert find_latest(tmp_path / "nowhere") is None
+
+
+def test_load_from_may_be_a_pattern(tmp_path):
+    """The name of the best checkpoint holds its epoch, which a config cannot know."""
+    pattern = str(tmp_path / "s4" / "best_M_J_*.pth")
+    with pytest.raises(UserError, match=r"load_from: .*/s4/best_M_J_\*\.pth: no such checkpoint$"):
+        set_load_from(Config({"load_from": pattern}))
+    (tmp_path / "s4").mkdir()
+    best = tmp_path / "s4" / "best_M_J_epoch_9.pth"
+    for path in (best, tmp_path / "s4" / "epoch_10.pth", tmp_path / "x[1]*.pth"):
+        path.touch()
+    for name, found in ((pattern, best), (str(best), best), (f"{tmp_path}/x[1]*.pth", tmp_path / "x[1]*.pth")):
+        cfg = Config({"load_from": name})
+        set_load_from(cfg)
+        assert cfg.load_from == str(found)
+    best.with_name("best_M_J_epoch_12.pth").touch()
+    with pytest.raises(UserError, match=r"load_from: .*: expected one checkpoint, found .*_12\.pth, .*_9\.pth"):
+        set_load_from(Config({"load_from": pattern}))
+    for name in (None, "https://example.org/*.pth"):
+        cfg = Config({"load_from": name})
+        set_load_from(cfg)
+        assert cfg.load_from == name
+    with pytest.raises(UserError, match=r"load_from: gone\.pth: no such checkpoint"):
+        set_load_from(Config({"load_from": "gone.pth"}))

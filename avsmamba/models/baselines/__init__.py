@@ -2,6 +2,7 @@
 
 from avsmamba.models.baselines.aqformer import AQFormerPixelDecoder
 from avsmamba.models.baselines.avsac import AVFSLoss, AVSACHead
+from avsmamba.models.baselines.avsbigen import AVSBiGenEncoder, AVSBiGenPyramid, GenerationLoss
 from avsmamba.models.baselines.avsegformer import (
     AVSegFormerDecoder,
     AVSegFormerHead,
@@ -11,20 +12,25 @@ from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProject
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
+from avsmamba.models.layers.refinenet import BasicNeckProjection
 
 __all__ = [
     "AQFormerPixelDecoder",
     "AVFSLoss",
     "AVMLoss",
     "AVSACHead",
+    "AVSBiGenEncoder",
+    "AVSBiGenPyramid",
     "AVSegFormerDecoder",
     "AVSegFormerEncoder",
     "AVSegFormerHead",
     "AVSegFormerMixer",
+    "BasicNeckProjection",
     "CATRDecoder",
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "GenerationLoss",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
