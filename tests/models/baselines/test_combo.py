@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.optim import build_optim_wrapper
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avsmamba.config.check import check_config
@@ -98,7 +99,7 @@ def inputs():
 
 @pytest.mark.parametrize("audio_per_query", ["own_frame", "released"])
 def test_parts_fit_and_every_parameter_learns(inputs, audio_per_query):
-    projection, encoder, decoder = model = parts(audio_per_query=audio_per_query)
+    projection, encoder, decoder = parts(audio_per_query=audio_per_query)
     torch.nn.init.normal_(encoder.pixel_decoder.encoder.layers[0].attention.weights.weight)  # 0 at the start
     maps, sound = projection(*inputs)
     assert torch.equal(sound, inputs[1])
@@ -107,9 +108,7 @@ def test_parts_fit_and_every_parameter_learns(inputs, audio_per_query):
     assert heard.shape == (2, 3, 6)
     layers = decoder(fused, heard)
     assert [q.masks.shape for q in layers] == [(2, 3, 5, 16, 8)] * 4
-    learned = torch.nn.ModuleList(
-        [projection.visual, *(m for m in model.children() if m is not projection)]
-    )  # fmt: skip
+    learned = torch.nn.ModuleList([projection.visual, encoder, decoder])
     assert_every_parameter_learns(learned, [t for layer in layers for t in layer])
 
 
@@ -275,8 +274,6 @@ def test_configs_train_as_the_authors_do():
 
 
 def test_learned_queries_and_norms_do_not_decay():
-    from mmengine.optim import build_optim_wrapper
-
     cfg = load_config(str(BASELINES / "combo_r50_ms3_224.yaml")).optim_wrapper
     model = build()
     groups = build_optim_wrapper(model, cfg).optimizer.param_groups
