@@ -9,6 +9,7 @@ from avsmamba.models.baselines.avsegformer import (
     AVSegFormerMixer,
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
+from avsmamba.models.baselines.combo import COMBODecoder, COMBOEncoder, COMBOHead, COMBOProjection, InterFrameLoss
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
@@ -30,7 +31,12 @@ __all__ = [
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "COMBODecoder",
+    "COMBOEncoder",
+    "COMBOHead",
+    "COMBOProjection",
     "GenerationLoss",
+    "InterFrameLoss",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
