@@ -7,6 +7,7 @@ from avsmamba.models.baselines.avsegformer import (
     AVSegFormerMixer,
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
+from avsmamba.models.baselines.encoder_only import EncoderOnlyDecoder, EncoderOnlyFusion, EncoderOnlyProjection
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
@@ -23,6 +24,9 @@ __all__ = [
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "EncoderOnlyDecoder",
+    "EncoderOnlyFusion",
+    "EncoderOnlyProjection",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
