@@ -52,9 +52,7 @@ class JointPVT(TimmBackbone):
         super().__init__(model_name, checkpoint, (0, 1, 2), frozen, False, drop_path_rate, grad_checkpointing)
         count = len(self.net[LAST].blocks)
         if joint_blocks >= count:
-            raise ValueError(
-                f"joint_blocks: expected less than the {count} of stage 3 of {model_name}, got {joint_blocks}"
-            )
+            raise ValueError(f"joint_blocks: expected less than the {count} blocks of stage 3, got {joint_blocks}")
         self.first = count - joint_blocks
         for block in self.joint_blocks:
             block.attn.sr = block.attn.norm = None
