@@ -270,8 +270,6 @@ class EncoderOnlyFusion(StageFusion):
         """Return the joint blocks and the normalisation after them."""
         if self.norm is not None:
             return self.blocks, self.norm  # type: ignore[return-value]
-        if not hasattr(backbone, "joint_blocks"):
-            raise ValueError(f"num_blocks: expected at least 1, since {type(backbone).__name__} has no joint blocks")
         return backbone.joint_blocks, backbone.joint_norm
 
     def input(self, maps: Sequence[Tensor]) -> Tensor:
