@@ -1,8 +1,8 @@
 """Encoder-only model after EASE (Viertola et al., 2026): audio queries join the last blocks of the backbone.
 
-The slot `stage_fusion` holds all of it: the audio becomes K enhanced features a second, of which a few queries are
-made; queries and pixels pass the last blocks together, and before each block the pixels attend to the audio. A small
-mask module reads both. There is neither a pixel decoder nor a transformer decoder: projection and decoder only hand on
+The slot `stage_fusion` holds all of it: the audio becomes K enhanced features a second, from which Q queries gather what
+they start with; queries and pixels pass the last blocks together, and before each block the pixels attend to the audio.
+A small mask module reads both. There is neither a pixel decoder nor a transformer decoder: projection and decoder only hand on
 what the fusion returns, and the head is `QuerySetHead`. Its authors' code was not public when this was written; what
 the paper leaves open is named in docs/methods/encoder_only.md.
 """
@@ -148,7 +148,7 @@ class MaskModule(nn.Module):
 
 @MODELS.register_module()
 class EncoderOnlyFusion(StageFusion):
-    """Queries made of the audio and the pixels at stride 16 pass the last blocks together; masks after each block.
+    """Queries from the audio and the pixels at stride 16 pass the last blocks together; masks after each block.
 
     The blocks are the backbone's own where it leaves them (`JointPVT`), as in EASE. Behind a convolutional backbone,
     which has none, there are `num_blocks` new ones of PVT-v2's kind. Their pixels are the maps at strides 16 and 32
