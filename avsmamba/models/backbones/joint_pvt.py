@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_1, RATE, limits
 from avsmamba.models.backbones.timm_backbone import TimmBackbone
+from avsmamba.models.layers.joint_block import join
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.stage_fusion import Between, unchanged
 from avsmamba.registry import MODELS
@@ -85,6 +86,17 @@ class JointPVT(TimmBackbone):
                     x = between(len(maps), x)
                     maps.append(x)
         return maps
+
+    def start(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the maps of `forward`, and no further tokens: `(N, 0, D)`."""
+        maps = self(x)
+        return maps, maps[2].new_zeros(len(x), 0, self.out_channels[2])
+
+    def join(
+        self, block: Block, queries: Tensor, pixels: Tensor, size: tuple[int, int], allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run a block on queries and pixels, see `layers.joint_block.join`."""
+        return join(block, queries, pixels, size, allowed)
 
     def _first_blocks(self, stage: nn.Module, x: Tensor) -> Tensor:
         x = stage.downsample(x)

@@ -150,10 +150,10 @@ class MaskModule(nn.Module):
 class EncoderOnlyFusion(StageFusion):
     """Queries from the audio and the pixels at stride 16 pass the last blocks together; masks after each block.
 
-    The blocks are the backbone's own where it leaves them (`JointPVT`), as in EASE. Behind a convolutional backbone,
-    which has none, there are `num_blocks` new ones of PVT-v2's kind. Their pixels are the maps at strides 16 and 32
-    (the second enlarged), each through a 1 x 1 convolution and a group normalisation, and added; the mask module then
-    also reads the maps at strides 4 and 8. This is not from the paper.
+    The blocks are the backbone's own where it leaves them (`JointPVT`, `JointViT`), as in EASE. Behind a convolutional
+    backbone, which has none, there are `num_blocks` new ones of PVT-v2's kind. Their pixels are the maps at strides 16
+    and 32 (the second enlarged), each through a 1 x 1 convolution and a group normalisation, and added; the mask module
+    then also reads the maps at strides 4 and 8. This is not from the paper.
 
     In training a query attends, in the blocks after the first, only to the pixels of its mask after the block before,
     with a probability that falls from 1 to 0 (power 0.9) in a part of the training of its own for each block, the first
@@ -163,7 +163,7 @@ class EncoderOnlyFusion(StageFusion):
     Args:
         in_channels: channels of the backbone's maps, finest first.
         audio_channels: C_a.
-        embed_dims: D; the channels of the third map where the backbone leaves its blocks.
+        embed_dims: D; the channels of the backbone's last map where it leaves its blocks.
         num_queries: Q.
         num_blocks: new blocks; 0: the backbone's.
         num_heads: attention heads; they divide D.
@@ -210,13 +210,13 @@ class EncoderOnlyFusion(StageFusion):
     ):
         super().__init__()
         own = num_blocks > 0
-        if len(in_channels) != 3 + own:
+        if own != (len(in_channels) == 4):
             raise ValueError(
-                f"num_blocks: {num_blocks} blocks take {3 + own} maps of the backbone, which has {len(in_channels)}; "
-                "expected 0 with JointPVT, at least 1 with another backbone"
+                f"num_blocks: expected 0 for JointPVT and JointViT, at least 1 for a backbone with four maps, got "
+                f"{num_blocks} and {len(in_channels)} maps"
             )
-        if not own and in_channels[2] != embed_dims:
-            raise ValueError(f"embed_dims: expected the {in_channels[2]} channels of the blocks, got {embed_dims}")
+        if not own and in_channels[-1] != embed_dims:
+            raise ValueError(f"embed_dims: expected the {in_channels[-1]} channels of the blocks, got {embed_dims}")
         self.out_channels, self.masked_steps = embed_dims, masked_steps
         self.enhancement = AudioEnhancement(audio_channels, embed_dims, audio_centers, temperature, audio_norm)
         self.queries = AudioQueries(embed_dims, num_queries, num_heads)
@@ -237,7 +237,7 @@ class EncoderOnlyFusion(StageFusion):
         """Run the backbone and the joint blocks.
 
         Args:
-            backbone: `JointPVT`, or with `num_blocks` one with four maps.
+            backbone: `JointPVT` or `JointViT`, or with `num_blocks` one with four maps.
             frames: `(N, 3, H, W)` normalised, N = B * T.
             audio: `(B, T, C_a)`, or `(B, T, L, C_a)` of an audio encoder with `tokens`.
 
@@ -245,37 +245,38 @@ class EncoderOnlyFusion(StageFusion):
             mask logits `(N, Q, H / 4, W / 4)` and queries `(B, T, S, Q, D)` after each of the S supervised blocks: all
             of them in training, else the last.
         """
-        maps = backbone(frames)
-        blocks, norm = self.joint_part(backbone)
+        if self.norm is None:
+            maps, others = backbone.start(frames)
+            blocks, norm, run = backbone.joint_blocks, backbone.joint_norm, backbone.join
+        else:
+            maps = backbone(frames)
+            others = maps[0].new_zeros(len(frames), 0, self.out_channels)
+            blocks, norm, run = self.blocks, self.norm, join
         x = self.input(maps)
         size = (x.shape[2], x.shape[3])
         pixels = x.flatten(2).transpose(1, 2)
         sounds = self.enhancement(audio.flatten(0, 1) if audio.ndim == 4 else audio.flatten(0, 1).unsqueeze(1))
-        queries = self.queries(sounds)
+        first = others.shape[1]
+        others = torch.cat([others, self.queries(sounds)], 1)
         outputs: list[QueryMasks] = []
         for i, block in enumerate(blocks):
             allowed = None
             if i and self.training and self.masked_steps:
                 allowed = self.allowed(outputs[-1].masks, size, i, len(blocks))
-            queries, pixels = join(block, queries, self.fusion(pixels, sounds), size, allowed)
+                allowed = F.pad(allowed, (0, 0, first, 0), value=True)
+            others, pixels = run(block, others, self.fusion(pixels, sounds), size, allowed)
             if self.training or i == len(blocks) - 1:
-                found = norm(queries)
-                place = norm(pixels).transpose(1, 2).unflatten(2, size)
-                outputs.append(QueryMasks(found, self.masks(found, place, maps[1::-1])))
+                queries = norm(others[:, first:])
+                found = norm(pixels).transpose(1, 2).unflatten(2, size)
+                outputs.append(QueryMasks(queries, self.masks(queries, found, maps[1::-1])))
         if self.training and self.masked_steps:
             self.step += 1
         return [o.masks for o in outputs], torch.stack([o.queries for o in outputs], 1).unflatten(0, audio.shape[:2])
 
-    def joint_part(self, backbone: nn.Module) -> tuple[Sequence[Block], nn.Module]:
-        """Return the joint blocks and the normalisation after them."""
-        if self.norm is not None:
-            return self.blocks, self.norm  # type: ignore[return-value]
-        return backbone.joint_blocks, backbone.joint_norm
-
     def input(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the pixels `(N, D, h, w)` at stride 16 before the joint blocks."""
         if not self.laterals:
-            return maps[2]
+            return maps[-1]
         x, coarse = (lateral(m) for lateral, m in zip(self.laterals, maps[2:], strict=True))
         return x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
 

@@ -39,9 +39,13 @@ def attend(attention: Attention, tokens: Tensor, allowed: Tensor | None) -> Tens
     q, k, v = (
         x.unflatten(-1, heads).transpose(1, 2) for x in (attention.q(tokens), *attention.kv(tokens).chunk(2, -1))
     )
-    mask = None
-    if allowed is not None:
-        mask = F.pad(allowed, (allowed.shape[1], 0, 0, allowed.shape[2]), value=True).unsqueeze(1)
     drop = attention.attn_drop.p if attention.training else 0.0
-    found = F.scaled_dot_product_attention(q, k, v, mask, drop).transpose(1, 2).flatten(2)
+    found = F.scaled_dot_product_attention(q, k, v, whole_mask(allowed), drop).transpose(1, 2).flatten(2)
     return attention.proj_drop(attention.proj(found))
+
+
+def whole_mask(allowed: Tensor | None) -> Tensor | None:
+    """Return `(N, 1, Q + L, Q + L)`, who may attend to whom, of the pixels `(N, Q, L)` of the queries, or None."""
+    if allowed is None:
+        return None
+    return F.pad(allowed, (allowed.shape[1], 0, 0, allowed.shape[2]), value=True).unsqueeze(1)
