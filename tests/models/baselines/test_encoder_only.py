@@ -168,8 +168,8 @@ def test_wrong_arguments():
         EncoderOnlyFusion((8, 8, 16), 7, 16, num_heads=2, audio_norm="GN")
 
 
-# EASE's table, in whole millions, with VGGish. Its added parts are not described in full: the differences are about those
-# of two or three feed-forward networks of width 4 D, which its cross-attentions may have (docs/methods/encoder_only.md).
+# EASE's table, in whole millions, with VGGish. Its added parts are not described in full: the differences are about
+# those of two or three feed-forward networks of width 4 D in its cross-attentions (docs/methods/encoder_only.md).
 PUBLISHED = {"pvtv2b5": 147e6, "dinov3b": 187e6}
 REDUCTION = 6 * (320 * 320 * 4 + 3 * 320)  # of the joint blocks, which does not exist here
 
