@@ -61,6 +61,8 @@ def test_queries_have_no_place_and_masked_pixels_do_not_reach_them():
         others, found = backbone.join(block, torch.cat([extra, queries], 1), pixels, SIZE, allowed)
         return others[:, 5:], found
 
+    others, _ = backbone.join(block, torch.cat([extra, extra[:, :2]], 1), pixels, SIZE)
+    torch.testing.assert_close(others[:, 5:], others[:, :2])  # they are treated as the class and register tokens
     first, second = run(queries, pixels), run(queries.flip(1), pixels)
     torch.testing.assert_close(first[0], second[0].flip(1))
     torch.testing.assert_close(first[1], second[1])
