@@ -3,8 +3,8 @@
 The slot `stage_fusion` holds all of it: the audio becomes K enhanced features a second, from which Q queries gather
 their start; queries and pixels pass the last blocks together, and before each block the pixels attend to the audio. A
 small mask module reads both. There is neither a pixel decoder nor a transformer decoder: projection and decoder only
-hand on what the fusion returns, and the head is `QuerySetHead`. Its authors' code was not public when this was written;
-what the paper leaves open is named in docs/methods/encoder_only.md.
+hand on what the fusion returns, and the head is `QuerySetHead`. Its authors' code was not read; what the paper leaves open
+is named in docs/methods/encoder_only.md.
 """
 
 from collections.abc import Sequence
@@ -155,10 +155,10 @@ class EncoderOnlyFusion(StageFusion):
     and 32 (the second enlarged), each through a 1 x 1 convolution and a group normalisation, and added; the mask module
     then also reads the maps at strides 4 and 8. This is not from the paper.
 
-    In training a query attends, in the blocks after the first, only to the pixels of its mask after the block before,
-    with a probability that falls from 1 to 0 (power 0.9) in a part of the training of its own for each block, the first
-    masked block's first; so EoMT's annealing with equal parts, before and after which there is one part more. In eval
-    mode attention is not masked, and only the masks after the last block are computed.
+    Masked attention, in training alone: in block b = 1, 2, ... (from 0) a query attends, with probability
+    (1 - x) ** 0.9, only to the pixels of its mask after the block before. Of S blocks, x goes from 0 to 1 between
+    b / (S + 1) and (b + 1) / (S + 1) of `masked_steps`: EoMT's annealing with equal parts. In eval mode attention is
+    not masked, and only the masks after the last block are computed.
 
     Args:
         in_channels: channels of the backbone's maps, finest first.
