@@ -3,8 +3,8 @@
 The slot `stage_fusion` holds all of it: the audio becomes K enhanced features a second, from which Q queries gather
 their start; queries and pixels pass the last blocks together, and before each block the pixels attend to the audio. A
 small mask module reads both. There is neither a pixel decoder nor a transformer decoder: projection and decoder only
-hand on what the fusion returns, and the head is `QuerySetHead`. Its authors' code was not read; what the paper leaves open
-is named in docs/methods/encoder_only.md.
+hand on what the fusion returns, and the head is `QuerySetHead`. Its authors' code was not read; what the paper
+leaves open is named in docs/methods/encoder_only.md.
 """
 
 from collections.abc import Sequence
