@@ -67,6 +67,8 @@ class TimmBackbone(PretrainedPart):
             the arguments.
     """
 
+    expected_strides: Sequence[int] = STRIDES
+
     @limits(drop_path_rate=RATE)
     def __init__(
         self,
@@ -91,7 +93,7 @@ class TimmBackbone(PretrainedPart):
         self.net = _create(model_name, features_only=True, out_indices=indices, **self._model_args)
         self.strides = list(self.net.feature_info.reduction())
         self.out_channels: list[int] = list(self.net.feature_info.channels())
-        if self.strides != STRIDES:
+        if self.strides != [*self.expected_strides]:
             which = "its last four" if out_indices is None else f"out_indices {indices}"
             advice = "use another model" if out_indices is None else "leave out_indices out for the last four"
             raise ValueError(

@@ -10,6 +10,7 @@ from avsmamba.models.baselines.avsegformer import (
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.combo import COMBODecoder, COMBOEncoder, COMBOHead, COMBOProjection, InterFrameLoss
+from avsmamba.models.baselines.encoder_only import EncoderOnlyDecoder, EncoderOnlyFusion, EncoderOnlyProjection
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
@@ -35,6 +36,9 @@ __all__ = [
     "COMBOEncoder",
     "COMBOHead",
     "COMBOProjection",
+    "EncoderOnlyDecoder",
+    "EncoderOnlyFusion",
+    "EncoderOnlyProjection",
     "GenerationLoss",
     "InterFrameLoss",
     "TPAVIHead",
