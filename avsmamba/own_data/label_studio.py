@@ -47,9 +47,7 @@ def read_label_studio(path: Path, tasks: Sequence[Task], videos: Path, faults: l
         where = f"{path}: tasks[{place}]"
         data = task.get("data") or {}
         if not isinstance(data.get("video"), str) or not isinstance(data.get("time"), (int, float)):
-            faults.append(
-                f"{where}.data: expected 'video' and 'time', as avsmamba import --to label-studio writes them"
-            )
+            faults.append(f"{where}.data: expected 'video' and 'time', which avsmamba import writes")
             continue
         result = _result(task)
         if result is not None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _mask_folder(
     pattern = re.compile(rf"{re.escape(folder.name)}_[1-9]\d*")
     first = 1 if all(pattern.fullmatch(p.stem) for p in files) else 0
     numbered = sorted((trailing_number(p.name, str(p)) - first, p) for p in files)
-    for (number, a), (other, b) in zip(numbered, numbered[1:], strict=False):
+    for (number, a), (other, b) in pairwise(numbered):
         if number == other:
             raise UserError(f"{folder}: {a.name} and {b.name} have the same number")
     paths = [path for _, path in numbered]

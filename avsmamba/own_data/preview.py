@@ -1,7 +1,6 @@
 """A page that shows a few imported clips with their labels and sound."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
