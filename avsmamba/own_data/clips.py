@@ -90,7 +90,7 @@ def open_labelled(video: LabelledVideo) -> Video:
         UserError: if it cannot be read, or the rate of a folder of pictures is unknown.
     """
     if video.path.is_dir() and not video.rate:
-        raise UserError(f"{video.where}: {video.path} is a folder of pictures; --frame-rate: expected their rate")
+        raise UserError(f"{video.path}: is a folder of pictures: --frame-rate: expected their number per second")
     return open_video(video.path, video.rate or 1.0)
 
 

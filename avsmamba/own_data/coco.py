@@ -50,7 +50,10 @@ def read_coco(
     known = [a for i, a in enumerate(content["annotations"]) if _is_known(path, i, a, names, faults)]
     if isinstance(content.get("videos"), list) and not content.get("images"):
         by_video = _grouped(known, "video_id", [v["id"] for v in content["videos"]], path, faults)
-        make = [(_of_video, (entry, by_video[entry["id"]])) for entry in content["videos"]]
+        found = [
+            attempt(faults, _of_video, path, entry, by_video[entry["id"]], names, videos, rate)
+            for entry in content["videos"]
+        ]
     elif isinstance(content.get("images"), list):
         by_image = _grouped(known, "image_id", [i["id"] for i in content["images"]], path, faults)
         stems = {v["id"]: _name_of(v) for v in content.get("videos") or ()}
@@ -58,10 +61,12 @@ def read_coco(
         for image in content["images"]:
             parent = Path(str(image["file_name"])).parent.name
             groups[stems.get(image.get("video_id")) or parent or path.stem].append(image)
-        make = [(_of_pictures, (name, images, by_image)) for name, images in groups.items()]
+        found = [
+            attempt(faults, _of_pictures, path, name, images, by_image, names, videos, rate)
+            for name, images in groups.items()
+        ]
     else:
         raise UserError(f"{path}: expected a list 'videos' or 'images', as COCO has it")
-    found = [attempt(faults, function, path, *args, names, videos, rate) for function, args in make]
     return [video for video in found if video is not None]
 
 

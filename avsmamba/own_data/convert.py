@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,6 +250,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: if the parent cannot be written to.
     """
+    created = [path for path in target.parents if not path.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -263,3 +264,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for path in created if not target.exists() else ():
+            with suppress(OSError):
+                path.rmdir()
