@@ -23,7 +23,7 @@ from avsmamba.own_data.clips import Clip, Timeline, cut, open_labelled, read_cli
 from avsmamba.own_data.cvat import write_cvat
 from avsmamba.own_data.label_studio import write_tasks
 from avsmamba.own_data.labelled import LabelledVideo
-from avsmamba.own_data.layout import PARTS, SUBSETS, Layout
+from avsmamba.own_data.layout import PARTS, SUBSETS, Layout, write_classes
 from avsmamba.own_data.preview import PAGE, write_preview
 from avsmamba.own_data.sources import Reader
 from avsmamba.own_data.splits import split_by_ratio, split_by_table
@@ -154,8 +154,13 @@ class Importer:
         return len(clips)
 
     def _write_labels(self, folder: Path, timelines: Sequence[Timeline], faults: list[str]) -> int:
-        """Write the labels of all videos for an annotation tool; return the number of labelled frames."""
-        names = self._class_names(timelines)[1:]
+        """Write the labels of all videos for an annotation tool, and the classes; return the number of labelled frames.
+
+        Labels that come back from the tool have the same class indices with `--classes label2idx.json`.
+        """
+        classes = self._class_names(timelines)
+        write_classes(folder, classes)
+        names = classes[1:]
         if self.to == "cvat":
             for t in timelines:
                 path = folder / f"{t.video.name}.xml"

@@ -65,9 +65,7 @@ class Layout:
         with open(self.folder / table, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([heads, *self.rows])
         if self.subset == "avss":
-            indices = {name: index for index, name in enumerate(self.classes)}
-            text = json.dumps(indices, indent=2, ensure_ascii=False)
-            (self.folder / "label2idx.json").write_text(text + "\n", encoding="utf-8")
+            write_classes(self.folder, self.classes)
 
     def wav(self, clip: Any) -> Path:
         """Return the path of a clip's sound, relative to `folder`; `clip` has name, split, category and part."""
@@ -138,6 +136,13 @@ class Layout:
             return picture
         scale = self.shorter / min(height, width)
         return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=interpolation)
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Write `label2idx.json`, the index of each class."""
+    indices = {name: index for index, name in enumerate(classes)}
+    text = json.dumps(indices, indent=2, ensure_ascii=False)
+    (folder / "label2idx.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _write(path: Path, picture: NDArray[Any]) -> None:
