@@ -51,10 +51,11 @@ class Timeline:
         """
         time = second + offset
         shown = max(0, int(np.searchsorted(self.times, time + TOLERANCE)) - 1)
-        distance = np.abs(self.at - time) + 1e6 * (self.numbers != shown)
-        if distance.min() >= 1e6:
-            distance = np.abs(self.at - time)
-        label = int(distance.argmin())
+        same = np.flatnonzero(self.numbers == shown)
+        if len(same) and not self.video.timed:
+            return shown, int(same[0])
+        near = same if len(same) else np.arange(len(self.at))
+        label = int(near[np.abs(self.at[near] - time).argmin()])
         if abs(self.at[label] - time) >= NEAR:
             return shown, None
         return int(self.numbers[label]), label

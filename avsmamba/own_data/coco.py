@@ -25,7 +25,7 @@ Entry = Mapping[str, Any]
 
 
 def read_coco(
-    path: Path, content: Mapping[str, Any], videos: Path, rate: float | None, faults: list[str]
+    path: Path, content: Mapping[str, Any], name: str, videos: Path, rate: float | None, faults: list[str]
 ) -> list[LabelledVideo]:
     """Return the videos of a COCO file.
 
@@ -36,6 +36,7 @@ def read_coco(
     Args:
         path: of the file, for messages.
         content: of the file.
+        name: of the video of pictures whose `file_name` has no folder.
         videos: folder with the videos, or the one video.
         rate: pictures per second of folders of pictures; None if unknown.
         faults: gets a line for each video or annotation that does not fit.
@@ -60,10 +61,10 @@ def read_coco(
         groups: dict[str, list[Entry]] = defaultdict(list)
         for image in content["images"]:
             parent = Path(str(image["file_name"])).parent.name
-            groups[stems.get(image.get("video_id")) or parent or path.stem].append(image)
+            groups[stems.get(image.get("video_id")) or parent or name].append(image)
         found = [
-            attempt(faults, _of_pictures, path, name, images, by_image, names, videos, rate)
-            for name, images in groups.items()
+            attempt(faults, _of_pictures, path, group, images, by_image, names, videos, rate)
+            for group, images in groups.items()
         ]
     else:
         raise UserError(f"{path}: expected a list 'videos' or 'images', as COCO has it")

@@ -31,6 +31,7 @@ from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError
 
 BACKGROUND = "background"
+MAX_CLASSES = 255  # beside the background: masks are 8-bit
 DATA_SETS = {"s4": "AVSBenchS4", "ms3": "AVSBenchMS3", "avss": "AVSBenchAVSS"}
 
 
@@ -210,7 +211,10 @@ class Importer:
         if self.classes is not None:
             return self.classes
         names = dict.fromkeys(name for t in timelines for name in t.video.categories)
-        return (BACKGROUND, *(name for name in names if name != BACKGROUND))
+        names.pop(BACKGROUND, None)
+        if self.to == "avss" and len(names) > MAX_CLASSES:
+            raise UserError(f"{self.source}: expected at most {MAX_CLASSES} categories, got {len(names)}")
+        return (BACKGROUND, *names)
 
     def _configs(self, root: Path) -> dict[str, dict[str, Any]]:
         """Return the configs of the data sets that read the clips, by split."""

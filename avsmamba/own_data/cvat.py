@@ -1,6 +1,7 @@
 """Read and write "CVAT for video 1.1", the XML of CVAT (https://docs.cvat.ai/docs/other/xml_format)."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -143,15 +144,12 @@ def _shapes(track: Element, path: Path) -> Iterator[Shape]:
 
 def _at(shapes: Sequence[Shape], frame: int, where: str) -> Shape | None:
     """Return the shape of a track in a frame, None if it is not visible."""
-    before = next((s for s in reversed(shapes) if s.frame <= frame), None)
-    if before is None or before.outside:
+    place = bisect_right(shapes, frame, key=lambda shape: shape.frame)
+    before = shapes[place - 1] if place else None
+    if before is None or before.outside or (before.points is None and before.frame < frame):
         return None
-    if before.frame == frame:
-        return before
-    if before.points is None:
-        return None
-    after = next((s for s in shapes if s.frame > frame), None)
-    if after is None or after.outside or after.points is None:
+    after = shapes[place] if place < len(shapes) else None
+    if before.frame == frame or before.points is None or after is None or after.outside or after.points is None:
         return before
     if len(before.points) != len(after.points):
         counts = f"{len(before.points) // 2} and {len(after.points) // 2}"

@@ -34,13 +34,14 @@ class Reader:
     by_frame: bool = False
     rate: float | None = None
 
-    def read(self, source: Path, faults: list[str]) -> list[LabelledVideo]:
+    def read(self, source: Path, faults: list[str], name: str | None = None) -> list[LabelledVideo]:
         """Return the videos of a source.
 
         Args:
             source: JSON of COCO or Label Studio, XML of CVAT, a zip of one of these, a folder of XML and zip files, of
                 "Segmentation mask 1.1", or of folders of PNG masks.
             faults: gets a line for each video that does not fit.
+            name: of the one video of a file that does not name it; default: the file's.
 
         Raises:
             UserError: if the source is missing or of another kind.
@@ -60,7 +61,7 @@ class Reader:
             if isinstance(content, list):
                 return read_label_studio(source, content, self.videos, faults)
             if isinstance(content, dict):
-                return read_coco(source, content, self.videos, self.rate, faults)
+                return read_coco(source, content, name or source.stem, self.videos, self.rate, faults)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
             raise UserError(f"{source}: cannot be read as COCO or Label Studio: {what}") from None
@@ -70,9 +71,10 @@ class Reader:
         if (folder / LABEL_MAP).is_file():
             return [read_segmentation_mask(folder, self.videos, self.rate)]
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".xml", ".zip"))
-        files += sorted((folder / "annotations").glob("*.json"))
+        if not files:
+            files = sorted((folder / "annotations").glob("*.json"))
         if files:
-            found = [attempt(faults, self.read, file, faults) for file in files]
+            found = [attempt(faults, self.read, file, faults, folder.name) for file in files]
             return [video for videos in found for video in videos or ()]
         return read_mask_folders(folder, self.videos, self.classes, self.by_frame, self.rate, faults)
 

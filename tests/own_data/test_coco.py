@@ -1,4 +1,5 @@
 import copy
+import zipfile
 
 import cv2
 import numpy as np
@@ -107,6 +108,10 @@ def test_one_video_has_any_name(videos, tmp_path):
     labels = save(tmp_path / "instances_default.json", content)
     run(labels, videos / "owl.mp4", tmp_path / "out", ratio=(1, 0, 0))
     assert np.array_equal(ms3_masks(tmp_path / "out", "owl", split="train"), expected())
+    with zipfile.ZipFile(tmp_path / "dog.zip", "w") as archive:  # CVAT's "COCO 1.0" without pictures
+        archive.write(labels, "annotations/instances_default.json")
+    run(tmp_path / "dog.zip", videos, tmp_path / "zip", ratio=(1, 0, 0))
+    assert np.array_equal(ms3_masks(tmp_path / "zip", "dog"), expected())
 
 
 FAULTS = {

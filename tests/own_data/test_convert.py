@@ -19,6 +19,7 @@ from tests.own_data.clips import (
     NAMES,
     RATE,
     WIDTH,
+    code,
     expected,
     mask,
     ms3_masks,
@@ -55,7 +56,7 @@ def test_s4(labels, videos, tmp_path, capsys):
         assert sample.gt_temporal_mask_flag.sum() == count
         assert np.array_equal(sample.gt_masks[:count].numpy(), expected()[:count])
     # In training, one labelled second is enough: from the first labelled one on.
-    content = youtube_vis(times=[2.0])
+    content = youtube_vis(times=[2.0], length=1)
     for annotation in content["annotations"]:
         annotation["segmentations"] = annotation["segmentations"][10:11]
     sparse = save(tmp_path / "sparse.json", content)
@@ -99,15 +100,23 @@ def test_ms3_and_its_sound(labels, videos, tmp_path):
     assert rate == 16_000 and wave.shape == (48_000,) and 0.3 < np.sqrt(np.mean(wave**2)) < 0.4
 
 
+@pytest.fixture(scope="module")
+def ten_seconds(tmp_path_factory):
+    """A folder with longer videos and `labels.json`."""
+    root = tmp_path_factory.mktemp("ten")
+    write_video(root / "cat.mp4", count=10 * RATE)
+    for name in NAMES[1:]:
+        shutil.copy(root / "cat.mp4", root / f"{name}.mp4")
+    content = youtube_vis(length=10 * RATE)
+    for annotation in content["annotations"]:
+        annotation["segmentations"] = [code(number) for number in range(10 * RATE)]
+    save(root / "labels.json", content)
+    return root
+
+
 @pytest.mark.parametrize(("seconds", "part"), [(5, "v1m"), (10, "v2")])
-def test_avss(seconds, part, tmp_path):
-    (tmp_path / "videos").mkdir()
-    for name in NAMES:
-        write_video(tmp_path / "videos" / f"{name}.mp4", count=10 * RATE)
-    masks = youtube_vis(length=10 * RATE)
-    for annotation in masks["annotations"]:
-        annotation["segmentations"] += annotation["segmentations"][: 3 * RATE]
-    root = run(save(tmp_path / "l.json", masks), tmp_path / "videos", tmp_path / "out", to="avss", seconds=seconds)
+def test_avss(seconds, part, ten_seconds, tmp_path):
+    root = run(ten_seconds / "labels.json", ten_seconds, tmp_path / "out", to="avss", seconds=seconds)
     rows = table(root / "AVSS/metadata.csv")
     assert len(rows) == 30 // seconds and {r["label"] for r in rows} == {part}
     assert {(r["vid"], r["a_obj"]) for r in rows} == {(n, n) for n in NAMES}
@@ -194,7 +203,7 @@ def test_exit_status_of_an_error(labels, videos, tmp_path, capsys):
         (["--seconds", "0"], "seconds: expected at least 1, got 0"),
         (["--offset", "1"], "offset: expected at least 0 and below 1, got 1.0"),
         (["--frame-rate", "0"], "frame_rate: expected a number above 0, got 0.0"),
-        (["--videos", "nowhere"], "labels.json: 3 faults; nothing is written"),
+        (["--videos", "nowhere"], "--videos: no such file or folder: nowhere"),
         (["--classes", "none.json"], "none.json: no such file"),
     ):
         with pytest.raises(SystemExit) as left:
