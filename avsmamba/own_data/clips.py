@@ -90,7 +90,7 @@ def open_labelled(video: LabelledVideo) -> Video:
     Raises:
         UserError: if it cannot be read, or the rate of a folder of pictures is unknown.
     """
-    if video.path.is_dir() and not video.rate:
+    if video.path.is_dir() and not 0 < (video.rate or 0) < float("inf"):
         raise UserError(f"{video.path}: is a folder of pictures: --frame-rate: expected their number per second")
     return open_video(video.path, video.rate or 1.0)
 
@@ -112,7 +112,7 @@ def read_timeline(video: LabelledVideo) -> Timeline:
     frames = np.array(video.frames, float)
     if not len(frames):
         raise UserError(f"{video.where}: no frame is labelled")
-    if np.any(np.diff(frames) <= 0) or frames[0] < 0:
+    if not np.isfinite(frames).all() or np.any(np.diff(frames) <= 0) or frames[0] < 0:
         raise UserError(f"{video.where}: expected frames in ascending order from 0")
     last, beyond = frames[-1], end - END_MARGIN if video.timed else len(times)
     if last >= beyond:

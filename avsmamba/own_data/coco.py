@@ -135,7 +135,7 @@ def _of_video(
         read,
         timed=times is not None,
         size=_size(video),
-        rate=rate or video.get("fps"),
+        rate=rate or float(video.get("fps") or 0) or None,
         categories=list(names.values()),
     )
 
@@ -156,11 +156,11 @@ def _of_pictures(
     if min(numbers) < 0:
         numbers = [trailing_number(str(i["file_name"]), key(i["id"])) for i in images]
     order = sorted(range(len(images)), key=numbers.__getitem__)
+    sizes = [_size(image) for image in images]
 
     def read(index: int, size: Size) -> Objects:
         image = images[order[index]]
-        if _size(image):
-            check_size(_size(image) or (), size, key(image["id"]))
+        check_size(sizes[order[index]] or size, size, key(image["id"]))
         found = by_image[image["id"]]
         return [
             (names[a["category_id"]], segment_mask(a.get("segmentation"), size, f"{_of(path, a)}.segmentation"))

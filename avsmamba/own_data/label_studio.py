@@ -90,9 +90,11 @@ def object_of(item: Mapping[str, Any], size: Size, where: str) -> tuple[str, Mas
     check_size((item.get("original_height"), item.get("original_width")), size, where)
     if "rle" in value:
         return labels[0], decode_brush(value["rle"], size, where)
-    percent = np.array(value.get("points") or [], float).reshape(-1, 2)
-    points = (percent / 100 * np.array(size[::-1])).ravel().tolist()
-    return labels[0], polygon_mask([points], size, where)
+    try:
+        percent = np.array(value.get("points") or [], float).reshape(-1, 2)
+    except (ValueError, TypeError):
+        raise UserError(f"{where}: value.points: expected x and y of each point, percent") from None
+    return labels[0], polygon_mask([(percent / 100 * np.array(size[::-1])).ravel().tolist()], size, where)
 
 
 def write_tasks(

@@ -89,9 +89,12 @@ def polygon_mask(polygons: Sequence[Sequence[float]], size: Size, where: str) ->
     """
     height, width = size
     for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise UserError(f"{where}: expected a polygon of at least three points, got {len(polygon)} numbers")
-        points = np.array(polygon, float).reshape(-1, 2)
+        try:
+            points = np.array(polygon, float).reshape(-1, 2)
+        except (ValueError, TypeError):
+            raise UserError(f"{where}: expected polygons, x and y of their points in turn, got {polygon!r}") from None
+        if len(points) < 3:
+            raise UserError(f"{where}: expected a polygon of at least three points, got {len(points)}")
         outside = (points < -OUTSIDE) | (points > np.array([width, height]) + OUTSIDE) | ~np.isfinite(points)
         if outside.any():
             x, y = points[outside.any(axis=1)][0]
@@ -160,6 +163,19 @@ def trailing_number(name: str, where: str) -> int:
     if not digits:
         raise UserError(f"{where}: expected a name that ends with the number of its frame, got {Path(name).name!r}")
     return int(digits)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty, without the space around them.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as text: {one_line(error)}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def read_json_file(path: Path) -> Any:

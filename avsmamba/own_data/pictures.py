@@ -18,6 +18,7 @@ from avsmamba.own_data.labelled import (
     Size,
     check_size,
     find_video,
+    read_lines,
     stem_of,
     trailing_number,
 )
@@ -135,7 +136,7 @@ def read_segmentation_mask(root: Path, videos: Path, rate: float | None) -> Labe
     """
     colours = _label_map(root / LABEL_MAP)
     lists = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
-    names = [line.strip() for p in lists for line in p.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line for p in lists for line in read_lines(p)]
     if not names:
         raise UserError(f"{root}: expected ImageSets/Segmentation/*.txt with the names of the frames")
     numbered = sorted((trailing_number(f"{name}.png", f"{lists[0]}: {name}"), name) for name in names)
@@ -164,13 +165,13 @@ def read_segmentation_mask(root: Path, videos: Path, rate: float | None) -> Labe
 def _label_map(path: Path) -> Mapping[tuple[Any, ...], str]:
     """Return the labels by their colour from lines `label:r,g,b:parts:actions`."""
     colours: dict[tuple[Any, ...], str] = {(0, 0, 0): "background"}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+    for line in read_lines(path):
+        if line.startswith("#"):
             continue
         try:
             label, colour = line.split(":")[:2]
             red, green, blue = map(int, colour.split(","))
         except ValueError:
-            raise UserError(f"{path}: line {number}: expected label:r,g,b, got {line!r}") from None
+            raise UserError(f"{path}: expected lines label:r,g,b, got {line!r}") from None
         colours[red, green, blue] = label.strip()
     return colours

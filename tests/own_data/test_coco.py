@@ -157,7 +157,11 @@ FAULTS = {
     ),
     "a line": (
         lambda c: c["annotations"][0]["segmentations"].__setitem__(10, [[1, 1, 9, 1]]),
-        r"segmentations\[10\]: expected a polygon of at least three points, got 4 numbers",
+        r"segmentations\[10\]: expected a polygon of at least three points, got 2",
+    ),
+    "numbers": (
+        lambda c: c["annotations"][0]["segmentations"].__setitem__(10, [1, 1, 9]),
+        r"segmentations\[10\]: expected polygons, x and y of their points in turn, got 1",
     ),
 }
 
