@@ -40,12 +40,24 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def check_page(page, clips):
+    """Every link of the page is a file beside it, and the last picture has two rows of frames."""
+    text = page.read_text()
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert len(links) == 2 * clips and "http" not in text
+    for link in links:
+        assert (page.parent / link).is_file(), link
+    image = cv2.imread(str(page.parent / links[-1]))
+    assert image.shape[1] > 5 * WIDTH and image.shape[0] > 2 * HEIGHT and image.std() > 30
+
+
 def items(root, dataset, **options):
     return [item for split in ("train", "val", "test") for item in dataset(root, split, **options)]
 
 
 def test_s4(labels, videos, tmp_path, capsys):
-    root = run(labels, videos, tmp_path / "out", to="s4")
+    root = run(labels, videos, tmp_path / "out", to="s4", preview=9)
+    check_page(root / "Single-source/preview.html", clips=3)
     assert capsys.readouterr().out.splitlines()[-1] == "3 clips of 3 data sets, 0 faults"
     rows = table(root / "Single-source/s4_meta_data.csv")
     assert sorted((r["name"], r["start"], r["category"]) for r in rows) == [(f"{n}_0", "0", n) for n in NAMES]
@@ -116,7 +128,8 @@ def ten_seconds(tmp_path_factory):
 
 @pytest.mark.parametrize(("seconds", "part"), [(5, "v1m"), (10, "v2")])
 def test_avss(seconds, part, ten_seconds, tmp_path):
-    root = run(ten_seconds / "labels.json", ten_seconds, tmp_path / "out", to="avss", seconds=seconds)
+    root = run(ten_seconds / "labels.json", ten_seconds, tmp_path / "out", to="avss", seconds=seconds, preview=1)
+    check_page(root / "AVSS/preview.html", clips=1)
     rows = table(root / "AVSS/metadata.csv")
     assert len(rows) == 30 // seconds and {r["label"] for r in rows} == {part}
     assert {(r["vid"], r["a_obj"]) for r in rows} == {(n, n) for n in NAMES}
@@ -188,13 +201,7 @@ def test_the_page(labels, videos, tmp_path, capsys):
     out = capsys.readouterr().out
     page = tmp_path / "Multi-sources/preview.html"
     assert f"3 clips in {page.parent}\npreview: {page}\n" in out and "3 data sets, 0 faults" in out
-    text = page.read_text()
-    links = re.findall(r'(?:src|href)="([^"]*)"', text)
-    assert len(links) == 4 and "http" not in text
-    for link in links:
-        assert (page.parent / link).is_file(), link
-    image = cv2.imread(str(page.parent / links[1]))
-    assert image.shape[1] > 5 * WIDTH and image.shape[0] > 2 * HEIGHT and image.std() > 30
+    check_page(page, clips=2)
 
 
 def test_exit_status_of_an_error(labels, videos, tmp_path, capsys):
