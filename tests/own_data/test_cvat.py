@@ -81,6 +81,10 @@ def test_masks(videos, tmp_path):
             add_mask(root, number, mask(number))
     run(save(root, tmp_path / "a.xml"), videos, tmp_path / "out", ratio=(1, 0, 0))
     assert np.array_equal(ms3_masks(tmp_path / "out", "dog"), expected())
+    root = task()
+    add_mask(root, 5, mask(5), stop=5)  # without an end, as at the end of a task
+    run(save(root, tmp_path / "b.xml"), videos, tmp_path / "b", ratio=(1, 0, 0))
+    assert [found.any() for found in ms3_masks(tmp_path / "b", "dog")] == [False, True, False, False, False]
 
 
 def test_keyframes_are_interpolated_and_outside_ends(videos, tmp_path):
