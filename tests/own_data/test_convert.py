@@ -28,6 +28,7 @@ from tests.own_data.clips import (
     write_video,
     youtube_vis,
 )
+from tests.video.clips import index_of, tone, write_clip
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,19 @@ def test_offset_and_size(labels, videos, tmp_path):
     assert np.array_equal(ms3_masks(tmp_path / "out", "dog"), small)
     frame = cv2.imread(str(tmp_path / "out/Multi-sources/ms3_data/visual_frames/dog_0/dog_0.mp4_1.png"))
     assert frame.shape == (24, 32, 3)
+
+
+def test_a_picture_of_two_clips(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "masks/slides").mkdir(parents=True)
+    sound = tone(48_000, 5, 0, 5)
+    write_clip(tmp_path / "videos/slides.mp4", (HEIGHT, WIDTH), [0, 3, 4], 1, sound)
+    for second in range(4):
+        cv2.imwrite(str(tmp_path / f"masks/slides/{second}.png"), mask(second).astype(np.uint8) * 255)
+    run(tmp_path / "masks", tmp_path / "videos", tmp_path / "out", seconds=2, ratio=(1, 0, 0))
+    folder = tmp_path / "out/Multi-sources/ms3_data/visual_frames"
+    paths = [folder / f"slides_{start}/slides_{start}.mp4_{k}.png" for start in (0, 2) for k in (1, 2)]
+    assert [index_of(cv2.imread(str(path))[..., ::-1]) for path in paths] == [0, 0, 0, 1]
 
 
 def test_videos_without_sound(labels, videos, tmp_path, capsys):
