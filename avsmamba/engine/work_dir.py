@@ -113,9 +113,9 @@ def _locked(path: Path) -> TextIO | None:
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             current = os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             file.close()
             return None
         except FileNotFoundError:
