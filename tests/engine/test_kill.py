@@ -93,7 +93,7 @@ def test_one_process(tmp_path):
 def test_a_rank_of_two_is_killed_and_torchrun_starts_again(tmp_path):
     """The whole group starts again from the last checkpoint.
 
-    Many restarts are allowed: on a busy machine gloo's ranks sometimes do not find each other after a kill, and torchrun
+    Many restarts are allowed: on a busy machine the ranks of gloo may not find each other after a kill, and torchrun
     starts them once more.
     """
     path, moments = config(tmp_path, "iter", 0), random_moments()
