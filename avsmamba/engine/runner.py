@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,13 @@ def fill_from_train_loop(cfg: Config) -> None:
             loader.pop("prefetch_factor", None)
         if not torch.cuda.is_available():
             loader.pop("pin_memory", None)
+
+
+def _is_of_a_dead_worker(error: BaseException) -> bool:
+    """Return whether torch reports a dead data worker, or the dataloader found its connection to one closed."""
+    if isinstance(error, RuntimeError):
+        return bool(_WORKER_DIED.search(str(error)))
+    return any(Path(frame.filename).name == "dataloader.py" for frame in traceback.extract_tb(error.__traceback__))
 
 
 class YamlConfig(Config):
@@ -181,8 +189,8 @@ class AVSRunner(Runner):
         """
         try:
             model = super().train()
-        except RuntimeError as error:
-            if not _WORKER_DIED.search(str(error)):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not _is_of_a_dead_worker(error):
                 raise
             raise UserError(
                 f"a data worker died ({one_line(error)}), as it does if the system has no memory left; continue with "

@@ -123,7 +123,7 @@ def test_a_dead_worker_ends_the_training_in_one_line_and_it_can_be_resumed(tmp_p
         if name == "before_train_iter" and self.iter == 10:
             for worker in self.train_loop.dataloader._iterator._workers:
                 os.kill(worker.pid, signal.SIGKILL)
-            time.sleep(0.2)
+                worker.join(30)
         kill(self, name, **arguments)
 
     work_dir = tmp_path / "w"
