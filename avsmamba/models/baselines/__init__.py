@@ -8,6 +8,8 @@ from avsmamba.models.baselines.avsegformer import (
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.losses import AVMLoss
+from avsmamba.models.baselines.selm import SelMEncoder, SelMFusion, SelMProjection
+from avsmamba.models.baselines.selm_decoder import HitMapLoss, SelMDecoder, SelMHead
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
 
@@ -23,6 +25,12 @@ __all__ = [
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "HitMapLoss",
+    "SelMDecoder",
+    "SelMEncoder",
+    "SelMFusion",
+    "SelMHead",
+    "SelMProjection",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
