@@ -166,12 +166,10 @@ class MambaLayer(nn.Module):
         return sequence + self.out_proj(y * F.silu(gate))
 
 
-class TemporalGate(nn.Sequential):
-    """Mamba layers over the seconds, then SiLU(Linear(.)): a factor for each second and channel."""
-
-    def __init__(self, channels: int, num_layers: int, options: SSMOptions):
-        layers = [MambaLayer(channels, options) for _ in range(num_layers)]
-        super().__init__(*layers, nn.Linear(channels, channels), nn.SiLU())
+def temporal_gate(channels: int, num_layers: int, options: SSMOptions) -> nn.Sequential:
+    """Build Mamba layers over the seconds, then SiLU(Linear(.)): a factor for each second and channel."""
+    layers = [MambaLayer(channels, options) for _ in range(num_layers)]
+    return nn.Sequential(*layers, nn.Linear(channels, channels), nn.SiLU())
 
 
 @MODELS.register_module()
@@ -207,7 +205,7 @@ class SelMEncoder(nn.Module):
         self.gates = gates
         self.pooled = nn.ModuleList(nn.Linear(embed_dims, embed_dims) for _ in range(4))
         self.visual, self.audio = (
-            nn.ModuleList(TemporalGate(embed_dims, num_layers, options) for _ in range(4)) for _ in range(2)
+            nn.ModuleList(temporal_gate(embed_dims, num_layers, options) for _ in range(4)) for _ in range(2)
         )
 
     def forward(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:

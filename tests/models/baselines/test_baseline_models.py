@@ -12,7 +12,7 @@ from tests import ROOT
 from tests.models.test_padding import clips, gradients, refilled
 
 CONFIGS = ROOT / "configs"
-TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer", "avsac")]
+TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer", "avsac", "selm")]
 FULL = [p for m in ("tpavi", "avsegformer", "avsac") for p in sorted((CONFIGS / "baselines").glob(f"{m}_*_224.yaml"))]
 # Counted from the modules of the public code (docs/paper_notes.md), in millions, without what never learns there.
 PARAMETERS = {
