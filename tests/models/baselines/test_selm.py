@@ -467,4 +467,4 @@ def test_the_whole_model_is_traced_without_synchronising():
         masks = torch.zeros(2, 3, 64, 32, dtype=torch.uint8)
         loss = model.matching_losses[0](output.logits, output.pairs, None, masks) + output.logits.mean()
     loss.backward()
-    assert output.logits.shape == (2, 3, 1, 32, 16)
+    assert output.logits.shape == (2, 3, 1, 64, 32)
