@@ -32,8 +32,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def over_pixels(tokens: Tensor) -> Tensor:
-    """Normalise each channel of `(N, L, C)` over the L pixels: instance normalisation without weights."""
-    return F.layer_norm(tokens.transpose(1, 2), (tokens.shape[1],)).transpose(1, 2)
+    """Normalise each channel of `(N, L, C)` over the L pixels, without weights (instance norm); return `(N, C, L)`."""
+    return F.layer_norm(tokens.transpose(1, 2).contiguous(), (tokens.shape[1],))
 
 
 class DualAlignment(nn.Module):
@@ -70,14 +70,14 @@ class DualAlignment(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         message = self.message(audio).unsqueeze(1)
         if self.norm == "instance":
-            message = over_pixels(message.expand(-1, tokens.shape[1], -1))
+            message = over_pixels(message.expand(-1, tokens.shape[1], -1)).transpose(1, 2)
         else:
             message = F.layer_norm(message, message.shape[-1:])
         residual = F.gelu(self.fused(F.gelu(self.pixels(tokens)) * message))
         changed = tokens + self.gate(residual) * residual
-        weights = torch.einsum("na,nla->nl", self.query(audio), over_pixels(self.key(tokens))) * self.scale
-        found = torch.einsum("nl,nla->na", weights.softmax(-1), over_pixels(self.value(tokens)))
-        return changed.transpose(1, 2).unflatten(2, x.shape[2:]), audio + self.answer(found)
+        weights = (self.query(audio).unsqueeze(1) @ over_pixels(self.key(tokens)) * self.scale).softmax(-1)
+        found = over_pixels(self.value(tokens)) @ weights.transpose(1, 2)
+        return changed.transpose(1, 2).unflatten(2, x.shape[2:]), audio + self.answer(found.squeeze(2))
 
 
 @MODELS.register_module()

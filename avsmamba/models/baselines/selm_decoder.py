@@ -144,9 +144,7 @@ class Level(nn.Module):
         size = fine.shape[-2:]
         coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
         pixels = self.fuse(torch.cat([coarse, fine], 1))
-        positions = self.positions
-        if positions.shape[-2:] != size:
-            positions = F.interpolate(positions, size, mode="bilinear", align_corners=False)
+        positions = F.interpolate(self.positions, size, mode="bilinear", align_corners=False)
         placed = (pixels + positions).flatten(2).transpose(1, 2)
         tokens, assigned = self.group(self.load(tokens, audio), placed)
         return pixels, tokens, assigned.unflatten(-1, size)
@@ -195,7 +193,7 @@ class SelMDecoder(nn.Module):
         """Decode four `(B, T, h_i, w_i, C)` maps, finest first, and `(B, T, C)` audio, for `SelMHead`."""
         lead, sound = audio.shape[:2], audio.flatten(0, 1)
         *finer, pixels = (m.flatten(0, 1).permute(0, 3, 1, 2) for m in maps)
-        tokens = self.tokens.expand(len(sound), -1, -1)
+        tokens = self.tokens.expand(sound.shape[0], -1, -1)
         pairs = []
         for level, fine in zip(self.levels, reversed(finer), strict=True):
             pixels, tokens, assigned = level(pixels, fine, tokens, sound)
