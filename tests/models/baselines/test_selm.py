@@ -468,3 +468,18 @@ def test_the_whole_model_is_traced_without_synchronising():
         loss = model.matching_losses[0](output.logits, output.pairs, None, masks) + output.logits.mean()
     loss.backward()
     assert output.logits.shape == (2, 3, 1, 64, 32)
+
+
+def test_it_compiles_and_exports_for_any_batch():
+    torch._dynamo.reset()
+    block, x, audio = DualAlignment(8, 6, "layer"), torch.randn(4, 8, 6, 4), torch.randn(4, 6)
+    maps, sound = torch.compile(block, fullgraph=True, backend="aot_eager")(x, audio)
+    (maps.sum() + sound.sum()).backward()
+    torch.testing.assert_close((maps, sound), block(x, audio))
+    model = build().eval()
+    shapes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("frames", min=1, max=80)}
+    traced = {"frames": torch.randn(2, 3, 3, 64, 32), "log_mel": torch.randn(2, 3, 1, 96, 64)}
+    exported = torch.export.export(model, (), traced, dynamic_shapes=dict.fromkeys(traced, shapes)).module()
+    clip = {"frames": torch.randn(1, 5, 3, 64, 32), "log_mel": torch.randn(1, 5, 1, 96, 64)}
+    with torch.no_grad():
+        torch.testing.assert_close(exported(**clip), model(**clip))
