@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsmamba.limits import AT_LEAST_0, RATE, Limit, counts, limits
+from avsmamba.limits import AT_LEAST_0, RATE, counts, limits
 from avsmamba.models.baselines.selm import group_norm
 from avsmamba.models.head import HeadOutput
 from avsmamba.registry import MODELS
 
 NUM_TOKENS = 2  # background, then what sounds
-SIDES = Limit("at least 1", lambda n: n >= 1)
 
 
 class SelMQueries(NamedTuple):
@@ -171,7 +170,7 @@ class SelMDecoder(nn.Module):
         ValueError: if there are not three sides.
     """
 
-    @limits(**counts("embed_dims"), sides=SIDES, dropout=RATE, test_seed=AT_LEAST_0)
+    @limits(**counts("embed_dims", "sides"), dropout=RATE, test_seed=AT_LEAST_0)
     def __init__(
         self,
         embed_dims: int = 256,
