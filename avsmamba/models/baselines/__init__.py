@@ -12,6 +12,8 @@ from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProject
 from avsmamba.models.baselines.combo import COMBODecoder, COMBOEncoder, COMBOHead, COMBOProjection, InterFrameLoss
 from avsmamba.models.baselines.encoder_only import EncoderOnlyDecoder, EncoderOnlyFusion, EncoderOnlyProjection
 from avsmamba.models.baselines.losses import AVMLoss
+from avsmamba.models.baselines.selm import SelMEncoder, SelMFusion, SelMProjection
+from avsmamba.models.baselines.selm_decoder import HitMapLoss, SelMDecoder, SelMHead
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
 from avsmamba.models.layers.refinenet import BasicNeckProjection
@@ -40,7 +42,13 @@ __all__ = [
     "EncoderOnlyFusion",
     "EncoderOnlyProjection",
     "GenerationLoss",
+    "HitMapLoss",
     "InterFrameLoss",
+    "SelMDecoder",
+    "SelMEncoder",
+    "SelMFusion",
+    "SelMHead",
+    "SelMProjection",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
