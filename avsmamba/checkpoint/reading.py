@@ -1,6 +1,7 @@
 """Read weights from files without executing anything; load all of them or none."""
 
 import argparse
+import json
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from avsmamba.utils import UserError, one_line
 
 # In torch's message when a file needs a function or class that is not allowed.
 FORBIDDEN = ("GLOBAL", "unrecognized function", "Can only")
+# Key of a safetensors file's metadata: our checkpoints' `meta` as JSON.
+SAFETENSORS_META = "avsmamba"
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module")
 
 
@@ -67,9 +70,7 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
         raise UserError(f"{path}: no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         # Many public files contain the arguments of a training script, plain values in a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,6 +81,18 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
         if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in FORBIDDEN):
             raise UserError(f"{path}: holds more than weights; nothing was executed or loaded ({reason})") from None
         raise UserError(f"{path}: cut short, damaged, or not a checkpoint ({reason})") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors, under `state_dict` beside `meta` if `avsmamba publish` wrote the file."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, framework="pt") as file:
+        meta = json.loads((file.metadata() or {}).get(SAFETENSORS_META, "null"))
+    if meta is not None and not isinstance(meta, dict):
+        raise ValueError(f"its metadata {SAFETENSORS_META!r} is not a mapping")
+    return load_file(path) if meta is None else {"state_dict": load_file(path), "meta": meta}
 
 
 def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:
