@@ -20,8 +20,8 @@ def read_scores(word: str) -> list[dict[str, Any]]:
     """Read a file of `avsmamba test` to a row for each sound: `of`, `sound`, `clips`, `frames`, `M_J`, `M_F`.
 
     M_J and M_F are against the clip's own masks (protocol frame), also with a wrong sound. A row of `robustness.json`
-    also has `marked_frames`, the share of frames with a marked pixel; one of `metrics.json` has `convention`: name, key,
-    M_J and M_F of the method's own paper.
+    also has `marked_frames`, the share of frames with a marked pixel. A row of `metrics.json` has `convention`: name,
+    key, M_J and M_F of the method's own paper.
 
     Args:
         word: `PATH` or `WHAT=PATH`, where WHAT names the data (default: the name of the file's folder).
@@ -104,8 +104,8 @@ def readme(card: Mapping[str, Any]) -> str:
         'model.predict("clip.mp4").save("predictions")',
         "```",
         "",
-        f"{card['parameters']} parameters, {card['dtype']}. Written by `avsmamba publish`, as is `{CARD}`, which has the "
-        "same content for programs.",
+        f"{card['parameters']} parameters, {card['dtype']}. Written by `avsmamba publish`, as is `{CARD}`, which has "
+        "the same content for programs.",
         "",
         table(
             ("file", "bytes", "SHA-256"),

@@ -57,8 +57,8 @@ def publish_model(
         The folder.
 
     Raises:
-        UserError: if a file is missing or faulty, the weights do not fit the config or are not finite, or `out` contains
-            other files.
+        UserError: if a file is missing or faulty, the weights do not fit the config or are not finite, or `out`
+            contains other files.
     """
     target = Path(out).expanduser().absolute()
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", target.name, re.ASCII):
