@@ -84,7 +84,8 @@ def require_hub(repository: str) -> Any:
         UserError: with the installation command, if it is not installed.
     """
     try:
-        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
     except ImportError:
         raise UserError(f"{repository}: models of the hub require huggingface_hub: pip install avsmamba[hub]") from None
     return huggingface_hub

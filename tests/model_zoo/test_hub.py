@@ -1,6 +1,9 @@
 """Upload to and download from a hub on this machine, through huggingface_hub's own requests."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -10,7 +13,18 @@ from avsmamba.cli import main
 from avsmamba.model_zoo.folder import FILES, read_folder
 from avsmamba.model_zoo.hub import upload
 from avsmamba.utils import UserError
+from tests import ROOT
 from tests.model_zoo.fake_hub import FakeHub
+
+DOWNLOAD = """
+import sys
+from avsmamba.model_zoo.hub import download
+
+try:
+    print(download(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
 
 
 @pytest.fixture
@@ -102,6 +116,26 @@ def test_private_repositories(fake, publish, tmp_path):
     with pytest.raises(UserError, match="user/known: is public"):
         upload(folder, "user/known", private=True)
     assert fake.files["user/known"] == {}
+
+
+def run_download(repository, environment):
+    """Download in a process of its own; the library reads the environment when it is imported."""
+    command = [sys.executable, "-c", DOWNLOAD, repository]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, **environment}
+    ).stdout.splitlines()
+
+
+def test_the_environment_says_which_server_and_whether_offline(fake, publish, tmp_path):
+    upload(publish(tmp_path / "toy"), "user/toy")
+    environment = {"HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    (folder,) = run_download("user/toy", environment)
+    assert folder.startswith(str(tmp_path / "cache")) and read_folder(Path(folder)).name == "toy"
+    asked = len(fake.requests)
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    assert run_download("user/toy", offline) == [folder]
+    (message,) = run_download("user/nope", offline)
+    assert message.startswith("UserError user/nope: not complete in the cache") and len(fake.requests) == asked
 
 
 def test_without_the_package(monkeypatch):
