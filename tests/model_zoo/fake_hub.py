@@ -67,7 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             known = name in hub.files
             hub.files.setdefault(name, {})
-            if asked.get("visibility") == "private" and not known:
+            # huggingface_hub 2 sends `visibility`, 1 `private`.
+            if (asked.get("visibility") == "private" or asked.get("private")) and not known:
                 hub.private.add(name)
             self._send({"url": f"{hub.url}/{name}"}, status=409 if known else 200)
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):

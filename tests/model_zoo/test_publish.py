@@ -17,6 +17,7 @@ from avsmamba.model_zoo.card import read_scores
 from avsmamba.model_zoo.folder import FILES, read_folder, sha256
 from avsmamba.model_zoo.publish import write_card
 from avsmamba.utils import UserError
+from avsmamba.web.work import AppState, find_models
 from tests import ROOT
 from tests.model_zoo.conftest import METRICS
 from tests.small_model import AVSS, CONFIG
@@ -228,13 +229,15 @@ def test_the_tool(trained, tmp_path):
 
 
 def test_commands_read_the_folder(publish, avsbench, tmp_path, monkeypatch, capsys):
-    """`avsmamba test FOLDER`, with the checkpoint in it and the model's name for the work dir."""
+    """`avsmamba test FOLDER`, with the checkpoint in it and the model's name for the work dir; the page's list."""
     monkeypatch.chdir(tmp_path)
     publish(tmp_path / "toy")
     options = ["--cfg-options", "test_dataloader.dataset.split=test"]
     assert main(["test", "toy", "--data-root", str(avsbench), *options]) == 0
     metrics = json.loads((tmp_path / "work_dirs" / "toy" / "metrics.json").read_text())
     assert metrics["clips"] > 0 and "M_J" in capsys.readouterr().out
+    app = AppState(find_models("toy", None), "cpu", 1, 1, tmp_path)
+    assert next(iter(app.models)) == "toy" and app.predictor("toy").num_frames == 5
     with pytest.raises(SystemExit):
         main(["test", str(CONFIG)])
     assert "a config requires a checkpoint" in capsys.readouterr().err
