@@ -23,10 +23,10 @@ from avsmamba.commands import (
     make_shapes,
     models,
     predict,
+    publish,
     qualitative,
     report,
     sample,
-    ship,
     test,
     train,
     web,
@@ -47,13 +47,14 @@ GROUPS = {
         inspect,
         zoo,
         models,
+        publish,
         sample,
         make_shapes,
         info,
         completion,
     ),
     "experiments and figures of the paper": (ablate, qualitative, features, complexity),
-    "for maintainers, in a clone of the repository": (components, report, ship),
+    "for maintainers, in a clone of the repository": (components, report),
 }
 COMMANDS = {
     module.__name__.rpartition(".")[2].strip("_").replace("_", "-"): module

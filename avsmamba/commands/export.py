@@ -3,7 +3,7 @@
 import argparse
 
 from avsmamba.choices import EXPORT_FORMATS
-from avsmamba.commands.shared import add_config_options
+from avsmamba.commands.shared import MODEL, MODEL_HELP, add_config_options
 
 HELP = "write a model as one file (ONNX, torch.export)"
 
@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write a trained model as one file for other programs. Height and width (multiples of 32, at least 64) and the "
         "batch size stay variable; docs/export.md describes inputs and outputs."
     )
-    parser.add_argument(
-        "config", metavar="CONFIG|NAME", help="a YAML config, or the name of a shipped model (without CHECKPOINT)"
-    )
+    parser.add_argument("config", metavar=MODEL, help=MODEL_HELP)
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="weights; required with a config")
     parser.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="default: %(default)s")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 
 from avsmamba.choices import DEFAULT_MODEL, PREDICTION_FORMATS
-from avsmamba.commands.shared import add_config_options
+from avsmamba.commands.shared import MODEL, MODEL_HELP, add_config_options
 
 HELP = "segment the sounding objects in videos"
 
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        metavar="CONFIG|NAME",
-        help="a YAML config, or the name of a shipped model (default: %(default)s)",
+        metavar=MODEL,
+        help=f"{MODEL_HELP} (default: %(default)s)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="weights; required with a config")
     parser.add_argument(

@@ -15,6 +15,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+MODEL = "CONFIG|FOLDER|NAME|USER/NAME"
+MODEL_HELP = "a YAML config, a published model's folder, the name of a shipped model, or USER/NAME of the hub"
+
+
 def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Add `--data-root`."""
     parser.add_argument(

@@ -3,7 +3,15 @@
 import argparse
 from functools import partial
 
-from avsmamba.commands.shared import add_audio, add_config_options, add_data_root, add_run_options, set_local_rank
+from avsmamba.commands.shared import (
+    MODEL,
+    MODEL_HELP,
+    add_audio,
+    add_config_options,
+    add_data_root,
+    add_run_options,
+    set_local_rank,
+)
 from avsmamba.utils import UserError
 
 HELP = "score a checkpoint"
@@ -12,10 +20,12 @@ HELP = "score a checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba test`."""
     parser.description = "Score a checkpoint on the test set of a YAML config."
-    parser.add_argument("config", metavar="CONFIG", help="YAML file")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights")
+    parser.add_argument("config", metavar=MODEL, help=MODEL_HELP)
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="weights; required with a config")
     parser.add_argument(
-        "--work-dir", metavar="DIR", help="metrics.json and the log (default: work_dirs/ and the config's name)"
+        "--work-dir",
+        metavar="DIR",
+        help="metrics.json and the log (default: work_dirs/ and the config's or model's name)",
     )
     parser.add_argument("--out", metavar="DIR", help="write the predicted masks in AVSBench's layout")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures: frames, sound, ground truth, prediction")
@@ -42,12 +52,15 @@ def run(args: argparse.Namespace) -> None:
     set_local_rank(args.local_rank)
     from avsmamba.engine.evaluate import evaluate
     from avsmamba.engine.robustness import robustness
+    from avsmamba.model_zoo.locate import locate_model
 
+    model = locate_model(args.config, args.checkpoint)
+    published = None if args.checkpoint else f"work_dirs/{model.name}"
     function = robustness if args.robustness else partial(evaluate, audio=args.audio)
     function(
-        args.config,
-        args.checkpoint,
-        work_dir=args.work_dir,
+        args.config if args.checkpoint else model.config,
+        model.checkpoint,
+        work_dir=args.work_dir or published,
         out=args.out,
         show_dir=args.show_dir,
         launcher=args.launcher,

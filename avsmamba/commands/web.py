@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from avsmamba.commands.shared import MODEL, MODEL_HELP
 from avsmamba.utils import UserError
 
 HELP = "open a web page for trying videos"
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba web`."""
     parser.description = "Serve a web page on which a video is uploaded and its sounding objects are outlined."
     parser.add_argument(
-        "--model", metavar="CONFIG|NAME", help="a model besides the shipped ones; it is selected at the start"
+        "--model",
+        metavar=MODEL,
+        help=f"a model besides the shipped ones, selected at the start: {MODEL_HELP}",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="its weights, if --model is a config")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")

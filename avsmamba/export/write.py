@@ -72,8 +72,8 @@ def export(
     A model whose code supports only one clip at a time is exported for a batch of one (`one_clip` in the metadata).
 
     Args:
-        config: YAML file, or the name of a shipped model.
-        checkpoint: file with all of the model's weights; None for a shipped model.
+        config: YAML file, or a model as in `avsmamba.load_model`.
+        checkpoint: file with all of the model's weights; required with a YAML file.
         out: file to write; ends in `.onnx` or `.pt2`.
         format: 'onnx', or 'torch-export' (`torch.export.save`; requires avsmamba to run).
         num_frames: T; default: that of the config's clips.

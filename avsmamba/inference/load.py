@@ -17,7 +17,9 @@ def load_model(
     """Load a trained model.
 
     Args:
-        config: YAML file, which requires `checkpoint`, or the name of a shipped model.
+        config: YAML file, which requires `checkpoint`; or, without `checkpoint`, the folder of a published model, the
+            name of a shipped one, or `USER/NAME` of the Hugging Face hub. `avsmamba.model_zoo.locate.locate_model` has
+            the rules: `./NAME` is always a folder, `hf://USER/NAME` always the hub's.
         checkpoint: file with all of the model's weights. Nothing in it is executed.
         device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', …
         options: `key=value` strings that override the config.

@@ -1,42 +1,21 @@
-"""Find the models that are shipped with the package and verify their files.
+"""Find the models that are shipped with the package.
 
-They are in `models/` of the source tree and in `avsmamba/shipped_models/` of a wheel: a folder for each, with
-`card.json`, the config and the weights. They were trained on generated shapes, not on real videos.
+They are in `models/` of the source tree and in `avsmamba/shipped_models/` of a wheel: a folder of `avsmamba publish`
+for each. They were trained on generated shapes, not on real videos.
 """
 
-import hashlib
-import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avsmamba.choices import DEFAULT_MODEL as DEFAULT
-from avsmamba.utils import UserError, one_line
+from avsmamba.model_zoo.folder import CARD, ModelFolder, read_folder
+from avsmamba.utils import UserError
 
 DEMO = "demo"
-CARD = "card.json"
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCE = PACKAGE.parent
 DEMO_CONFIG = Path("configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")
 DEMO_FOLDER = Path("work_dirs/demo")
-
-
-@dataclass(frozen=True)
-class ShippedModel:
-    """A model of the package.
-
-    Attributes:
-        name: for `find_model` and the option `--model`.
-        config: YAML file, without bases.
-        checkpoint: weights.
-        card: content of `card.json`: `about`, `parameters`, `files` with bytes and SHA-256, `scores`, `training`.
-    """
-
-    name: str
-    config: Path
-    checkpoint: Path
-    card: dict[str, Any]
 
 
 def models_folder() -> Path:
@@ -45,7 +24,7 @@ def models_folder() -> Path:
     return inside if inside.is_dir() else SOURCE / "models"
 
 
-def shipped_models(folder: Path | None = None) -> list[ShippedModel]:
+def shipped_models(folder: Path | None = None) -> list[ModelFolder]:
     """List the models by name, the default first; their files are verified by `find_model`, not here.
 
     Args:
@@ -55,11 +34,11 @@ def shipped_models(folder: Path | None = None) -> list[ShippedModel]:
         UserError: if a card cannot be read.
     """
     cards = sorted((folder or models_folder()).glob(f"*/{CARD}"))
-    return sorted((_read_card(path) for path in cards), key=lambda model: (model.name != DEFAULT, model.name))
+    return sorted((read_folder(path.parent) for path in cards), key=lambda model: (model.name != DEFAULT, model.name))
 
 
 def find_model(name: str = DEFAULT, folder: Path | None = None) -> tuple[Path, Path]:
-    """Return config and checkpoint of a model.
+    """Return config and checkpoint of a shipped model.
 
     `demo` is the checkpoint that `make demo` trains; it is searched in `work_dirs/demo` of the working directory and of
     the source tree.
@@ -79,38 +58,8 @@ def find_model(name: str = DEFAULT, folder: Path | None = None) -> tuple[Path, P
         names = ", ".join([*models, *([DEMO] if demo else [])]) or "none"
         hint = "; `make demo` trains demo" if name == DEMO else ""
         raise UserError(f"model {name!r}: there is no such model; there are: {names}{hint}")
-    model = models[name]
-    for path in (model.config, model.checkpoint):
-        _verify(path, model.card)
-    return model.config, model.checkpoint
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read_card(path: Path) -> ShippedModel:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        names = [card[key] for key in ("name", "config", "checkpoint")]
-        if not all(isinstance(card["files"][name]["sha256"], str) for name in names[1:]):
-            raise TypeError("sha256 is not a string")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model's card ({type(error).__name__}: {one_line(error)})") from None
-    return ShippedModel(names[0], path.parent / names[1], path.parent / names[2], card)
-
-
-def _verify(path: Path, card: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: is missing; install avsmamba again, or restore the file")
-    expected, found = card["files"][path.name]["sha256"], sha256(path)
-    if found != expected:
-        raise UserError(f"{path}: is not the file that was shipped: SHA-256 {found[:16]}…, expected {expected[:16]}…")
+    models[name].verify()
+    return models[name].config, models[name].checkpoint
 
 
 def _find_demo() -> tuple[Path, Path] | None:

@@ -1,4 +1,4 @@
-"""Load a trained model: a shipped one by its name, or a config with its checkpoint."""
+"""Load a trained model: a config with its checkpoint, or one that `locate_model` finds."""
 
 import inspect
 import warnings
@@ -16,7 +16,7 @@ from avsmamba.choices import DEFAULT_MODEL
 from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
 from avsmamba.datasets.avsbench import find_folder
 from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
-from avsmamba.model_zoo.bundled import find_model
+from avsmamba.model_zoo.locate import locate_model
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError, one_line
 
@@ -48,14 +48,11 @@ def load_trained(
     options: Sequence[str] = (),
 ) -> TrainedModel:
     """Load a trained model; arguments and errors as in `avsmamba.load_model`."""
-    if checkpoint is None:
-        if Path(config).suffix in (".yaml", ".yml"):
-            raise UserError(f"{config}: a config requires a checkpoint (--checkpoint FILE)")
-        config, checkpoint = find_model(str(config))
+    found = locate_model(config, checkpoint)
     place = find_device(device)
-    cfg = load_config(config, parse_options(options))
-    content = read_file(checkpoint)
-    model = build_model(cfg.model, checkpoint, content=content, warn=warnings.warn).to(place).eval()
+    cfg = load_config(found.config, parse_options(options))
+    content = read_file(found.checkpoint)
+    model = build_model(cfg.model, found.checkpoint, content=content, warn=warnings.warn).to(place).eval()
     dataset = data_set(cfg)
     return TrainedModel(model, cfg, class_names(cfg, content), trained_frames(dataset), dataset.get("pipeline") or ())
 

@@ -1,4 +1,4 @@
-"""Reduce a training's checkpoint to a shipped model: `avsmamba ship`."""
+"""Write a trained model as a folder in the hub's form: `avsmamba publish`."""
 
 import json
 import re
@@ -9,85 +9,92 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from avsmamba.checkpoint.build import build_model
-from avsmamba.checkpoint.reading import find_state_dict, read_file
+from avsmamba.checkpoint.reading import SAFETENSORS_META, compare, find_state_dict, name_some, read_file
+from avsmamba.checkpoint.released import READING, is_released
 from avsmamba.choices import WEIGHT_DTYPES
 from avsmamba.config import yaml_io
-from avsmamba.config.load import flat_values, load_config
-from avsmamba.markdown import table
-from avsmamba.model_zoo.bundled import CARD, models_folder, sha256
+from avsmamba.config.load import data_sets, flat_values, load_config
+from avsmamba.model_zoo.card import FROM_ENV, read_scores, readme
+from avsmamba.model_zoo.folder import CARD, CONFIG, FILES, README, WEIGHTS, sha256
 from avsmamba.utils import UserError, read_json
+from avsmamba.version import __version__
 
-MOST_BYTES = 10_000_000
 DTYPES = {name: getattr(torch, name) for name in WEIGHT_DTYPES}
-_FROM_ENV = ("command", "commit", "seed", "device", "torch")
+# Keys of a config that name files of the machine that trained.
+_OF_THE_MACHINE = ("work_dir", "load_from")
 
 
-def ship_model(
+def publish_model(
     config: str | Path,
     checkpoint: str | Path,
-    name: str,
-    scores: Sequence[str],
-    about: str,
+    out: str | Path,
+    scores: Sequence[str] = (),
+    about: str = "",
+    license: str = "unknown",
     commands: Sequence[str] = (),
-    out: str | Path | None = None,
     dtype: str = "float32",
+    hub: str | None = None,
 ) -> Path:
-    """Write the folder of a model: config without bases, weights alone, `card.json` and `README.md`.
+    """Write the folder of a model: `config.yaml` without bases, `model.safetensors`, `card.json` and `README.md`.
 
     Args:
         config: YAML file that the model was trained with.
         checkpoint: of the training, with its `env.json` in the same folder.
-        name: of the model: lower-case letters, digits, `_` and `-`.
+        out: the folder; its name is the model's: letters, digits, `.`, `_` and `-`. An existing one of a published
+            model is replaced when the new one is complete.
         scores: `metrics.json` or `robustness.json` of `avsmamba test`, each as `PATH` or `WHAT=PATH`, where WHAT names
             the data (default: the name of the file's folder).
-        about: a sentence or two: what the model was trained on.
+        about: a sentence or two: what the model was trained on. Default: its config and data.
+        license: of the weights, by the hub's identifiers: 'apache-2.0', 'cc-by-nc-4.0', …
         commands: run before the training, to create the data.
-        out: folder of all models; default: the package's.
         dtype: of the weights: 'float32' (the scores are exactly those of the training) or 'float16' (half as large).
+        hub: `USER/NAME` to which the folder will be uploaded, for the card.
 
     Returns:
-        The folder. An existing one is replaced when the new one is complete.
+        The folder.
 
     Raises:
-        UserError: if a file is missing or faulty, the weights do not fit the config, or they take 10 MB or more.
+        UserError: if a file is missing or faulty, the weights do not fit the config or are not finite, or `out`
+            contains other files.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "demo":
-        raise UserError(f"--name: expected lower-case letters, digits, _ and -, and not 'demo', got {name!r}")
+    target = Path(out).expanduser().absolute()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", target.name, re.ASCII):
+        raise UserError(f"--out: expected a folder named by letters, digits, '.', _ and -, got {str(out)!r}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise UserError(f"--license: expected an identifier like apache-2.0 or cc-by-nc-4.0, got {license!r}")
     if dtype not in DTYPES:
         raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    refuse_other_files(target)
     content, cfg = read_file(checkpoint), load_config(config)
-    weights = {"state_dict": find_state_dict(content, checkpoint)}
-    model = build_model(cfg.model, checkpoint, content=weights, warn=_refuse)
-    if any(not value.isfinite().all() for value in model.state_dict().values()):
-        raise UserError(f"{checkpoint}: contains weights that are not finite")
+    state, meta = _weights(content, cfg.model, checkpoint, DTYPES[dtype])
     rows = [row for word in scores for row in read_scores(word)]
-    target = Path(out or models_folder()) / name
+    values = {key: value for key, value in flat_values(config).items() if key not in _OF_THE_MACHINE}
+    card: dict[str, Any] = {
+        "name": target.name,
+        "about": about or f"A model of audio-visual segmentation, trained with {Path(config).name}{_data(cfg)}.",
+        "license": license,
+        "hub": hub,
+        "avsmamba": __version__,
+        "config": CONFIG,
+        "checkpoint": WEIGHTS,
+        "parameters": meta.pop("parameters"),
+        "dtype": dtype,
+        "split": next((d.get("split", "test") for d in _sets(cfg, "test_dataloader")), "test"),
+        "scores": rows,
+        "training": {"config": str(config), "before": list(commands), **_training(content, Path(checkpoint))},
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        files = [folder / f"{name}.yaml", folder / f"{name}.pth"]
-        files[0].write_text(yaml_io.dump(flat_values(config)), encoding="utf-8")
-        torch.save(_stripped(model.state_dict(), content, DTYPES[dtype]), files[1])
-        if files[1].stat().st_size >= MOST_BYTES:
-            raise UserError(
-                f"{checkpoint}: {files[1].stat().st_size} bytes of weights; a shipped model has less than 10 MB"
-            )
-        card = {
-            "name": name,
-            "about": about,
-            "config": files[0].name,
-            "checkpoint": files[1].name,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "dtype": dtype,
-            "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files},
-            "scores": rows,
-            "training": {"config": str(config), "before": list(commands), **_training(content, Path(checkpoint))},
-        }
-        (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(readme(card), encoding="utf-8")
+        (folder / CONFIG).write_text(yaml_io.dump(values), encoding="utf-8")
+        save_file(state, folder / WEIGHTS, {"format": "pt", SAFETENSORS_META: json.dumps(meta)})
+        write_card(folder, card)
         folder.chmod(0o755)
+        for path in folder.iterdir():  # safetensors writes for the owner alone
+            path.chmod(0o644)
         _replace(folder, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,94 +102,57 @@ def ship_model(
     return target
 
 
-def read_scores(word: str) -> list[dict[str, Any]]:
-    """Read a file of `avsmamba test` to a row for each sound: `of`, `sound`, `clips`, `frames`, `M_J`, `M_F`.
-
-    A row of `robustness.json` also has `marked_frames`, the share of frames with a marked pixel. M_J and M_F are
-    against the clip's own masks (protocol frame), also with a wrong sound.
-
-    Raises:
-        UserError: if the file is missing or of another kind.
-    """
-    what, equals, text = word.partition("=")
-    path = Path(text if equals else word)
-    found = read_json(path)
-    counts: dict[str, Any] = {"of": what if equals else path.parent.name}
-    counts |= {key: found[key] for key in ("clips", "frames") if key in found}
-    try:
-        if "sounds" in found:
-            rows = [
-                {
-                    **counts,
-                    "sound": sound,
-                    **_m(row["own"]["frame"]),
-                    "marked_frames": round(row["marked"]["frames"], 4),
-                }
-                for sound, row in found["sounds"].items()
-            ]
-        else:
-            rows = [{**counts, "sound": found["audio"], **_m(found["frame"])}]
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: expected metrics.json or robustness.json of avsmamba test") from None
-    for env in [path.parent / "env.json", *sorted(path.parent.glob("*/env.json"))][-1:]:
-        if env.is_file():
-            rows[0]["command"] = read_json(env)["command"]
-    return rows
+def refuse_other_files(folder: Path) -> None:
+    """Raise a UserError unless a folder is new, empty, or contains a published model and nothing else."""
+    others = sorted({path.name for path in folder.iterdir()} - {*FILES}) if folder.is_dir() else []
+    if others or folder.is_file():
+        raise UserError(
+            f"--out: {folder}: expected a new folder or a published model's; it contains {name_some(others)}"
+        )
 
 
-def readme(card: Mapping[str, Any]) -> str:
-    """Format a card as Markdown."""
-    training = card["training"]
-    lines = [
-        f"# {card['name']}",
-        "",
-        card["about"],
-        "",
-        f"{card['parameters']} parameters, {card['dtype']}. Written by `avsmamba ship`, as is `{CARD}`, which has the "
-        "same content for programs.",
-        "",
-        table(
-            ("file", "bytes", "SHA-256"),
-            [(f"`{name}`", file["bytes"], f"`{file['sha256']}`") for name, file in card["files"].items()],
-            "lrl",
-        ),
-    ]
-    if card["scores"]:
-        head = ("scored on", "sound", "clips", "frames", "M_J", "M_F", "frames marked")
-        rows = []
-        for row in card["scores"]:
-            marked = f"{100 * row['marked_frames']:.1f} %" if "marked_frames" in row else "–"
-            counts = (row[key] for key in ("of", "sound", "clips", "frames"))
-            rows.append((*counts, f"{row['M_J']:.4f}", f"{row['M_F']:.4f}", marked))
-        lines += [
-            "",
-            table(head, rows, "llrrrrr"),
-            "",
-            "M_J and M_F are against the clips' own masks, also with a wrong sound: there the model should score low "
-            "and mark no frame.",
-        ]
-    commands = [*training["before"], *([training["command"]] if "command" in training else [])]
-    commands += [row["command"] for row in card["scores"] if "command" in row]
-    if commands:
-        lines += ["", "Commands of the training and the tests:", "", "```bash", *commands, "```"]
-    facts = [f"{key} {training[key]}" for key in ("iterations", "date", *_FROM_ENV[1:]) if key in training]
-    return "\n".join(lines + (["", f"{', '.join(facts)}."] if facts else [])) + "\n"
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write `card.json`, with the SHA-256 of config and weights, and `README.md`."""
+    paths = [folder / name for name in (CONFIG, WEIGHTS)]
+    card["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / README).write_text(readme(card), encoding="utf-8")
 
 
-def _m(scores: Mapping[str, float]) -> dict[str, float]:
-    return {key: round(float(scores[key]), 4) for key in ("M_J", "M_F")}
+def _weights(
+    content: Any, model_config: Mapping[str, Any], checkpoint: str | Path, dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the weights, and the number of parameters, the classes and the reading of a checkpoint's `meta`."""
+    weights = find_state_dict(content, checkpoint)
+    found = (content.get("meta") if isinstance(content, Mapping) else None) or {}
+    model = build_model(model_config, checkpoint, content={"state_dict": weights, "meta": found})
+    state = model.state_dict()
+    if not is_released(weights) and (extra := compare(state, weights).unexpected):
+        raise UserError(f"{checkpoint}: {len(extra)} tensors in it are not the model's: {name_some(extra)}")
+    if any(not value.isfinite().all() for value in state.values()):
+        raise UserError(f"{checkpoint}: contains weights that are not finite")
+    classes = [str(name) for name in (found.get("dataset_meta") or {}).get("classes") or ()]
+    meta: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dataset_meta": {"classes": classes},
+    }
+    if hasattr(model, READING):
+        meta[READING] = getattr(model, READING)
+    # Cloned, since safetensors refuses tensors that share memory.
+    return {
+        name: value.detach().to(dtype if value.is_floating_point() else value.dtype).contiguous().clone()
+        for name, value in state.items()
+    }, meta
 
 
-def _refuse(message: str) -> None:
-    raise UserError(message)
+def _sets(cfg: Mapping[str, Any], loader: str) -> list[dict[str, Any]]:
+    return list(data_sets((cfg.get(loader) or {}).get("dataset") or []))
 
 
-def _stripped(weights: Mapping[str, torch.Tensor], content: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the weights and the names of the classes, without the rest of a checkpoint."""
-    state = {k: v.detach().to(dtype if v.is_floating_point() else v.dtype).clone() for k, v in weights.items()}
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    classes = [str(name) for name in ((meta or {}).get("dataset_meta") or {}).get("classes") or ()]
-    return {"state_dict": state, "meta": {"dataset_meta": {"classes": classes}}}
+def _data(cfg: Mapping[str, Any]) -> str:
+    """Return the training data as text: ` on FOLDER (TYPE)`, empty without any."""
+    found = [f"{Path(str(d.get('data_root', '?'))).name} ({d.get('type')})" for d in _sets(cfg, "train_dataloader")]
+    return f" on {', '.join(dict.fromkeys(found))}" if found else ""
 
 
 def _training(content: Any, checkpoint: Path) -> dict[str, Any]:
@@ -194,7 +164,7 @@ def _training(content: Any, checkpoint: Path) -> dict[str, Any]:
         training["date"] = f"{day[:4]}-{day[4:6]}-{day[6:8]}"
     env = checkpoint.parent / "env.json"
     if env.is_file():
-        training |= {key: value for key, value in read_json(env).items() if key in _FROM_ENV}
+        training |= {key: value for key, value in read_json(env).items() if key in FROM_ENV}
     return training
 
 
