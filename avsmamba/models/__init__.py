@@ -7,12 +7,14 @@ from avsmamba.models.head import AudioQueryHead
 from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss
 from avsmamba.models.mad import ModalityAggregationDecoder
 from avsmamba.models.mte import MultiScaleTemporalEncoder
+from avsmamba.models.modulation import AudioModulation
 from avsmamba.models.projection import Projection
 from avsmamba.models.segmentor import AVSSegmentor
 
 __all__ = [
     "AVSDataPreprocessor",
     "AVSSegmentor",
+    "AudioModulation",
     "AudioQueryHead",
     "BCELoss",
     "ContextualIntegrationPyramid",
