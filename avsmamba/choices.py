@@ -11,3 +11,6 @@ WEIGHT_DTYPES = ("float32", "float16")
 SUBSETS = ("s4", "ms3", "avss")
 COLOURS = ("kind", "any")
 DIFFICULTIES = ("plain", "hard")
+# Options of `avsmamba import`.
+IMPORT_TARGETS = (*SUBSETS, "cvat", "label-studio")
+NO_AUDIO = ("error", "skip", "silence")

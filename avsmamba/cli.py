@@ -17,6 +17,7 @@ from avsmamba.commands import (
     components,
     export,
     features,
+    import_,
     info,
     inspect,
     make_shapes,
@@ -41,6 +42,7 @@ GROUPS = {
         predict,
         web,
         export,
+        import_,
         check_data,
         inspect,
         zoo,
@@ -54,7 +56,9 @@ GROUPS = {
     "for maintainers, in a clone of the repository": (components, report, ship),
 }
 COMMANDS = {
-    module.__name__.rpartition(".")[2].replace("_", "-"): module for group in GROUPS.values() for module in group
+    module.__name__.rpartition(".")[2].strip("_").replace("_", "-"): module
+    for group in GROUPS.values()
+    for module in group
 }
 
 

@@ -33,6 +33,7 @@ AT_LEAST_1 = Limit("at least 1", lambda x: x >= 1)
 POSITIVE = Limit("a number above 0", lambda x: x > 0)
 RATE = Limit("at least 0 and below 1", lambda x: 0 <= x < 1)
 PROBABILITY = Limit("0 to 1", lambda x: 0 <= x <= 1)
+ODD = Limit("an odd number", lambda n: n > 0 and n % 2 == 1)
 MAP_NUMBER = Limit("of the maps 1 to 4", lambda x: x in (1, 2, 3, 4))
 
 

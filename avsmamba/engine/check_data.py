@@ -37,6 +37,11 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
                 configs.append(values)
     if not configs:
         raise UserError(f"{config}: has no data set to check")
+    return check_data_sets(configs, str(config))
+
+
+def check_data_sets(configs: Sequence[dict[str, Any]], source: str) -> int:
+    """Do the work of `check_data` for configs of data sets; `source` names where they are from, for errors."""
     faults: set[str] = set()
     datasets = []
     for values in configs:
@@ -45,7 +50,7 @@ def check_data(config: str | Path, data_root: str | None = None, options: Sequen
         if dataset is not None:
             datasets.append(dataset)
             if not hasattr(dataset, "faults"):
-                raise UserError(f"{config}: {values['type']} has no method 'faults', so it cannot be checked")
+                raise UserError(f"{source}: {values['type']} has no method 'faults', so it cannot be checked")
         _print_new(problems, faults)
     clips = sum(map(len, datasets))
     with tqdm(total=clips, unit="clip", dynamic_ncols=True, disable=not clips) as bar:

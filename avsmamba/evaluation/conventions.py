@@ -46,7 +46,8 @@ CONVENTIONS = {
     "avsbench": Convention("batch_4/224", "avsbench/224"),
     "tpavi": Convention("batch_4/224", "avsbench/224"),
     "avsbigen": Convention("batch_1/224", None),
-    "selm": Convention("batch_2/224", None),
+    "combo": Convention("batch_1/224", "avsbench/224"),
+    "selm": Convention("batch_2/224", "avsbench/224"),
     "frame": Convention("frame/own", "frame/own"),
 }
 

@@ -31,7 +31,7 @@ class AVSMetric(BaseMetric):
         batch_size: clips in a batch of protocol avsbench. The default is that of AVSBench's `test.sh` for S4 and MS3
             (the default of its `test.py` is 1; AVSegFormer's configs have 2).
         convention: the paper whose score `tools/test.py` prints first: `avs_mamba`, `avsegformer`, `avsbench`, `tpavi`,
-            `avsbigen`, `selm` or `frame`, see docs/scores.md. All conventions are computed in any case.
+            `avsbigen`, `combo`, `selm` or `frame`, see docs/scores.md. All conventions are computed in any case.
         conventions: whether to score under all conventions. Validation during training does so only if its config sets
             this.
 

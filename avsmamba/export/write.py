@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 # (H, W) of a check, the second with two clips if the batch is variable; none is that of the trace.
 CHECKED = ((96, 96), (64, 128), (160, 96))
 TRACED = (96, 64)
-PARTS = ("backbone", "audio_encoder", "projection", "encoder", "decoder", "pyramid", "head")
+PARTS = ("backbone", "audio_encoder", "stage_fusion", "projection", "encoder", "decoder", "pyramid", "head")
 Clip = dict[str, NDArray[Any]]
 
 

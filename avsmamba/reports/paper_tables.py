@@ -97,6 +97,7 @@ class _Row:
 class _Others:
     order: list[str]
     rows: list[dict[str, Any]]
+    reasons: dict[str, str]
 
 
 class Methods:
@@ -105,6 +106,7 @@ class Methods:
     Attributes:
         configs: method and facts by the config's path under `configs/`, without its ending.
         scores: by method and row of the paper, then by data set.
+        reasons: why a method has no config, by its name.
     """
 
     def __init__(self, configs: Path) -> None:
@@ -120,6 +122,9 @@ class Methods:
             self.scores[row.method, row.row] = {"S4": row.S4, "MS3": row.MS3} | ({"AVSS": row.AVSS} if row.AVSS else {})
         if set(others.order) != {method for method, _ in self.scores}:
             raise UserError(f"{file}: order: expected every method once, got {', '.join(others.order)}")
+        self.reasons = others.reasons
+        if unknown := {m for m, _, _ in self._with_config} & set(self.reasons) or set(self.reasons) - set(others.order):
+            raise UserError(f"{file}: reasons: expected methods of 'order' without a config, got {min(unknown)}")
         self.scores = dict(sorted(self.scores.items(), key=lambda item: others.order.index(item[0][0])))
 
     def _add(self, file: Path, configs: Path) -> None:

@@ -1,6 +1,6 @@
 """Read pictures and sound of any video, on one clock that starts at the first picture."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -121,6 +121,17 @@ class Video(AbstractContextManager["Video", None]):
         while shown is not None and k / fps < end - END_MARGIN:
             yield k / fps, shown()
             k += 1
+
+    def times(self) -> Iterator[tuple[float, float]]:
+        """Yield the time of every picture and of its end, s; no picture is converted to RGB."""
+        for time, end, _ in self._source.timed(0.0):
+            yield time, end
+
+    def numbered(self, numbers: Container[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the pictures of some numbers, in order, as in `frames`; the first picture is number 0."""
+        for number, (_, _, picture) in enumerate(self._source.timed(0.0)):
+            if number in numbers:
+                yield number, picture()
 
     def sound(self, start: float, stop: float) -> np.ndarray:
         """Return the sound between two times, s, see `Sound.read`; zeros without sound.

@@ -88,3 +88,12 @@ def test_memory_does_not_grow_with_length(tmp_path):
     )
     count, begin, end = map(float, done.stdout.split())
     assert count == 1600 and end - begin < 8  # MiB; its pictures are 56 MiB, its sound is 10
+
+
+def test_times_and_numbers_of_pictures(tmp_path):
+    times = [0, 0.1, 0.4, 0.5, 1.1]
+    path = write_clip(tmp_path / "a.mp4", times=times)
+    with open_video(path) as video:
+        pairs = list(video.times())
+        assert np.allclose([start for start, _ in pairs], times, atol=1e-3) and all(end > start for start, end in pairs)
+        assert [(number, index_of(shown)) for number, shown in video.numbered({1, 4, 7})] == [(1, 1), (4, 4)]

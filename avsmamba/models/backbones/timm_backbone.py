@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from avsmamba.checkpoint.pretrained import Layout
 from avsmamba.checkpoint.reading import raise_unless_fits
 from avsmamba.limits import RATE, limits
+from avsmamba.models.backbones.efficientnet_names import is_efficientnet_pytorch, translate_efficientnet
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.stage_fusion import Between, unchanged
 from avsmamba.models.pretrained_part import PretrainedPart
@@ -38,14 +39,15 @@ class TimmBackbone(PretrainedPart):
 
     Nothing is downloaded. `checkpoint` is read by `init_weights`, which mmengine calls when a training starts; testing
     and resuming do not need the file. It may hold timm's own names, those of the original release where
-    timm knows them (PVT-v2, Swin, ConvNeXt, …), torchvision's ResNets, or torchvision's COCO models on a ResNet
-    (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken; also what AVS-Mamba's, TPAVI's and
-    AVSegFormer's authors release, with AVSBench's ResNet-50 of two heads (`layer3_1`, `layer3_2`, …), of which the
-    first one runs and is taken.
+    timm knows them (PVT-v2, Swin, ConvNeXt, …), EfficientNet-PyTorch's, torchvision's ResNets, or torchvision's COCO
+    models on a ResNet (DeepLabV3, FCN, Faster and Mask R-CNN), of which the backbone is taken; also what AVS-Mamba's,
+    TPAVI's and AVSegFormer's authors release, with AVSBench's ResNet-50 of two heads (`layer3_1`, `layer3_2`, …), of
+    which the first one runs and is taken.
 
     Args:
         model_name: as in `timm.list_models()`.
-        checkpoint: local file with pretrained weights; None: random weights.
+        checkpoint: local file with pretrained weights, or one in an installed package (`package:NAME/PATH`); None:
+            random weights.
         out_indices: which of timm's feature maps to use; None: the last four.
         frozen: no gradients, and always in eval mode.
         norm_eval: batch normalisations keep their statistics (their weights are still trained).
@@ -64,6 +66,8 @@ class TimmBackbone(PretrainedPart):
         ValueError: if timm has no such model, or it has no maps at strides 4, 8, 16 and 32, or does not accept one of
             the arguments.
     """
+
+    expected_strides: Sequence[int] = STRIDES
 
     @limits(drop_path_rate=RATE)
     def __init__(
@@ -89,7 +93,7 @@ class TimmBackbone(PretrainedPart):
         self.net = _create(model_name, features_only=True, out_indices=indices, **self._model_args)
         self.strides = list(self.net.feature_info.reduction())
         self.out_channels: list[int] = list(self.net.feature_info.channels())
-        if self.strides != STRIDES:
+        if self.strides != [*self.expected_strides]:
             which = "its last four" if out_indices is None else f"out_indices {indices}"
             advice = "use another model" if out_indices is None else "leave out_indices out for the last four"
             raise ValueError(
@@ -176,6 +180,8 @@ def translate_features(
         UserError: if timm cannot read them.
     """
     state, second_head = take_first_head(state)
+    if is_efficientnet_pytorch(state):
+        state = translate_efficientnet(state, whole)
     if translate is not None:
         try:
             state = translate(dict(state), whole)

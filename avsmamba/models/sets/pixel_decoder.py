@@ -53,7 +53,11 @@ class DeformablePixelDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Map four `(B, T, h_i, w_i, C)` maps, finest first, to mask features and three encoded maps, same shapes."""
-        fine, *coarse = self.encoder(maps)
+        return self.with_mask_features(self.encoder(maps))
+
+    def with_mask_features(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return the same maps with mask features in the place of the first, from maps 1 and 2."""
+        fine, *coarse = maps
         lead = fine.shape[:2]
         x, up = (m.flatten(0, 1).permute(0, 3, 1, 2) for m in (fine, coarse[0]))
         x = x + F.interpolate(up, size=x.shape[-2:], mode="bilinear", align_corners=False)

