@@ -6,6 +6,7 @@ from avsmamba.models.data_preprocessor import AVSDataPreprocessor
 from avsmamba.models.head import AudioQueryHead
 from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, StructureLoss
 from avsmamba.models.mad import ModalityAggregationDecoder
+from avsmamba.models.modulation import AudioModulation
 from avsmamba.models.mte import MultiScaleTemporalEncoder
 from avsmamba.models.projection import Projection
 from avsmamba.models.segmentor import AVSSegmentor
@@ -13,6 +14,7 @@ from avsmamba.models.segmentor import AVSSegmentor
 __all__ = [
     "AVSDataPreprocessor",
     "AVSSegmentor",
+    "AudioModulation",
     "AudioQueryHead",
     "BCELoss",
     "ContextualIntegrationPyramid",

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import counts, limits, one_of
 from avsmamba.models.layers import A2VFusionBlock, SSMOptions, TemporalMambaBlock
+from avsmamba.models.layers.audio_gate import AudioGate
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
@@ -15,9 +16,14 @@ class ContextFusionBlock(nn.Module):
     """Fig. 5 (b): Temporal Mamba over one scale, then Audio-to-Vision fusion; each may be None."""
 
     def __init__(
-        self, temporal_mamba: TemporalMambaBlock | None, a2v: A2VFusionBlock | None, grad_checkpointing: bool = False
+        self,
+        temporal_mamba: TemporalMambaBlock | None,
+        a2v: A2VFusionBlock | None,
+        grad_checkpointing: bool = False,
+        gate: AudioGate | None = None,
     ):
         super().__init__()
+        self.gate = gate
         self.temporal_mamba, self.a2v = temporal_mamba, a2v
         self.grad_checkpointing = grad_checkpointing
 
@@ -25,7 +31,8 @@ class ContextFusionBlock(nn.Module):
         """Map `(B, T, h, w, C)` and `(B, T, C)` to `(B, T, h, w, C)`; `temporal_mamba` replaces the own block."""
         if self.temporal_mamba is not None:
             block = temporal_mamba or self.temporal_mamba
-            visual = maybe_checkpoint(block, [visual], recompute=self.grad_checkpointing)[0]
+            new = maybe_checkpoint(block, [visual], recompute=self.grad_checkpointing)
+            visual = new[0] if self.gate is None else self.gate([visual], new, audio)[0]
         if self.a2v is not None:
             visual = maybe_checkpoint(self.a2v, visual, audio, recompute=self.grad_checkpointing)
         return visual
@@ -121,6 +128,8 @@ class ContextualIntegrationPyramid(nn.Module):
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
         grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
+        audio_gate: weight what the Temporal Mamba blocks add to a frame by the frame's own sound (`AudioGate`); not in
+            the paper.
     """
 
     @limits(
@@ -154,6 +163,7 @@ class ContextualIntegrationPyramid(nn.Module):
         drop_path: float = 0.1,
         norm_eps: float = 1e-6,
         grad_checkpointing: bool = False,
+        audio_gate: bool = False,
     ):
         super().__init__()
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path, norm_eps)
@@ -163,6 +173,7 @@ class ContextualIntegrationPyramid(nn.Module):
                 TemporalMambaBlock(embed_dims, orders, temporal_conv, options) if temporal_mamba else None,
                 A2VFusionBlock(embed_dims, a2v_conv, audio_conv_kernel, options) if a2v else None,
                 grad_checkpointing,
+                AudioGate(embed_dims) if audio_gate and temporal_mamba else None,
             )
             for _ in range(4)
         )

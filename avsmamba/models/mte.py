@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import MAP_NUMBER, POSITIVE, counts, limits
 from avsmamba.models.layers import MixFFN, SSMOptions, TemporalMambaBlock, VSSBlock
+from avsmamba.models.layers.audio_gate import AudioGate
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.ssm import ORDERS, SSM_LIMITS
 from avsmamba.registry import MODELS
@@ -31,6 +32,11 @@ class MultiScaleTemporalEncoder(nn.Module):
         drop_path: drop rate of residual branches.
         norm_eps: epsilon of the layer normalisations before the blocks.
         grad_checkpointing: keep only the inputs of each block and recompute its activations in the backward pass.
+        audio_gate: weight what the Temporal Mamba blocks add to a frame by the frame's own sound (`AudioGate`); not in
+            the paper.
+
+    Attributes:
+        reads_audio: whether `forward` takes the audio as well.
 
     Raises:
         ValueError: if both blocks are off (write `encoder: null` instead) or an option is unknown.
@@ -55,13 +61,15 @@ class MultiScaleTemporalEncoder(nn.Module):
         drop_path: float = 0.1,
         norm_eps: float = 1e-6,
         grad_checkpointing: bool = False,
+        audio_gate: bool = False,
     ):
         super().__init__()
         if not (vss or temporal_mamba):
             raise ValueError("vss and temporal_mamba are both off: write `encoder: null` for a model without MTE")
         options = SSMOptions(d_state, expand, dt_rank, conv_act, drop_path, norm_eps)
         self.scales, self.grad_checkpointing = tuple(scales), grad_checkpointing
-        self.blocks = nn.ModuleList()
+        self.reads_audio = audio_gate and temporal_mamba
+        self.blocks, self.gates = nn.ModuleList(), nn.ModuleList()
         for _ in range(num_layers):
             if vss:
                 self.blocks.append(VSSBlock(embed_dims, options))
@@ -69,13 +77,21 @@ class MultiScaleTemporalEncoder(nn.Module):
                     self.blocks.append(MixFFN(embed_dims, mlp_ratio, options))
             if temporal_mamba:
                 self.blocks.append(TemporalMambaBlock(embed_dims, orders, temporal_conv, options))
+                if audio_gate:
+                    self.gates.append(AudioGate(embed_dims))
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Map four `(B, T, h_i, w_i, C)` maps, finest first, to maps of the same shapes."""
+    def forward(self, maps: list[Tensor], audio: Tensor | None = None) -> list[Tensor] | tuple[list[Tensor], Tensor]:
+        """Map four `(B, T, h_i, w_i, C)` maps, finest first, to maps of the same shapes; with `audio_gate` the audio
+        `(B, T, C)` is read and returned unchanged.
+        """
         selected = [maps[s - 1] for s in self.scales]
+        gates = iter(self.gates)
         for block in self.blocks:
-            selected = maybe_checkpoint(block, selected, recompute=self.grad_checkpointing)
+            new = maybe_checkpoint(block, selected, recompute=self.grad_checkpointing)
+            if audio is not None and isinstance(block, TemporalMambaBlock):
+                new = next(gates)(selected, new, audio)
+            selected = new
         encoded = list(maps)
         for scale, new in zip(self.scales, selected, strict=True):
             encoded[scale - 1] = new
-        return encoded
+        return encoded if audio is None else (encoded, audio)
