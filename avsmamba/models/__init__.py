@@ -4,7 +4,7 @@ from avsmamba.models import audio, backbones, baselines, sets
 from avsmamba.models.cip import ContextualIntegrationPyramid
 from avsmamba.models.data_preprocessor import AVSDataPreprocessor
 from avsmamba.models.head import AudioQueryHead
-from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss
+from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, StructureLoss
 from avsmamba.models.mad import ModalityAggregationDecoder
 from avsmamba.models.mte import MultiScaleTemporalEncoder
 from avsmamba.models.projection import Projection
@@ -21,6 +21,7 @@ __all__ = [
     "ModalityAggregationDecoder",
     "MultiScaleTemporalEncoder",
     "Projection",
+    "StructureLoss",
     "audio",
     "backbones",
     "baselines",

@@ -1,4 +1,4 @@
-"""Losses on the frames that are labelled: dice (S4 and MS3, Sec. V-B), cross-entropy (AVSS), binary cross-entropy.
+"""Losses on the frames that are labelled: dice (S4 and MS3, Sec. V-B), cross-entropy (AVSS), those of other methods.
 
 Logits are `(F, N, h, w)` for N classes. A target is either `(F, N, h, w)` in {0, 1}, or `(F, 1, h, w)` of class
 indices, which represent the one-hot masks of N > 1 classes.
@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from avsmamba.limits import AT_LEAST_0, limits
+from avsmamba.limits import AT_LEAST_0, RATE, Limit, limits
 from avsmamba.registry import MODELS
+
+ODD = Limit("an odd number", lambda n: n > 0 and n % 2 == 1)
 
 
 @MODELS.register_module()
@@ -113,6 +115,65 @@ class CrossEntropyLoss(nn.Module):
         weight = logits.new_ones(logits.shape[1], dtype=torch.float32)
         weight[0] = self.background_weight
         return self.loss_weight * F.cross_entropy(logits.float(), target[:, 0].long(), weight)
+
+
+@MODELS.register_module()
+class StructureLoss(nn.Module):
+    """Binary cross-entropy and weighted intersection over union; pixels near a border of the mask weigh more.
+
+    With w = 1 + `border_weight` |mean of g over a window - g| around each pixel (zeros outside of the frame):
+    BCE(x, g') + 1 - (I + 1) / (U - I + 1), I = sum(w p g), U = sum(w (p + g)), of each frame and class, averaged. g' is
+    g (1 - s) + s / 2 with s the `smoothing`.
+
+    Source: F3Net (Wei et al., AAAI 2020), as AVSBiGen and ECMVAE train. Their code averages the cross-entropy before it
+    is weighted, so the weights cancel in it.
+
+    Args:
+        loss_weight: factor of the sum of both terms.
+        smoothing: s, of the targets of the cross-entropy.
+        window: height and width of the window, odd.
+        border_weight: greatest additional weight of a pixel.
+        weighted_bce: apply the weights to the cross-entropy too (F3Net); false: as their code.
+    """
+
+    @limits(loss_weight=AT_LEAST_0, smoothing=RATE, window=ODD, border_weight=AT_LEAST_0)
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        smoothing: float = 0.001,
+        window: int = 31,
+        border_weight: float = 5.0,
+        weighted_bce: bool = False,
+    ):
+        super().__init__()
+        self.loss_weight, self.smoothing, self.window = loss_weight, smoothing, window
+        self.border_weight, self.weighted_bce = border_weight, weighted_bce
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of `(F, N, h, w)` logits against `(F, N, h, w)` masks; zero for F = 0.
+
+        Raises:
+            ValueError: if the target holds class indices.
+        """
+        if not len(logits):
+            return logits.sum()
+        if are_indices(logits, target):
+            raise ValueError(f"StructureLoss: expected a mask for each of {logits.shape[1]} classes, got class indices")
+        x, g = logits.float(), target.float()
+        weights = 1 + self.border_weight * (window_mean(g, self.window) - g).abs()
+        smooth = g * (1 - self.smoothing) + self.smoothing / 2
+        bce = F.binary_cross_entropy_with_logits(x, smooth, reduction="none")
+        if self.weighted_bce:
+            bce = bce * weights / weights.mean((2, 3), keepdim=True)
+        p = x.sigmoid()
+        overlap, sizes = (weights * p * g).sum((2, 3)), (weights * (p + g)).sum((2, 3))
+        return self.loss_weight * (bce.mean((2, 3)) + 1 - (overlap + 1) / (sizes - overlap + 1)).mean()
+
+
+def window_mean(masks: Tensor, window: int) -> Tensor:
+    """Return the mean of `(F, N, h, w)` in a square window around each pixel, with zeros outside of the frame."""
+    rows = F.avg_pool2d(masks, (window, 1), stride=1, padding=(window // 2, 0))
+    return F.avg_pool2d(rows, (1, window), stride=1, padding=(0, window // 2))
 
 
 def are_indices(logits: Tensor, target: Tensor) -> bool:

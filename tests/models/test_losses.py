@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, labelled_frames
+from avsmamba.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, StructureLoss, labelled_frames
 
 
 @pytest.fixture
@@ -182,3 +182,43 @@ def test_nothing_waits_for_the_device(device, num_classes, losses):
                 for loss in losses:
                     value = loss()(p, g)
                     assert value.device.type == device and value.requires_grad
+
+
+def slow_structure(logits, masks, window, weighted_bce, smoothing=0.001):
+    """Compute the structure loss pixel by pixel."""
+    total, radius = 0.0, window // 2
+    for x, g in zip(logits.double()[:, 0], masks.double()[:, 0], strict=True):
+        h, w = g.shape
+        weights, costs = torch.zeros(h, w).double(), torch.zeros(h, w).double()
+        for i in range(h):
+            for j in range(w):
+                near = g[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1]
+                weights[i, j] = 1 + 5 * (near.sum() / window**2 - g[i, j]).abs()
+                y, p = g[i, j] * (1 - smoothing) + smoothing / 2, 1 / (1 + torch.exp(-x[i, j]))
+                costs[i, j] = -(y * p.log() + (1 - y) * (1 - p).log())
+        total += (weights * costs).sum() / weights.sum() if weighted_bce else costs.mean()
+        p = x.sigmoid()
+        overlap = (weights * p * g).sum()
+        total += 1 - (overlap + 1) / ((weights * (p + g)).sum() - overlap + 1)
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("weighted_bce", [False, True])
+@pytest.mark.parametrize("window", [3, 31])
+def test_structure_loss_equals_its_formula(window, weighted_bce):
+    logits, g = torch.randn(2, 1, 9, 6), torch.zeros(2, 1, 9, 6)
+    g[0, :, 2:6, 1:4] = 1
+    loss = StructureLoss(2.0, window=window, weighted_bce=weighted_bce)(logits, g)
+    torch.testing.assert_close(loss.double(), 2 * slow_structure(logits, g, window, weighted_bce))
+
+
+def test_structure_loss_rewards_the_mask_and_refuses_what_it_cannot_read():
+    g = torch.zeros(1, 1, 16, 16)
+    g[..., 4:12, 4:12] = 1
+    good, bad = (StructureLoss()(x, g) for x in (20 * (2 * g - 1), 20 * (1 - 2 * g)))
+    assert 0 < good < 0.02 < 1 < bad
+    assert StructureLoss()(torch.randn(0, 1, 4, 4, requires_grad=True), torch.zeros(0, 1, 4, 4)) == 0
+    with pytest.raises(ValueError, match="a mask for each of 3 classes, got class indices"):
+        StructureLoss()(torch.randn(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="window: expected an odd number, got 4"):
+        StructureLoss(window=4)

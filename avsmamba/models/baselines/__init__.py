@@ -10,6 +10,7 @@ from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProject
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
+from avsmamba.models.layers.refinenet import BasicNeckProjection
 
 __all__ = [
     "AVFSLoss",
@@ -19,6 +20,7 @@ __all__ = [
     "AVSegFormerEncoder",
     "AVSegFormerHead",
     "AVSegFormerMixer",
+    "BasicNeckProjection",
     "CATRDecoder",
     "CATREncoder",
     "CATRProjection",
