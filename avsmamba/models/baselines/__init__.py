@@ -7,6 +7,8 @@ from avsmamba.models.baselines.avsegformer import (
     AVSegFormerMixer,
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
+from avsmamba.models.baselines.ecmvae import ECMVAELatents, ECMVAEPyramid, ECMVAESegmentor
+from avsmamba.models.baselines.ecmvae_losses import ECMVAELoss
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.tpavi import TPAVIHead, TPAVIProjection, TPAVIPyramid
 from avsmamba.models.layers.deformable_encoder import AVSegFormerEncoder
@@ -25,6 +27,10 @@ __all__ = [
     "CATREncoder",
     "CATRProjection",
     "CATRPyramid",
+    "ECMVAELatents",
+    "ECMVAELoss",
+    "ECMVAEPyramid",
+    "ECMVAESegmentor",
     "TPAVIHead",
     "TPAVIProjection",
     "TPAVIPyramid",
