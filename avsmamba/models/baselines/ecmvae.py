@@ -322,16 +322,17 @@ class ECMVAESegmentor(AVSSegmentor):
         outputs = by_length(self.prior_pass, self.latents.fused(maps, prior.joined), audio, *run)
         losses = {k: self.prior_weight * v for k, v in self.loss(outputs, size, data_samples).items()}
 
-        places = existing_places(counts, num_frames)
-        flags = {b * num_frames + t for b, s in enumerate(data_samples) for t in labelled_indices(s)}
-        labelled = torch.tensor([i for i, place in enumerate(places.tolist()) if place in flags], dtype=torch.int64)
+        flags = [labelled_indices(s) for s in data_samples]
+        pairs = [(b, t) for b, count in enumerate(counts) for t in range(count)]
+        labelled = torch.tensor([i for i, (b, t) in enumerate(pairs) if t in flags[b]])
         if not len(labelled):
             # Without a gradient for every parameter, training in several processes fails.
             unread = (*self.posterior.parameters(), *self.latent_loss.parameters())
             return losses | {"loss_kl": 0 * torch.stack([p.sum() for p in unread]).sum()}
         latents = self.posterior["latents"]
         maps, audio = self.posterior["projection"](stages, sound)
-        masks = at(places[labelled], padded_masks([s.gt_masks for s in data_samples], size).flatten(0, 1)) != 0
+        places = torch.tensor([b * num_frames + t for b, t in pairs if t in flags[b]])
+        masks = at(places, padded_masks([s.gt_masks for s in data_samples], size).flatten(0, 1)) != 0
         posterior = drawn(latents, latents(*(at(labelled, x) for x in (frames[0], audio[0])), masks.unsqueeze(1)))
         index = labelled.to(prior.samples.device, non_blocking=True)
         samples = prior.samples.index_copy(0, index, posterior.samples)
