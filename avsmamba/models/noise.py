@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 
+@torch.compiler.disable  # the names are hashed by Python
 def clip_noise(seed: int, names: Sequence[str | None], counts: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Draw standard normal noise for every frame of a batch of clips, on the CPU.
 
