@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, counts, limits, one_of
-from avsmamba.models.baselines.ecmvae_losses import AUDIO, SHARED, VISUAL, Gaussian, Latents
+from avsmamba.models.baselines.ecmvae_losses import AUDIO, SHARED, VISUAL, Gaussian, Latents, single
 from avsmamba.models.baselines.tpavi import TPAVIBlock, TPAVIFeatures
 from avsmamba.models.batch import at, by_length, existing_places, labelled_indices, padded_masks
 from avsmamba.models.head import HeadOutput
@@ -64,8 +64,7 @@ class LatentEncoder(nn.Module):
     def forward(self, picture: Tensor, audio: Tensor | None) -> Tensor:
         """Map `(N, channels, size, size)` and `(N, C_a)` or None to means and log variances `(N, 2, d)`."""
         read = [] if self.picture is None else [self.picture(picture)]
-        found = self.gaussian(torch.cat(read if audio is None else [*read, audio], 1)).unflatten(1, (2, -1))
-        return found.to(torch.promote_types(found.dtype, torch.float32))  # of autocast's 16 bits
+        return single(self.gaussian(torch.cat(read if audio is None else [*read, audio], 1))).unflatten(1, (2, -1))
 
 
 @MODELS.register_module()

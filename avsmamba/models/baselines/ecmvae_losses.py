@@ -13,6 +13,11 @@ from avsmamba.registry import MODELS
 VISUAL, AUDIO, SHARED = 0, 1, 2  # the latents' order in every tensor here
 
 
+def single(x: Tensor) -> Tensor:
+    """Return autocast's numbers of 16 bits as float32, others unchanged."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Gaussian(NamedTuple):
     """Normal distributions of independent numbers: `mean` and `log_variance`, both `(..., d)`."""
 
@@ -154,6 +159,6 @@ class ECMVAELoss(nn.Module):
 
     def information(self, joined: Tensor) -> Tensor:
         """Return the lower bound of the mutual information of s_v and s_a, `(N, 2, d)`; at most 0."""
-        mean, log_variance = self.visual(joined[:, VISUAL]).tanh().float().chunk(2, -1)
-        heard = self.audio(joined[:, AUDIO]).tanh().float()
+        mean, log_variance = single(self.visual(joined[:, VISUAL])).tanh().chunk(2, -1)
+        heard = single(self.audio(joined[:, AUDIO])).tanh()
         return -0.5 * ((mean - heard).square() * (-log_variance).exp()).sum(-1).mean()
