@@ -276,7 +276,7 @@ def test_semantic_conventions(with_frames):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/baselines").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_other_methods_configs_name_their_papers_convention(path):
     method = path.stem.partition("_")[0]
-    # AVSAC's is unknown: that of AVSegFormer, over which it is built. The batch of CATR's and ECMVAE's tests is unknown:
-    # AVSBench's.
+    # AVSAC's is unknown: that of AVSegFormer, over which it is built. The batch of CATR's and ECMVAE's tests is not
+    # known: AVSBench's.
     expected = {"avsac": "avsegformer", "catr": "avsbench", "ecmvae": "avsbench"}.get(method, method)
     assert load_config(path).test_evaluator.convention == expected
