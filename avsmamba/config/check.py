@@ -218,7 +218,7 @@ def _check_optimizer(config: dict[str, Any]) -> Iterator[str]:
 def _check_classes(values: dict[str, Any]) -> Iterator[str]:
     """Yield the losses and metrics that do not go with the number of classes."""
     model = values.get("model")
-    if not isinstance(model, dict) or model.get("type") != "AVSSegmentor":
+    if not isinstance(model, dict) or "head" not in model:  # another model than AVSSegmentor and its subclasses
         return
     if model.get("losses") == [] and not model.get("set_losses"):
         yield "model.losses: expected at least one loss, got []"

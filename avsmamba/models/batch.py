@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avsmamba.models.head import HeadOutput
 from avsmamba.structures import AVSDataSample
 
 
@@ -27,6 +28,44 @@ def at(index: Tensor, x: Tensor) -> Tensor:
 def existing_places(counts: Sequence[int], num_frames: int) -> Tensor:
     """List the frames that exist among all `B * T` of a batch of clips."""
     return torch.tensor([b * num_frames + t for b, count in enumerate(counts) for t in range(count)])
+
+
+def by_length(
+    run: Callable[[list[Tensor], Tensor], list[HeadOutput]],
+    maps: Sequence[Tensor],
+    audio: Tensor,
+    counts: Sequence[int],
+    num_frames: int,
+) -> list[HeadOutput]:
+    """Call `run` once for each number of frames in a batch of clips.
+
+    Args:
+        run: maps `(b, t, h_i, w_i, C)` and audio `(b, t, C)` of b clips with t frames to outputs of the head.
+        maps: `(1, N, h_i, w_i, C)` of all N frames that exist, clip by clip.
+        audio: `(1, N, C)`.
+        counts: frames of each of the B clips.
+        num_frames: T, with padding.
+
+    Returns:
+        outputs of B clips with T frames, with zeros in padded frames.
+    """
+    batch = len(counts)
+    start = [sum(counts[:b]) for b in range(batch)]
+    parts, order = [], []
+    for count in sorted(set(counts)):
+        index = [start[b] + t for b, c in enumerate(counts) if c == count for t in range(count)]
+        clips = torch.tensor(index)
+        *maps_of, audio_of = (at(clips, x[0]).unflatten(0, (-1, count)) for x in (*maps, audio))
+        parts.append(run(maps_of, audio_of))
+        order += index
+    place = existing_places(counts, num_frames)[order]
+
+    def whole(values: Sequence[Tensor]) -> Tensor:
+        flat = torch.cat([t.flatten(0, 1) for t in values])
+        result = flat.new_zeros(batch * num_frames, *flat.shape[1:])
+        return result.index_copy(0, place.to(flat.device), flat).unflatten(0, (batch, num_frames))
+
+    return [HeadOutput(*each(whole, outputs)) for outputs in zip(*parts, strict=True)]
 
 
 def labelled_indices(sample: AVSDataSample) -> list[int]:

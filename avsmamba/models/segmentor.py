@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from avsmamba.limits import AT_LEAST_1, limits, one_of
 from avsmamba.models.batch import (
     at,
+    by_length,
     check_inputs,
     each,
     existing_frames,
@@ -175,24 +176,14 @@ class AVSSegmentor(BaseModel):
         self, frames: Tensor, log_mel: Tensor, counts: Sequence[int], every_layer: bool
     ) -> list[HeadOutput]:
         """Run the model without the padding: the neck runs once for each number of frames in the batch."""
-        batch, num_frames = frames.shape[:2]
+        num_frames = frames.shape[1]
         place = existing_places(counts, num_frames)
         maps, audio = self.features(*(at(place, x.flatten(0, 1)).unsqueeze(0) for x in (frames, log_mel)))
-        start = [sum(counts[:b]) for b in range(batch)]
-        parts, order = [], []
-        for count in sorted(set(counts)):
-            index = [start[b] + t for b, c in enumerate(counts) if c == count for t in range(count)]
-            clips = torch.tensor(index)
-            maps_of, audio_of = ([at(clips, x[0]).unflatten(0, (-1, count)) for x in maps], at(clips, audio[0]))
-            parts.append(self.run_head(*self.neck(maps_of, audio_of.unflatten(0, (-1, count))), every_layer))
-            order += index
 
-        def whole(values: Sequence[Tensor]) -> Tensor:
-            flat = torch.cat([t.flatten(0, 1) for t in values])
-            result = flat.new_zeros(batch * num_frames, *flat.shape[1:])
-            return result.index_copy(0, place[order].to(flat.device), flat).unflatten(0, (batch, num_frames))
+        def run(maps: list[Tensor], audio: Tensor) -> list[HeadOutput]:
+            return self.run_head(*self.neck(maps, audio), every_layer)
 
-        return [HeadOutput(*each(whole, outputs)) for outputs in zip(*parts, strict=True)]
+        return by_length(run, maps, audio, counts, num_frames)
 
     def zero_padding(
         self, frames: Tensor, log_mel: Tensor, counts: Sequence[int], every_layer: bool
@@ -240,8 +231,18 @@ class AVSSegmentor(BaseModel):
         counts = existing_frames(data_samples, frames.shape[:2])
         if mode == "loss":
             return self.training_losses(frames, log_mel, counts, data_samples)
-        logits = self.masks(frames, log_mel, counts).logits
+        logits = self.prediction(frames, log_mel, counts, data_samples)
         return logits if mode == "tensor" else self.predict(logits, frames.shape[-2:], data_samples)
+
+    def prediction(
+        self,
+        frames: Tensor,
+        log_mel: Tensor,
+        counts: Sequence[int] | None,
+        data_samples: list[AVSDataSample] | None,
+    ) -> Tensor:
+        """Compute the logits `(B, T, N_class, h, w)`; a method that draws noise for each clip overrides it."""
+        return self.masks(frames, log_mel, counts).logits
 
     def training_losses(
         self,

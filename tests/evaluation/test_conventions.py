@@ -278,6 +278,6 @@ def test_the_other_methods_configs_name_their_papers_convention(path):
     method = path.stem.partition("_")[0]
     # AVSAC's is unknown: that of AVSegFormer, over which it is built. The batch of some others in testing is unknown:
     # AVSBench's. ("encoder" is the encoder-only model.)
-    unknown = dict.fromkeys(("catr", "aqformer", "encoder"), "avsbench")
+    unknown = dict.fromkeys(("catr", "aqformer", "ecmvae", "encoder"), "avsbench")
     expected = {"avsac": "avsegformer", **unknown}.get(method, method)
     assert load_config(path).test_evaluator.convention == expected

@@ -10,6 +10,8 @@ from avsmamba.models.baselines.avsegformer import (
 )
 from avsmamba.models.baselines.catr import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.combo import COMBODecoder, COMBOEncoder, COMBOHead, COMBOProjection, InterFrameLoss
+from avsmamba.models.baselines.ecmvae import ECMVAELatents, ECMVAEPyramid, ECMVAESegmentor
+from avsmamba.models.baselines.ecmvae_losses import ECMVAELoss
 from avsmamba.models.baselines.encoder_only import EncoderOnlyDecoder, EncoderOnlyFusion, EncoderOnlyProjection
 from avsmamba.models.baselines.losses import AVMLoss
 from avsmamba.models.baselines.selm import SelMEncoder, SelMFusion, SelMProjection
@@ -38,6 +40,10 @@ __all__ = [
     "COMBOEncoder",
     "COMBOHead",
     "COMBOProjection",
+    "ECMVAELatents",
+    "ECMVAELoss",
+    "ECMVAEPyramid",
+    "ECMVAESegmentor",
     "EncoderOnlyDecoder",
     "EncoderOnlyFusion",
     "EncoderOnlyProjection",
