@@ -61,9 +61,8 @@ def ablate(runs: Sequence[Run], jobs: int = 1) -> tuple[list[Result], dict[str, 
     results, failed = {}, {}
     for run, outcome in carry_out_all(lambda: runs, jobs, threads=1 if jobs > 1 else None):
         number = runs.index(run) + 1
-        reason = outcome if isinstance(outcome, str) else outcome.get("diverged")
-        if reason:
-            failed[run.name] = reason
+        if isinstance(outcome, str) or "diverged" in outcome:
+            failed[run.name] = reason = outcome if isinstance(outcome, str) else outcome["diverged"]
             print(f"[{number}/{len(runs)}] {run.name}: failed: {reason}", flush=True)
             continue
         results[run.name] = done = outcome

@@ -111,7 +111,8 @@ def test_runs_are_made_in_turn_and_skipped_when_finished(small, shapes, tmp_path
 def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_path, in_this_process, monkeypatch):
     # Without a schedule a training of two iterations is the first half of one of four.
     (run,), (cut,) = (
-        plan(small[:1], 1, tmp_path / name, ["real"], ["param_scheduler=null"], str(shapes)) for name in ("whole", "cut")
+        plan(small[:1], 1, tmp_path / name, ["real"], ["param_scheduler=null"], str(shapes))
+        for name in ("whole", "cut")
     )
     (whole,), _ = ablate([run])
     train, score = runs_of.train, runs_of.evaluate
