@@ -1,10 +1,11 @@
 """The checkpoint to resume from, and the environment of a run."""
 
+import subprocess
 import sys
 
 import pytest
 
-from avsmamba.engine.work_dir import environment, find_latest
+from avsmamba.engine.work_dir import _commit, environment, find_latest
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,19 @@ def test_the_note_of_the_last_checkpoint_may_be_lost(tmp_path):
     (tmp_path / "last_checkpoint").write_text("")
     assert find_latest(tmp_path).name == "iter_100.pth"
     assert find_latest(tmp_path / "nowhere") is None
+
+
+def test_a_commit_is_marked_if_the_code_differs_from_it(tmp_path):
+    assert _commit(tmp_path) is None
+    for name in ("avsmamba/a.py", "configs/b.yaml", "csrc/c.cpp", "docs/d.md"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    clean = _commit(tmp_path)
+    assert len(clean) == 12 and "+" not in clean
+    (tmp_path / "docs" / "d.md").write_text("2")
+    assert _commit(tmp_path / "avsmamba") == clean
+    (tmp_path / "configs" / "b.yaml").write_text("2")
+    assert _commit(tmp_path / "avsmamba") == f"{clean}+"
