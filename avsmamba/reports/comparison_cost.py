@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from avsmamba.checkpoint.build import build_model
@@ -114,6 +115,7 @@ def model_digest(config: str) -> str:
 def _prepared(config: str, data_root: str) -> Config:
     cfg = load_config(config, {"train_dataloader.num_workers": 0}, data_root)
     fill_from_train_loop(cfg)
+    init_default_scope(cfg.default_scope)  # a new process has none
     return cfg
 
 

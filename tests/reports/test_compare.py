@@ -141,6 +141,18 @@ def test_records_are_enough_to_continue(file, tmp_path, imagined):
     assert seen == []
 
 
+def test_a_record_does_not_depend_on_folders(file, tmp_path, monkeypatch):
+    for name in (file.name, "a.yaml", "a_avss.yaml", "baselines/b_tiny_ms3_comparison.yaml"):
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_text((tmp_path / name).read_text())
+    digests = []
+    for place, data in ((file, "x"), (tmp_path / "copy" / file.name, "y")):
+        (tmp_path / data).mkdir()
+        monkeypatch.setenv("AVSBENCH_ROOT", str(tmp_path / data))
+        digests.append([t.digest for t in tasks(Comparison(place), Records(tmp_path / "none"), "ab")])
+    assert digests[0] == digests[1] and len({*digests[0]}) == 10
+
+
 def test_a_finished_run_without_a_record_is_not_repeated(file, tmp_path, imagined):
     carried_out(file, tmp_path)
     (tmp_path / "records" / "a.json").unlink()
@@ -333,6 +345,10 @@ def test_killed_and_continued(file, tmp_path):
     assert all(records.find(task) for task in tasks(comparison, records, "ab"))
     kept = [run for text in before.values() for run in json.loads(text)["runs"]]
     assert all(run in records.of("a") + records.of("b") for run in kept)
+    subprocess.run([*words, "--cost"], env=env, check=True, stdout=subprocess.DEVNULL)
+    found = current_costs(comparison, tmp_path / "r")
+    assert {m: set(v) for m, v in found.items()} == {"a": {"ms3", "avss"}, "b": {"ms3"}}
+    assert all(0 < c["peak_GB"] < 2 and c["rounds"] == 10 for v in found.values() for c in v.values())
 
 
 @pytest.mark.parametrize(
