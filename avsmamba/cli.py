@@ -12,6 +12,7 @@ from types import ModuleType
 from avsmamba.commands import (
     ablate,
     check_data,
+    compare,
     completion,
     complexity,
     components,
@@ -53,7 +54,7 @@ GROUPS = {
         info,
         completion,
     ),
-    "experiments and figures of the paper": (ablate, qualitative, features, complexity),
+    "experiments and figures of the paper": (ablate, compare, qualitative, features, complexity),
     "for maintainers, in a clone of the repository": (components, report),
 }
 COMMANDS = {

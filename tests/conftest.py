@@ -23,6 +23,7 @@ SLOW = (
     "tests/export/test_write.py",
     "tests/models/test_compile.py",
     "tests/ops/test_portable.py",
+    "tests/reports/test_compare.py::test_killed_and_continued",
     "tests/reports/test_zoo.py::test_the_page_is_up_to_date",
     "tests/test_site.py",
     "tests/test_tutorial.py",

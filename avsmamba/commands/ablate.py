@@ -3,7 +3,7 @@
 import argparse
 
 from avsmamba.choices import SOUNDS
-from avsmamba.commands.shared import add_config_options, add_data_root, source_tree
+from avsmamba.commands.shared import add_config_options, add_data_root, add_jobs, checked_jobs, source_tree
 from avsmamba.utils import UserError
 
 HELP = "train and score configs with several seeds (Tables III to VII)"
@@ -12,8 +12,8 @@ HELP = "train and score configs with several seeds (Tables III to VII)"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `avsmamba ablate`."""
     parser.description = (
-        "Train configs one after another, each in its own process, and compare their scores. Finished runs are "
-        "skipped, so the same command continues after an interruption."
+        "Train configs, each in its own process, and compare their scores. Finished runs are skipped, so the same "
+        "command continues after an interruption."
     )
     parser.add_argument(
         "--configs", nargs="+", metavar="FILE", help="default: the variants configs/ablations.yaml#tiny_*"
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOUND",
         help=f"sounds to test with, of {', '.join(SOUNDS)} (default: real shuffle)",
     )
+    add_jobs(parser)
     parser.add_argument("--work-dir", default="work_dirs/ablations", metavar="DIR", help="default: %(default)s")
     add_data_root(parser)
     add_config_options(parser)
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
     ablations = Ablations(source_tree() / "configs")
     table = ablations.variants
     configs = args.configs or [f"{table.file}#{name}" for name in table.names("tiny")]
-    runs = plan(configs, args.seeds, args.sounds, args.cfg_options, args.data_root)
-    results, failed = (finished(runs, args.work_dir), {}) if args.report else ablate(runs, args.work_dir)
+    runs = plan(configs, args.seeds, args.work_dir, args.sounds, args.cfg_options, args.data_root)
+    results, failed = (finished(runs), {}) if args.report else ablate(runs, checked_jobs(args.jobs))
     print(write_tables(results, failed, args.work_dir, ablations))
     if args.write_docs:
         write_page(results, args.write_docs, ablations)

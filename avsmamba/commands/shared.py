@@ -47,6 +47,20 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add `--jobs`."""
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time, each with one thread if N > 1 (default: 1)"
+    )
+
+
+def checked_jobs(jobs: int) -> int:
+    """Return the value of `--jobs`; raise a UserError if it is below 1."""
+    if jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, got {jobs}")
+    return jobs
+
+
 def set_local_rank(rank: int | None) -> None:
     """Set LOCAL_RANK to the value of the option, unless it is set."""
     if rank is not None:

@@ -17,6 +17,12 @@ from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 
 Checkpoint = dict[str, Any]
+
+
+class NotFiniteError(UserError):
+    """A training that was stopped because its loss or gradient was not finite."""
+
+
 _PATH_KEYS = ("last_ckpt", "best_ckpt")
 
 
@@ -119,7 +125,7 @@ class NaNGuard(Hook):
         faults = ", ".join(f"{k} is {v}" for k, v in values.items() if not math.isfinite(v))
         if faults:
             where = f"epoch {runner.epoch + 1}, iteration {runner.iter + 1}"
-            raise UserError(
+            raise NotFiniteError(
                 f"training stopped at {where}: {faults}; try a lower learning rate or optim_wrapper.clip_grad, "
                 "or train without --amp"
             )

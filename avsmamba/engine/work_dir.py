@@ -164,11 +164,15 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """Return the git commit of the source tree, with a + if files differ from it; None without git."""
-    describe = ["describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *describe]
+def _commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Return the git commit of a source tree, None without git; with a + if code or configs differ from it."""
+    git = ["git", "--no-optional-locks", "-C", str(folder)]
     try:
-        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        name = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        places = [f":/{place}" for place in ("avsmamba", "configs", "csrc")]
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *places], capture_output=True, timeout=10)
+        return name + "+" * (same.returncode != 0)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -106,11 +106,11 @@ def test_the_folder_itself_may_be_the_root(avsbench):
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/avs_mamba").glob("*.yaml"))])
 def test_the_configs_data_sets(original, original_avss, name):
-    subset, size = re.search(r"_(s4|ms3|avss)_(\d+|shapes)", name).groups()
-    size = 96 if size == "shapes" else int(size)
+    subset, size = re.search(r"_(s4|ms3|avss)_(\d+|shapes|comparison)", name).groups()
+    size = {"shapes": 96, "comparison": 64}.get(size) or int(size)
     root = original_avss if subset == "avss" else original
     cfg = load_config(f"configs/avs_mamba/{name}.yaml", data_root=str(root))
-    for split in ("train", "val", "test"):
+    for split in (s for s in ("train", "val", "test") if cfg[f"{s}_dataloader"]):
         values = cfg[f"{split}_dataloader"].dataset
         data = DATASETS.build(values)
         item = data[0]

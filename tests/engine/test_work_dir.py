@@ -1,12 +1,13 @@
 """The checkpoint to resume from, and the environment of a run."""
 
+import subprocess
 import sys
 
 import pytest
 import torch
 from mmengine.config import Config
 
-from avsmamba.engine.work_dir import environment, find_latest, set_load_from
+from avsmamba.engine.work_dir import _commit, environment, find_latest, set_load_from
 from avsmamba.utils import UserError
 
 
@@ -52,3 +53,19 @@ def test_load_from_may_be_a_pattern(tmp_path):
         assert cfg.load_from == name
     with pytest.raises(UserError, match=r"load_from: gone\.pth: no such checkpoint"):
         set_load_from(Config({"load_from": "gone.pth"}))
+
+
+def test_a_commit_is_marked_if_the_code_differs_from_it(tmp_path):
+    assert _commit(tmp_path) is None
+    for name in ("avsmamba/a.py", "configs/b.yaml", "csrc/c.cpp", "docs/d.md"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    clean = _commit(tmp_path)
+    assert len(clean) == 12 and "+" not in clean
+    (tmp_path / "docs" / "d.md").write_text("2")
+    assert _commit(tmp_path / "avsmamba") == clean
+    (tmp_path / "configs" / "b.yaml").write_text("2")
+    assert _commit(tmp_path / "avsmamba") == f"{clean}+"

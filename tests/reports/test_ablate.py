@@ -10,8 +10,8 @@ import torch
 from avsmamba.config import load_config
 from avsmamba.config.load import merge
 from avsmamba.registry import MODELS
-from avsmamba.reports import ablate as runs_of
-from avsmamba.reports.ablate import ablate, carry_out, finished, plan, run_in_a_process
+from avsmamba.reports import runs as runs_of
+from avsmamba.reports.ablate import ablate, finished, plan
 from avsmamba.reports.ablation_page import (
     BEGIN,
     END,
@@ -25,6 +25,7 @@ from avsmamba.reports.ablation_page import (
     write_tables,
 )
 from avsmamba.reports.paper_tables import FULL, Ablations, Methods
+from avsmamba.reports.runs import carry_out, run_in_a_process
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests import ROOT
@@ -69,7 +70,7 @@ def in_this_process(monkeypatch):
     """Runs without the seconds that a new process takes; the folders are noted, and one can be made to fail."""
     seen, faulty = [], set()
 
-    def run(folder):
+    def run(folder, threads=None):
         seen.append(folder.relative_to(folder.parents[1]).as_posix())
         if seen[-1] in faulty:
             return "a fault (status 2)"
@@ -81,10 +82,10 @@ def in_this_process(monkeypatch):
 
 def test_runs_are_made_in_turn_and_skipped_when_finished(small, shapes, tmp_path, in_this_process, capsys):
     seen, faulty = in_this_process
-    runs = plan(small, 2, data_root=str(shapes))
+    runs = plan(small, 2, tmp_path / "w", data_root=str(shapes))
     order = ["small_full/seed_0", "small_other/seed_0", "small_full/seed_1", "small_other/seed_1"]
     faulty.add(order[1])
-    results, failed = ablate(runs, tmp_path / "w")
+    results, failed = ablate(runs)
     assert seen == order and failed == {"small_other, seed 0": "a fault (status 2)"}
     assert [(r["config"], r["seed"]) for r in results] == [("small_full", 0), ("small_full", 1), ("small_other", 1)]
     assert results[0]["loss"] != results[1]["loss"] and results[0]["parameters"] > results[2]["parameters"]
@@ -94,21 +95,26 @@ def test_runs_are_made_in_turn_and_skipped_when_finished(small, shapes, tmp_path
     assert (tmp_path / "w" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
 
     seen.clear(), faulty.clear()
-    assert finished(runs, tmp_path / "w") == results
-    again, failed = ablate(runs, tmp_path / "w")
+    assert finished(runs) == results
+    again, failed = ablate(runs)
     assert seen == [order[1]] and not failed
     assert len(again) == 4 and [r for r in again if r in results] == results
 
-    with pytest.raises(UserError, match=r"small_full/seed_0: holds a run with another config or data root"):
-        ablate(plan(small, 2, data_root=str(shapes), options=["train_cfg.max_iters=5"]), tmp_path / "w")
+    with pytest.raises(UserError, match=r"small_full/seed_0: holds a run with another config; "):
+        ablate(plan(small, 2, tmp_path / "w", data_root=str(shapes), options=["train_cfg.max_iters=5"]))
+    with pytest.raises(UserError, match="another data root"):
+        ablate(plan(small, 2, tmp_path / "w", data_root=str(tmp_path)))
     with pytest.raises(UserError, match="another set of sounds"):
-        finished(plan(small, 1, ["real"], data_root=str(shapes)), tmp_path / "w")
+        finished(plan(small, 1, tmp_path / "w", ["real"], data_root=str(shapes)))
 
 
 def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_path, in_this_process, monkeypatch):
     # Without a schedule a training of two iterations is the first half of one of four.
-    (run,) = plan(small[:1], 1, ["real"], ["param_scheduler=null"], str(shapes))
-    (whole,), _ = ablate([run], tmp_path / "whole")
+    (run,), (cut,) = (
+        plan(small[:1], 1, tmp_path / name, ["real"], ["param_scheduler=null"], str(shapes))
+        for name in ("whole", "cut")
+    )
+    (whole,), _ = ablate([run])
     train, score = runs_of.train, runs_of.evaluate
     resumed_at = []
 
@@ -127,9 +133,9 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_pat
         monkeypatch.setattr(runs_of, "train", noted)
         monkeypatch.setattr(runs_of, name, stand_in)
         with pytest.raises(UserError, match=message):
-            ablate([run], tmp_path / "cut")
+            ablate([cut])
     monkeypatch.setattr(runs_of, "evaluate", score)
-    (resumed,), _ = ablate([run], tmp_path / "cut")
+    (resumed,), _ = ablate([cut])
     assert resumed_at == [["iter_2.pth"], ["iter_4.pth"]]
     assert (resumed["scores"], resumed["iterations"]) == (whole["scores"], whole["iterations"])
     weights = [
@@ -140,10 +146,10 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_the_same(small, shapes, tmp_pat
 
 
 def test_a_process_of_its_own(small, tmp_path):
-    folder = tmp_path / "w" / "small_full" / "seed_0"
-    (run,) = plan(small[:1], 1)
+    (run,) = plan(small[:1], 1, tmp_path / "w")
+    folder = run.folder
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({**run.record(), "data_root": str(tmp_path / "none")}))
+    (folder / "run.json").write_text(json.dumps({**run.record, "data_root": str(tmp_path / "none")}))
     reason = run_in_a_process(folder)
     assert reason.startswith("--data-root: no such folder") and reason.endswith(f"(status 2, see {folder / 'log.txt'})")
 
@@ -151,11 +157,11 @@ def test_a_process_of_its_own(small, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (([], 1), "--configs: expected at least one"),
-        ((["a/x.yaml", "b/x.yaml"], 1), "two configs are named 'x'"),
-        ((["x.yaml"], 0), "--seeds: expected at least 1, got 0"),
-        ((["x.yaml"], 1, ["shuffle"]), "--sounds: expected 'real' and any of"),
-        ((["x.yaml"], 1, ["real", "rain"]), "--sounds: .*got real rain"),
+        (([], 1, "w"), "--configs: expected at least one"),
+        ((["a/x.yaml", "b/x.yaml"], 1, "w"), "two configs are named 'x'"),
+        ((["x.yaml"], 0, "w"), "--seeds: expected at least 1, got 0"),
+        ((["x.yaml"], 1, "w", ["shuffle"]), "--sounds: expected 'real' and any of"),
+        ((["x.yaml"], 1, "w", ["real", "rain"]), "--sounds: .*got real rain"),
     ],
 )
 def test_a_plan_that_cannot_be(arguments, message):
@@ -227,9 +233,8 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     assert page.read_text() == "no markers\n"
 
 
-@pytest.mark.parametrize("name", ["ablations", "comparison"])
-def test_the_committed_pages_are_written_from_their_figures(name):
-    page = ROOT / "docs" / f"{name}.md"
+def test_the_committed_page_is_written_from_its_figures():
+    page = ROOT / "docs" / "ablations.md"
     text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
     new = fill_page(text, figures, f"images/{page.stem}.png", str(page), ABLATIONS)
     assert new == text, "run tools/ablate.py --write-docs"
