@@ -99,6 +99,7 @@ _DROPPED = (
     "The previous best checkpoint",
     "Saving checkpoint at",
     "Failed to search registry with scope",
+    "paramwise_options -- ",
     "`save_param_scheduler` is True but",
     "`resume_param_scheduler` is True but",
 )
