@@ -21,4 +21,5 @@ OPTIM_WRAPPERS = Registry(
 LOG_PROCESSORS = Registry(
     "log_processor", parent=_root.LOG_PROCESSORS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.runner"]
 )
+VISBACKENDS = Registry("vis_backend", parent=_root.VISBACKENDS, scope=SCOPE, locations=["avsmamba.engine"])
 FUNCTIONS = Registry("function", parent=_root.FUNCTIONS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.dataset"])

@@ -1,5 +1,6 @@
 """Training, testing and checks of data; the import registers the runner, the hooks and the optimizer wrapper."""
 
+from avsmamba.engine.backends import MLflowVisBackend, WandbVisBackend
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
 from avsmamba.engine.log import ShortLog
@@ -11,8 +12,10 @@ __all__ = [
     "AutocastOptimWrapper",
     "ExactResume",
     "FreezeBackbone",
+    "MLflowVisBackend",
     "NaNGuard",
     "PlainCheckpoint",
     "ShortHistory",
     "ShortLog",
+    "WandbVisBackend",
 ]
