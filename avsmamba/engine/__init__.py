@@ -3,6 +3,7 @@
 from avsmamba.engine.backends import MLflowVisBackend, WandbVisBackend
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
+from avsmamba.engine.listening import ListeningCheck
 from avsmamba.engine.log import ShortLog
 from avsmamba.engine.optim import AutocastOptimWrapper
 from avsmamba.engine.runner import AVSRunner
@@ -12,6 +13,7 @@ __all__ = [
     "AutocastOptimWrapper",
     "ExactResume",
     "FreezeBackbone",
+    "ListeningCheck",
     "MLflowVisBackend",
     "NaNGuard",
     "PlainCheckpoint",
