@@ -13,7 +13,7 @@ HOOKS = Registry(
     "hook",
     parent=_root.HOOKS,
     scope=SCOPE,
-    locations=["avsmamba.engine", "avsmamba.visualization", "mmengine.hooks"],
+    locations=["avsmamba.engine", "avsmamba.visualization", "avsmamba.reports.training_page", "mmengine.hooks"],
 )
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper", parent=_root.OPTIM_WRAPPERS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.optim"]
