@@ -12,7 +12,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.runner.amp import autocast
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from avsmamba.choices import SOUNDS
 from avsmamba.config.load import data_sets
@@ -68,7 +68,7 @@ class ListeningCheck(Hook):
         score: str = "M_J",
     ):
         self.interval, self.margin, self.num_clips, self.sound, self.score = interval, margin, num_clips, sound, score
-        self.loaders: dict[str, DataLoader] = {}
+        self.loaders: dict[str, Any] = {}
         self.evaluator: Evaluator | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -81,13 +81,17 @@ class ListeningCheck(Hook):
         if config is None:
             raise UserError("ListeningCheck: needs a validation: val_dataloader is not set")
         with kept_random_state():
-            for sound in ("real", self.sound):
-                self.loaders[sound] = self._loader(runner, copy.deepcopy(config.to_dict()), sound)
+            real = self._loader(runner, copy.deepcopy(config.to_dict()), "real")
+            if len(real.dataset) == 1 and self.sound in ("shuffle", "swap"):
+                runner.logger.warning("ListeningCheck is off: a single clip has no other clip's sound")
+                return
+            self.loaders = {"real": real}
+            self.loaders[self.sound] = self._loader(runner, copy.deepcopy(config.to_dict()), self.sound)
         self.evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.val_evaluator))
-        inner: Any = self.loaders["real"].dataset
+        inner: Any = real.dataset
         self.evaluator.dataset_meta = getattr(inner.dataset, "metainfo", None)
 
-    def _loader(self, runner: Runner, config: dict[str, Any], sound: str) -> DataLoader:
+    def _loader(self, runner: Runner, config: dict[str, Any], sound: str) -> Any:
         for values in data_sets(config["dataset"]):
             if sound != "real" or "audio" in values:
                 values["audio"] = sound
@@ -126,7 +130,7 @@ class ListeningCheck(Hook):
         return (done // loop.val_interval) % self.interval == 0
 
     @torch.no_grad()
-    def _score(self, runner: Runner, loader: DataLoader) -> float:
+    def _score(self, runner: Runner, loader: Any) -> float:
         evaluator, model = self.evaluator, runner.model
         assert evaluator is not None
         training = model.training

@@ -29,6 +29,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+Point = tuple[float, float]  # iteration, value
 _POINTS = 300  # of a curve on the page
 _WIDTH, _HEIGHT = 440, 200  # of the area of a chart, in the SVG's units
 _COLOURS = ("#2a5bb8", "#d9731a", "#2b8a57", "#a03a8c")
@@ -68,6 +69,9 @@ class TrainingPage(Hook):
             self.past = [r for r in read_records(Path(runner.work_dir)) if r["iter"] <= runner.iter]
         except UserError:  # a new work dir, or a damaged log
             self.past = []
+        # Runs that start in the same second share a folder.
+        file = Path(runner.log_dir) / SCALARS
+        self.offset = file.stat().st_size if file.is_file() else 0
         self.write(runner, "starting")
 
     def after_train_iter(
@@ -133,7 +137,7 @@ class TrainingPage(Hook):
             "done": done,
             "total": total,
             "left": None if left is None else datetime.timedelta(seconds=round(left)),
-            "end": None if left is None else _clock(time.time() + left),
+            "end": None if left is None else _clock(time.time() + left)[:-3],
             "refresh": max(1, round(self.seconds)) if state != "finished" else None,
             "env": read_json(env) if env.is_file() else {},
             "work_dir": str(Path(runner.work_dir).resolve()),
@@ -149,14 +153,14 @@ def page(values: Mapping[str, Any], records: Sequence[Record], pictures: Sequenc
     best = max(scored, key=lambda r: r["M_J"]) if scored else None
     waiting = last.get("data_time", 0.0) / last["time"] if last.get("time") else None
     losses = [k for k in last if "loss" in k and k != "loss"]
-    scores = {"M_J": "M_J", "M_F": "M_F"}
-    scores |= {k: k for r in scored for k in r if k.startswith("listening/")}
-    charts = [
-        chart("Loss", {name: curve(logged, name) for name in ("loss", *(losses if len(losses) > 1 else ()))}),
-        chart("Scores of validations", {name: curve(scored, key) for key, name in scores.items()}, marks=True),
-        chart("Learning rate", {"lr": curve(logged, "lr")}),
-        chart("Seconds per iteration", {"all": curve(logged, "time"), "waiting for data": curve(logged, "data_time")}),
-    ]
+    scores = dict.fromkeys(["M_J", "M_F", *(k for r in scored for k in r if k.startswith("listening/"))])
+    curves = {
+        "Loss": {name: curve(logged, name) for name in ("loss", *(losses if len(losses) > 1 else ()))},
+        "Scores of validations": {name: curve(scored, name) for name in scores},
+        "Learning rate": {"lr": curve(logged, "lr")},
+        "Seconds per iteration": {"all": curve(logged, "time"), "waiting for data": curve(logged, "data_time")},
+    }
+    charts = [chart(title, lines, values["done"], "Scores" in title) for title, lines in curves.items()]
     now = time.time()
     return render(
         "training.html.j2",
@@ -173,7 +177,7 @@ def page(values: Mapping[str, Any], records: Sequence[Record], pictures: Sequenc
     )
 
 
-def curve(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
+def curve(records: Sequence[Record], key: str) -> list[Point]:
     """Return `(iteration, value)` of the finite values of a key, at most `_POINTS`, each the mean of its neighbours."""
     points = [(r["iter"], float(r[key])) for r in records if key in r and math.isfinite(r[key])]
     if len(points) <= _POINTS:
@@ -181,13 +185,13 @@ def curve(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
     return [tuple(part.mean(0)) for part in np.array_split(np.array(points), _POINTS)]
 
 
-def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], marks: bool = False) -> dict[str, Any]:
+def chart(title: str, lines: Mapping[str, Sequence[Point]], end: int, marks: bool = False) -> dict[str, Any]:
     """Return what the template draws: ticks, and for each line its points in the SVG's units, colour and last value."""
     lines = {name: points for name, points in lines.items() if points}
     found = [point for points in lines.values() for point in points]
     if not found:
         return {"title": title, "lines": []}
-    end = max(x for x, _ in found) or 1
+    end = max(end, 1)
     low, high = (f(y for _, y in found) for f in (min, max))
     # Losses and durations start at 0, unless a value is below it.
     ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(min(0.0, low), high if high > low else low + 1)

@@ -124,3 +124,12 @@ def test_a_data_set_without_sounds(tmp_path):
 
     with pytest.raises(UserError, match=r"ListeningCheck: val_dataloader.dataset: takes no 'audio'"):
         train(config(tmp_path, **check(), val_dataloader=loader()), tmp_path / "w")
+
+
+def test_a_single_clip_turns_it_off(tmp_path):
+    test = {"type": "StandInDataset", "data_root": "nowhere", "split": "test", "size": 1}
+    loader = {"batch_size": 1, "num_workers": 0, "sampler": {"type": "DefaultSampler"}, "dataset": test}
+    train(config(tmp_path, **check(sound="shuffle"), val_dataloader=loader), tmp_path / "w")
+    (log,) = tmp_path.glob("w/*/*.log")
+    assert log.read_text().count("WARNING: ListeningCheck is off: a single clip") == 1
+    assert not lines(tmp_path / "w") and not scalars(tmp_path / "w", "listening/real")
