@@ -57,6 +57,10 @@ class WandbVisBackend(_KeepTraining, Wandb):
     `WANDB_MODE=offline` in the environment writes to the work dir only; `wandb sync FOLDER` uploads it later.
     """
 
+    # mmengine assigns these without a type.
+    _init_kwargs: Any
+    _define_metric_cfg: Any
+
     def set_run_name(self, name: str) -> None:
         """Set the run's name and project, where `init_kwargs` does not."""
         self._init_kwargs = {"project": _PROJECT, "name": name, **(self._init_kwargs or {})}
@@ -83,6 +87,10 @@ class MLflowVisBackend(_KeepTraining, MLflow):
     Without `tracking_uri` it is `MLFLOW_TRACKING_URI` of the environment, else `mlflow.db` in the current folder, where
     `mlflow ui` finds it. Characters that MLflow refuses in names are replaced by `_`.
     """
+
+    _run_name: Any
+    _exp_name: Any
+    _tracking_uri: Any
 
     def set_run_name(self, name: str) -> None:
         """Set the run's name, the experiment and the database, where the config does not."""
