@@ -13,7 +13,7 @@ HOOKS = Registry(
     "hook",
     parent=_root.HOOKS,
     scope=SCOPE,
-    locations=["avsmamba.engine", "avsmamba.visualization", "mmengine.hooks"],
+    locations=["avsmamba.engine", "avsmamba.visualization", "avsmamba.reports.training_page", "mmengine.hooks"],
 )
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper", parent=_root.OPTIM_WRAPPERS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.optim"]
@@ -21,4 +21,5 @@ OPTIM_WRAPPERS = Registry(
 LOG_PROCESSORS = Registry(
     "log_processor", parent=_root.LOG_PROCESSORS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.runner"]
 )
+VISBACKENDS = Registry("vis_backend", parent=_root.VISBACKENDS, scope=SCOPE, locations=["avsmamba.engine"])
 FUNCTIONS = Registry("function", parent=_root.FUNCTIONS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.dataset"])

@@ -84,7 +84,7 @@ _SLOTS: dict[str, Slot] = {
     "visualizer": Slot(
         root.VISUALIZERS,
         added=("name",),
-        children={"vis_backends": Slot(root.VISBACKENDS, added=("save_dir",), many=True)},
+        children={"vis_backends": Slot(own.VISBACKENDS, added=("save_dir",), many=True)},
     ),
     "val_cfg": Slot(root.LOOPS, "ValLoop", added=_LOOP_ADDS),
     "test_cfg": Slot(root.LOOPS, "TestLoop", added=_LOOP_ADDS),
@@ -323,7 +323,7 @@ def _import_mmengine() -> None:
 
 def _registries() -> list[Registry]:
     ours = [own.MODELS, own.DATASETS, own.TRANSFORMS, own.METRICS, own.HOOKS, own.OPTIM_WRAPPERS, own.LOG_PROCESSORS]
-    return [*ours, own.FUNCTIONS, root.DATA_SAMPLERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS]
+    return [*ours, own.FUNCTIONS, own.VISBACKENDS, root.DATA_SAMPLERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS]
 
 
 def find(registry: Registry, name: Any) -> Callable[..., Any] | None:

@@ -1,7 +1,9 @@
 """Training, testing and checks of data; the import registers the runner, the hooks and the optimizer wrapper."""
 
+from avsmamba.engine.backends import MLflowVisBackend, WandbVisBackend
 from avsmamba.engine.freeze import FreezeBackbone
 from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortHistory
+from avsmamba.engine.listening import ListeningCheck
 from avsmamba.engine.log import ShortLog
 from avsmamba.engine.optim import AutocastOptimWrapper
 from avsmamba.engine.runner import AVSRunner
@@ -11,8 +13,11 @@ __all__ = [
     "AutocastOptimWrapper",
     "ExactResume",
     "FreezeBackbone",
+    "ListeningCheck",
+    "MLflowVisBackend",
     "NaNGuard",
     "PlainCheckpoint",
     "ShortHistory",
     "ShortLog",
+    "WandbVisBackend",
 ]

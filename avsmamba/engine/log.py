@@ -54,11 +54,18 @@ class ShortLog(LogProcessor):
     def get_log_after_epoch(
         self, runner: Runner, batch_idx: int, mode: str, with_non_scalar: bool = False
     ) -> tuple[dict[str, Any], str]:
-        """Return the values for the log's backends and the line with the scores, after a validation or a test."""
+        """Return the values for the log's backends and the line with the scores, after a validation or a test.
+
+        A validation's seconds are `val/time` and `val/data_time`, apart from those of the training, and its values have
+        the iteration as `iter` also where the training counts epochs.
+        """
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         shown = {k: v for k, v in tag.items() if not k.startswith("conventions/")}
         scores = [f"{k} {v:.{self.num_digits}f}" for k, v in shown.items() if "M_" in k or "loss" in k]
-        return tag, " ".join([mode, *scores, f"({_seconds(tag, 'time'):.3f} s/it)"])
+        line = " ".join([mode, *scores, f"({_seconds(tag, 'time'):.3f} s/it)"])
+        if mode == "val" and isinstance(runner._train_loop, BaseLoop):
+            tag = {f"val/{k}" if k in ("time", "data_time") else k: v for k, v in tag.items()} | {"iter": runner.iter}
+        return tag, line
 
     def _place(self, runner: Runner, batch_idx: int, mode: str) -> str:
         if mode != "train":
@@ -97,6 +104,7 @@ _DROPPED = (
     "Advance dataloader",
     "Resumed iteration number is not divisible by",
     "The previous best checkpoint",
+    "Please make sure that the mlflow server",
     "Saving checkpoint at",
     "Failed to search registry with scope",
     "paramwise_options -- ",

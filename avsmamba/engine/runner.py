@@ -33,7 +33,16 @@ from avsmamba.utils import UserError, atomic_write, one_line
 
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid.* (is killed|exited unexpectedly)")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-_BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, OSError)
+_BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    OSError,
+    ImportError,
+)
 
 
 def fill_from_train_loop(cfg: Config) -> None:
@@ -221,6 +230,16 @@ class AVSRunner(Runner):
         self.logger.info(
             f"{type(built).__name__}: {count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
         )
+        return built
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Build mmengine's visualizer and start its backends, so that a missing package is reported at once."""
+        with _naming("visualizer"):
+            built = super().build_visualizer(visualizer)
+            for backend in built._vis_backends.values() if is_main_process() else ():
+                if hasattr(backend, "set_run_name"):
+                    backend.set_run_name(self.experiment_name.rsplit("_", 3)[0])
+                backend.experiment  # noqa: B018
         return built
 
     def build_train_loop(self, loop: Any) -> Any:

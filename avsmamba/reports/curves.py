@@ -1,18 +1,15 @@
 """Loss and validation score of a training, read from its log and drawn."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from avsmamba.reports.scalars import read_records, scalar_files
 from avsmamba.utils import UserError
-
-_SCALARS = "*/vis_data/scalars.json"
 
 
 @dataclass
@@ -42,48 +39,25 @@ def read_curves(work_dir: Path, scored: bool = True) -> Curves:
     Raises:
         UserError: if there is no such file, or it holds no loss or (where `scored`) no validation score.
     """
-    files = sorted(work_dir.glob(_SCALARS))
-    if not files:
-        raise UserError(f"{work_dir / _SCALARS}: no such file; train with the LocalVisBackend first")
-    records: list[dict[str, Any]] = []
-    for file in files:
-        new = _read(file)
-        first = min((r["step"] for r in new), default=None)
-        records = [r for r in records if first is None or r["step"] < first] + new
+    records = read_records(work_dir)
     curves = Curves()
     before, waited = 0, 0.0
     for record in records:
-        step = record["step"]
+        step = record["iter"]
         if "loss" in record:
             curves.loss.append((step, record["loss"]))
             curves.seconds += record.get("time", 0.0) * (step - before)
             waited += record.get("data_time", 0.0) * (step - before)
             before = step
         elif "M_J" in record:
-            # A training that counts epochs logs its scores by epoch.
-            epochs = [r for r in records if r.get("epoch") == step]
-            curves.score.append((epochs[-1]["step"] if epochs else step, record["M_J"]))
+            curves.score.append((step, record["M_J"]))
     for name, values in (("loss", curves.loss), ("M_J", curves.score)):
         if not values and (scored or name == "loss"):
-            raise UserError(f"{files[-1]}: holds no {name!r}: the training or its validation has not reached it")
+            raise UserError(
+                f"{scalar_files(work_dir)[-1]}: holds no {name!r}: the training or its validation has not reached it"
+            )
     curves.waiting = waited / curves.seconds if curves.seconds else 0.0
     return curves
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    """Read the records of one log; the last line of a run that was killed may be incomplete."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            record["step"] += 0
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                break
-            raise UserError(f"{file}: line {number}: expected a JSON object with a number 'step'") from None
-        records.append(record)
-    return records
 
 
 def draw_curve(points: Sequence[tuple[int, float]], label: str, colour: str, marks: bool) -> str:

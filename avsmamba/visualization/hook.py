@@ -78,12 +78,18 @@ class VisualizationHook(Hook):
                 for index in np.flatnonzero(exists):
                     write_masks(self.out_dir, sample, int(index))
             if self.show_dir is not None and (self.max_pictures is None or sample.clip_index < self.max_pictures):
-                shown, heard, truth = (_array(x)[exists] for x in (frames, log_mel, sample.gt_masks))
-                labelled = _flags(sample, "gt_temporal_mask_flag")[exists]
-                classes = self.classes if is_semantic(sample) else None
-                masks = predicted_masks(sample)[exists]
-                picture = clip_picture(shown, heard, truth, masks, picture_title(sample), labelled, classes)
+                picture = sample_picture(frames, log_mel, sample, self.classes)
                 write_png(self.show_dir / picture_path(sample), picture, frame_size=list(frames.shape[-2:]))
+
+
+def sample_picture(frames: Any, log_mel: Any, sample: AVSDataSample, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw a clip with `clip_picture`; frames `(T, 3, H, W)`, log-mel `(T, 1, 96, 64)`, a sample with predictions."""
+    exists = _flags(sample, "vid_temporal_mask_flag")
+    shown, heard, truth = (_array(x)[exists] for x in (frames, log_mel, sample.gt_masks))
+    labelled = _flags(sample, "gt_temporal_mask_flag")[exists]
+    masks = predicted_masks(sample)[exists]
+    names = classes if is_semantic(sample) else None
+    return clip_picture(shown, heard, truth, masks, picture_title(sample), labelled, names)
 
 
 def is_semantic(sample: AVSDataSample) -> bool:
