@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from avsmamba.choices import SOUNDS
+from avsmamba.datasets.broken import ON_BROKEN, BrokenClips
 from avsmamba.datasets.clip_table import SPLITS, Clip, read_clips
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
 from avsmamba.datasets.readers import attempt, fit_patches, read_all, read_frame, read_log_mel, read_mask, read_wav
@@ -54,6 +55,9 @@ class AVSBench(Dataset, ABC):
             log-mel file without one).
         negative_features: features of all sounds that are not the clip's own: 'vggish', as the real ones, or 'librosa',
             as AVSBench-Robust's released negatives, see docs/robustness.md.
+        on_broken: a clip whose files cannot be read: 'raise' an error, or, in training, 'skip' it: the next clip of the
+            table is read instead, and a line of the log names the file.
+        max_broken: greatest number of clips that are skipped in one process.
 
     Raises:
         UserError: if an argument is unknown, the table of clips is faulty, or the split is empty.
@@ -75,6 +79,8 @@ class AVSBench(Dataset, ABC):
         negative_audio: Sequence[str] = ("silence", "swap"),
         log_mel_from: str = "file",
         negative_features: str = "vggish",
+        on_broken: str = "raise",
+        max_broken: int = 100,
     ):
         if split not in SPLITS:
             raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -87,9 +93,13 @@ class AVSBench(Dataset, ABC):
             raise UserError(f"negative_features: expected one of {expected}, got {negative_features!r}")
         if num_frames < 1:
             raise UserError(f"num_frames: expected a positive number, got {num_frames}")
+        if on_broken not in ON_BROKEN:
+            raise UserError(f"on_broken: expected one of {', '.join(ON_BROKEN)}, got {on_broken!r}")
         self.split, self.audio, self.num_frames = split, audio, num_frames
         self.test_mode = split != "train" if test_mode is None else test_mode
         self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
+        if on_broken == "skip" and self.test_mode:
+            raise UserError(f"on_broken: 'skip' is for training only; split {split!r} is read for testing here")
         table = self.folder / self.TABLE
         self.clips = [clip for clip in self.read_clips(table) if clip.split == split]
         if not self.clips:
@@ -104,6 +114,7 @@ class AVSBench(Dataset, ABC):
         if log_mel_from == "wav" and audio not in ("silence", "noise") and (count := self.clips_without_wav()):
             words = f"{count} of {len(self.clips)} clips of split {split!r} have no wav: their log-mel files are used"
             print_log(f"{table}: {words}", "current", logging.WARNING)
+        self.broken = BrokenClips(len(self.clips), max_broken) if on_broken == "skip" else None
         self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
         self.metainfo: dict[str, Any] = {
             "subset": self.SUBSET,
@@ -116,6 +127,16 @@ class AVSBench(Dataset, ABC):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.broken is None:
+            return self.read_item(index)
+        return self.broken.read(index, self.read_item, [clip.name for clip in self.clips])
+
+    def read_item(self, index: int) -> dict[str, Any]:
+        """Read the item of a clip.
+
+        Raises:
+            UserError: if a file is missing or cannot be read; names the first one.
+        """
         clip = self.clips[index]
         faults: list[str] = []
         frames, masks = self.read_pictures(clip, faults)

@@ -43,6 +43,8 @@ class AVSBenchAVSS(AVSBench):
         test_mode: bool | None = None,
         log_mel_from: str = "file",
         negative_features: str = "vggish",
+        on_broken: str = "raise",
+        max_broken: int = 100,
     ):
         if num_frames < max(FRAMES.values()):
             raise UserError(f"num_frames: expected at least {max(FRAMES.values())} for AVSS, got {num_frames}")
@@ -55,6 +57,8 @@ class AVSBenchAVSS(AVSBench):
             test_mode,
             log_mel_from=log_mel_from,
             negative_features=negative_features,
+            on_broken=on_broken,
+            max_broken=max_broken,
         )
         if audio == "swap":
             self.clips = [clip if clip.sounding else self._with_kinds(clip) for clip in self.clips]

@@ -42,10 +42,11 @@ class ShortLog(LogProcessor):
             words += [f"{name} {value:.{self.num_digits}f}" for name, value in shown.items()]
             words += [f"lr {tag['lr']:.2e}"] if "lr" in tag else []
         if "time" in tag:
-            words.append(f"{tag['time']:.3f} s/it data {100 * tag.get('data_time', 0) / max(tag['time'], 1e-9):.0f}%")
+            seconds, waiting = _seconds(tag, "time"), _seconds(tag, "data_time")
+            words.append(f"{seconds:.3f} s/it data {100 * min(1, waiting / max(seconds, 1e-9)):.0f}%")
         eta = runner.message_hub.runtime_info.get("eta")
         if eta is not None:
-            words.append(f"eta {datetime.timedelta(seconds=int(eta))}")
+            words.append(f"eta {datetime.timedelta(seconds=max(0, int(eta)))}")
         if torch.cuda.is_available():
             words.append(f"mem {tag.get('memory', 0)} MB")
         return tag, " ".join(words)
@@ -57,7 +58,7 @@ class ShortLog(LogProcessor):
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         shown = {k: v for k, v in tag.items() if not k.startswith("conventions/")}
         scores = [f"{k} {v:.{self.num_digits}f}" for k, v in shown.items() if "M_" in k or "loss" in k]
-        return tag, " ".join([mode, *scores, f"({tag.get('time', 0):.3f} s/it)"])
+        return tag, " ".join([mode, *scores, f"({_seconds(tag, 'time'):.3f} s/it)"])
 
     def _place(self, runner: Runner, batch_idx: int, mode: str) -> str:
         if mode != "train":
@@ -65,6 +66,11 @@ class ShortLog(LogProcessor):
         if not self.by_epoch or not isinstance(runner._train_loop, BaseLoop):
             return f"it {runner.iter + 1}/{runner.max_iters}"
         return f"epoch {runner.epoch + 1}/{runner.max_epochs} it {batch_idx + 1}/{len(runner.train_dataloader)}"
+
+
+def _seconds(tag: dict[str, Any], name: str) -> float:
+    """Return a mean duration, not negative: the system's clock may be set back in between."""
+    return max(0.0, tag.get(name, 0.0))
 
 
 def _without_losses(values: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """mmengine's Runner with short logs, checked configs, exact resume and errors that name the config's key."""
 
 import os
+import re
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from avsmamba.engine.work_dir import environment, find_latest
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write, one_line
 
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid.* (is killed|exited unexpectedly)")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 _BUILD_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, OSError)
 
@@ -172,8 +174,20 @@ class AVSRunner(Runner):
         return Path(self.log_dir if self._train_loop is None else self.work_dir)
 
     def train(self) -> nn.Module:
-        """Train, then stop the data workers."""
-        model = super().train()
+        """Train, then stop the data workers.
+
+        Raises:
+            UserError: if a data worker died.
+        """
+        try:
+            model = super().train()
+        except RuntimeError as error:
+            if not _WORKER_DIED.search(str(error)):
+                raise
+            raise UserError(
+                f"a data worker died ({one_line(error)}), as it does if the system has no memory left; continue with "
+                "--resume, with fewer workers or smaller batches if it happens again"
+            ) from error
         for loop in (self.train_loop, self.val_loop):
             loader: Any = getattr(loop, "dataloader", None)
             # When the garbage collector stops persistent workers, it waits for ten seconds.
@@ -266,10 +280,23 @@ class AVSRunner(Runner):
         return checkpoint
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint; if the process is killed while it writes, the previous file stays complete."""
+        """Save a checkpoint; if the process is killed while it writes, the previous file stays complete.
+
+        Raises:
+            UserError: if the file cannot be written, as on a full disk.
+        """
         model = unwrapped(self.model)
         if hasattr(model, READING):
             kwargs["meta"] = {**(kwargs.get("meta") or {}), READING: getattr(model, READING)}
-        if is_main_process():
+        if not is_main_process():
+            return
+        try:
             with atomic_write(Path(out_dir) / filename) as path:
                 super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and "write" not in str(error):
+                raise
+            raise UserError(
+                f"{Path(out_dir) / filename}: cannot be written ({one_line(error)}); the checkpoints before it are "
+                "complete: continue with --resume when there is space"
+            ) from error

@@ -7,7 +7,7 @@ from avsmamba.config.load import load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import use_amp
 from avsmamba.engine.runner import AVSRunner
-from avsmamba.engine.work_dir import set_load_from, set_resume, set_work_dir
+from avsmamba.engine.work_dir import only_run_in, set_load_from, set_resume, set_work_dir
 from avsmamba.utils import UserError
 
 
@@ -35,16 +35,18 @@ def train(
         The work dir.
 
     Raises:
-        UserError: if the config, its data or its weights are missing or faulty.
+        UserError: if the config, its data or its weights are missing or faulty, another training runs in the work dir,
+            the disk is full, or a data worker died.
     """
     cfg = load_config(config, parse_options(options), data_root)
     if cfg.get("train_cfg") is None:
         raise UserError(f"{config}: has no train_cfg: nothing to train")
     set_work_dir(cfg, work_dir, config)
-    set_resume(cfg, resume)
     set_load_from(cfg)
     if amp:
         use_amp(cfg)
-    with process_group(cfg, launcher):
-        AVSRunner.from_cfg(cfg).train()
+    with only_run_in(cfg.work_dir):
+        set_resume(cfg, resume)
+        with process_group(cfg, launcher):
+            AVSRunner.from_cfg(cfg).train()
     return Path(cfg.work_dir)

@@ -1,22 +1,32 @@
 """Work dirs: their names, the checkpoint to resume from, and the environment of a run for `env.json`."""
 
 import glob
+import logging
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
+from mmengine.logging import print_log
 
-from avsmamba.checkpoint.reading import name_some
+from avsmamba.checkpoint.reading import name_some, read_file
 from avsmamba.config.variants import config_name
 from avsmamba.info import installed
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, one_line
 from avsmamba.version import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def set_work_dir(cfg: Config, work_dir: str | None, config: str | Path) -> None:
@@ -61,15 +71,79 @@ def set_load_from(cfg: Config) -> None:
 
 
 def find_latest(work_dir: str | Path) -> Path | None:
-    """Return the last complete checkpoint of a work dir, which may have been moved; None if there is none."""
+    """Return the last checkpoint of a work dir that can be read; None if there is none.
+
+    The work dir may have been moved. A damaged checkpoint is reported by a warning, and the one before it is taken.
+    """
+    for path in checkpoints(work_dir):
+        try:
+            read_file(path)
+        except UserError as error:
+            print_log(f"{error}; the checkpoint before it is used, if there is one", "current", logging.WARNING)
+        else:
+            return path
+    return None
+
+
+def checkpoints(work_dir: str | Path) -> list[Path]:
+    """List the checkpoints of a work dir, the last first: the one that `last_checkpoint` names, then by number."""
     folder = Path(work_dir)
+    numbers = {p: int(p.stem.partition("_")[2]) for s in ("epoch", "iter") for p in folder.glob(f"{s}_[0-9]*.pth")}
+    found = sorted(numbers, key=lambda path: numbers[path], reverse=True)
     note = folder / "last_checkpoint"
     if note.is_file():
         named = folder / Path(note.read_text().strip()).name
         if named.is_file():
-            return named
-    found = [(int(p.stem.partition("_")[2]), p) for s in ("epoch", "iter") for p in folder.glob(f"{s}_[0-9]*.pth")]
-    return max(found)[1] if found else None
+            found = [named, *(path for path in found if path != named)]
+    return found
+
+
+@contextmanager
+def only_run_in(work_dir: str | Path) -> Iterator[None]:
+    """Keep a second training out of a work dir; after a crash or a kill it is free at once.
+
+    Raises:
+        UserError: if another process trains there, or the folder cannot be written.
+    """
+    if fcntl is None or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
+        yield
+        return
+    path = Path(work_dir) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except OSError as error:
+        raise UserError(f"work_dir: {work_dir}: cannot be written ({one_line(error)})") from None
+    if file is None:
+        raise UserError(
+            f"work_dir: another training runs in {work_dir} (process {path.read_text() or 'unknown'}); "
+            "wait for its end, or name another folder by --work-dir"
+        )
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> TextIO | None:
+    """Open and lock a file that contains this process's number; None if another process has locked it."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            current = os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
+        except BlockingIOError:
+            file.close()
+            return None
+        except FileNotFoundError:
+            current = False
+        if current:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return file
+        file.close()  # the run before removed the file between opening and locking
 
 
 def environment(seed: int) -> dict[str, Any]:

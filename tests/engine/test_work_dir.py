@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from avsmamba.engine.work_dir import environment, find_latest, set_load_from
@@ -20,7 +21,7 @@ def test_the_command_is_recorded_as_it_was_typed(monkeypatch, program, start):
 
 def test_the_note_of_the_last_checkpoint_may_be_lost(tmp_path):
     for name in ("iter_9.pth", "iter_100.pth", "best_M_J_iter_200.pth"):
-        (tmp_path / name).touch()
+        torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / name)
     assert find_latest(tmp_path).name == "iter_100.pth"
     (tmp_path / "last_checkpoint").write_text("/gone/iter_9.pth")
     assert find_latest(tmp_path).name == "iter_9.pth"

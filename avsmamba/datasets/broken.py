@@ -1,0 +1,52 @@
+"""Clips whose files cannot be read: in a long training they are skipped, counted and reported."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from mmengine.logging import print_log
+
+from avsmamba.utils import UserError
+
+Item = TypeVar("Item")
+ON_BROKEN = ("raise", "skip")
+
+
+class BrokenClips:
+    """Read items, and in the place of a clip that cannot be read the next one that can.
+
+    The clips that were found are shared by the workers of a process, and each is reported once. Random numbers are
+    those of a run in which the broken clip was known from the start, so a resumed training sees the same clips.
+
+    Args:
+        count: number of clips.
+        limit: greatest number of broken clips.
+    """
+
+    def __init__(self, count: int, limit: int):
+        self.limit = limit
+        self.found = torch.zeros(count, dtype=torch.bool).share_memory_()
+
+    def read(self, index: int, read_item: Callable[[int], Item], names: Sequence[str]) -> Item:
+        """Return `read_item(index)`, or that of the next clip which can be read.
+
+        Raises:
+            UserError: if more clips than the limit are broken; names the last one's fault.
+        """
+        count = len(self.found)
+        for i in (*range(index, count), *range(index)):
+            if self.found[i]:
+                continue
+            state = torch.get_rng_state()
+            try:
+                return read_item(i)
+            except UserError as error:
+                torch.set_rng_state(state)
+                self.found[i] = True
+                broken = int(self.found.sum())
+                if broken > self.limit:
+                    raise UserError(f"{error}; {broken} broken clips, max_broken is {self.limit}") from None
+                words = f"clip {names[i]} is skipped, broken clip {broken} (at most {self.limit}): {error}"
+                print_log(words, "current", logging.WARNING)
+        raise UserError(f"all {count} clips are broken")
