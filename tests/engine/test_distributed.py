@@ -21,11 +21,16 @@ from tests.engine.test_resume import assert_equal, load, train
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def torchrun(tool, *arguments):
-    """Run a tool under torchrun with two processes and return its output."""
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.engine.drive", tool]
+def torchrun(tool, *arguments, processes=2):
+    """Run a tool under torchrun and return its output."""
+    return launch(processes, "tests.engine.drive", tool, *arguments, "--launcher", "pytorch")
+
+
+def launch(processes, module, *arguments):
+    """Run a module under torchrun and return its output."""
+    command = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", module]
     done = subprocess.run(
-        [sys.executable, "-m", *command, *map(str, arguments), "--launcher", "pytorch"],
+        [sys.executable, "-m", *command, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | ALONE,
         capture_output=True,
