@@ -5,12 +5,14 @@ from avsmamba.engine.hooks import ExactResume, NaNGuard, PlainCheckpoint, ShortH
 from avsmamba.engine.log import ShortLog
 from avsmamba.engine.optim import AutocastOptimWrapper
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.sharding import FullyShard
 
 __all__ = [
     "AVSRunner",
     "AutocastOptimWrapper",
     "ExactResume",
     "FreezeBackbone",
+    "FullyShard",
     "NaNGuard",
     "PlainCheckpoint",
     "ShortHistory",
