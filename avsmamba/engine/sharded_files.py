@@ -4,6 +4,9 @@ import io
 import os
 import pickle
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,8 @@ def write_sharded(path: Path, checkpoint: dict[str, Any]) -> None:
         torch.save(rest, buffer)
         tensors[_REST] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
     try:
-        dcp.save(tensors, checkpoint_id=new, no_dist=not dist.is_initialized())
+        with _quiet():
+            dcp.save(tensors, checkpoint_id=new, no_dist=not dist.is_initialized())
     except CheckpointException as error:
         raise OSError(one_line(next(iter(error.failures.values()))[0])) from error
     if is_main_process():
@@ -80,7 +84,8 @@ def read_sharded(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
             dtype = entry.properties.dtype
             fits = like is not None and like.shape == entry.size
             flat[name] = torch.empty_like(like, dtype=dtype) if fits else torch.empty(entry.size, dtype=dtype)
-    dcp.load(flat, checkpoint_id=path, no_dist=not dist.is_initialized())
+    with _quiet():
+        dcp.load(flat, checkpoint_id=path, no_dist=not dist.is_initialized())
     checkpoint = torch.load(io.BytesIO(flat.pop(_REST).numpy().tobytes()), weights_only=True)
     checkpoint["state_dict"] = {}
     states: dict[int, dict[str, Tensor]] = {}
@@ -93,6 +98,13 @@ def read_sharded(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
     if "optimizer" in checkpoint:
         checkpoint["optimizer"]["state"] = states
     return checkpoint
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def check_sharded(path: Path) -> Metadata:

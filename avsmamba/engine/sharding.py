@@ -116,8 +116,7 @@ def distributed_states(states: Mapping[Any, dict[str, Any]], optimizer: torch.op
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Average running statistics over the processes: a checkpoint has those of all, and training continues with them.
-    """
+    """Average running statistics over the processes: a checkpoint has those of all, and training goes on with them."""
     all_reduce_params(model.buffers(), op="mean")
 
 

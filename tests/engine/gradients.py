@@ -7,9 +7,10 @@ import sys
 
 import torch
 import torch.distributed as dist
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel
 
 from avsmamba.config.load import load_config, parse_options
+from avsmamba.engine.sharding import FullyShard, gathered
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from tests import ROOT
@@ -20,6 +21,7 @@ CATR = ROOT / "configs" / "baselines" / "catr_tiny_ms3_shapes.yaml"
 TPAVI = CATR.with_name("tpavi_tiny_ms3_shapes.yaml")
 AVSBIGEN = CATR.with_name("avsbigen_tiny_ms3_shapes.yaml")
 COMBO = CATR.with_name("combo_tiny_ms3_shapes.yaml")
+BLOCKS = ("TemporalMambaBlock", "VSSBlock", "V2AFusionBlock", "A2VFusionBlock", "ContextFusionBlock")
 TWO_LAYERS = [o.replace("decoder.num_layers=1", "decoder.num_layers=2") for o in SMALL]
 SMALL_SET = [
     "model.embed_dims=16",
@@ -71,8 +73,8 @@ def clips(num_classes):
     return frames, log_mel, masks
 
 
-def gradients(case, rank=0, world=1, statistics="frozen"):
-    """Return the gradients by name, of the process's part of the batch, averaged by DDP; and the losses' sum."""
+def gradients(case, rank=0, world=1, statistics="frozen", classes=None):
+    """Return the gradients by name, averaged over the processes by DDP, or by FSDP2 with modules of `classes`."""
     path, options, labelled, frozen = CASES[case]
     cfg = load_config(path, parse_options(options)).model
     torch.manual_seed(0)
@@ -85,13 +87,16 @@ def gradients(case, rank=0, world=1, statistics="frozen"):
         flags = torch.tensor([t in labelled[i] for t in range(FRAMES)])
         samples.append(AVSDataSample(gt_masks=masks[i], gt_temporal_mask_flag=flags))
     mine = slice(rank * CLIPS // world, (rank + 1) * CLIPS // world)
-    wrapped = MMDistributedDataParallel(model) if world > 1 else revert_sync_batchnorm(model)
+    if classes is not None:
+        wrapped = FullyShard(model, classes)
+    else:
+        wrapped = MMDistributedDataParallel(model) if world > 1 else model
     wrapped.train()
     if statistics == "frozen":
         freeze_statistics(model)
     losses = wrapped(frames[mine], log_mel[mine], samples[mine], mode="loss")
     model.parse_losses(losses)[0].backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return gathered({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
 
 
 def main(file):
@@ -100,6 +105,7 @@ def main(file):
     rank, world = dist.get_rank(), dist.get_world_size()
     found = {case: gradients(case, rank, world) for case in CASES}
     found["own_statistics"] = gradients("ms3", rank, world, "own")
+    found["fully_sharded"] = gradients("uneven_labels", rank, world, classes=BLOCKS)
     if rank == 0:
         torch.save(found, file)
     dist.destroy_process_group()

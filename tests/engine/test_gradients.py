@@ -1,4 +1,4 @@
-"""Gradients of DDP over two and three processes equal those of one process on the whole batch."""
+"""Gradients of DDP and FSDP2 over two and three processes equal those of one process on the whole batch."""
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ def test_gradients_of_several_processes_equal_one_process_s(tmp_path, processes,
     found = torch.load(tmp_path / "gradients.pth", weights_only=True)
     distances = {case: distance(found[case], alone[case]) for case in CASES}
     assert max(distances.values()) < 1e-10, distances
+    assert distance(found["fully_sharded"], alone["uneven_labels"]) < 1e-10
     # A batch normalisation that trains has statistics of its process's part, unless sync_bn is set.
     own = gradients("ms3", statistics="own")
     assert distance(found["own_statistics"], own) > 1e-4
