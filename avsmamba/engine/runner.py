@@ -343,11 +343,9 @@ class AVSRunner(Runner):
             if as_folder:
                 write_sharded(path, checkpoint)
             elif is_main_process():
-                with atomic_write(path) as temporary:
-                    torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "write" not in str(error):
-                raise
+                with atomic_write(path) as temporary, open(temporary, "wb") as file:
+                    torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             raise UserError(
                 f"{path}: cannot be written ({one_line(error)}); the checkpoints before it are complete: continue with "
                 "--resume when there is space"
