@@ -22,4 +22,7 @@ LOG_PROCESSORS = Registry(
     "log_processor", parent=_root.LOG_PROCESSORS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.runner"]
 )
 VISBACKENDS = Registry("vis_backend", parent=_root.VISBACKENDS, scope=SCOPE, locations=["avsmamba.engine"])
+MODEL_WRAPPERS = Registry(
+    "model_wrapper", parent=_root.MODEL_WRAPPERS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.model"]
+)
 FUNCTIONS = Registry("function", parent=_root.FUNCTIONS, scope=SCOPE, locations=["avsmamba.engine", "mmengine.dataset"])

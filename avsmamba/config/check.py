@@ -69,7 +69,7 @@ _LOOP_ADDS = ("runner", "dataloader", "evaluator")
 _SLOTS: dict[str, Slot] = {
     "model": _MODEL,
     "data_preprocessor": Slot(own.MODELS),
-    "model_wrapper_cfg": Slot(root.MODEL_WRAPPERS, "MMDistributedDataParallel", added=("module",)),
+    "model_wrapper_cfg": Slot(own.MODEL_WRAPPERS, "MMDistributedDataParallel", added=("module",)),
     "optim_wrapper": Slot(
         own.OPTIM_WRAPPERS,
         "OptimWrapper",

@@ -7,12 +7,14 @@ from avsmamba.engine.listening import ListeningCheck
 from avsmamba.engine.log import ShortLog
 from avsmamba.engine.optim import AutocastOptimWrapper
 from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.sharding import FullyShard
 
 __all__ = [
     "AVSRunner",
     "AutocastOptimWrapper",
     "ExactResume",
     "FreezeBackbone",
+    "FullyShard",
     "ListeningCheck",
     "MLflowVisBackend",
     "NaNGuard",

@@ -55,7 +55,8 @@ def process_group(cfg: Config, launcher: str) -> Iterator[None]:
     wrapper = cfg.get("model_wrapper_cfg") or {"find_unused_parameters": cfg.get("find_unused_parameters", False)}
     cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", **wrapper}
     if not torch.cuda.is_available():
-        cfg.model_wrapper_cfg["device_ids"] = None
+        if cfg.model_wrapper_cfg["type"] != "FullyShard":
+            cfg.model_wrapper_cfg["device_ids"] = None
         if launcher == "slurm":
             _slurm_environment()
         dist.init_process_group("gloo")

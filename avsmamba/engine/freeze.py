@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from avsmamba.engine.distributed import unwrapped
+from avsmamba.engine.sharding import FullyShard
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
 
@@ -36,7 +37,7 @@ class FreezeBackbone(Hook):
     Raises:
         UserError: unless exactly one of `epochs` and `iters` is set, to 0 or more; in training, if the model has no
             such part, `epochs` is set in training by iteration, or the model is distributed by another wrapper than
-            DDP.
+            DDP or FullyShard.
     """
 
     def __init__(self, epochs: int | None = None, iters: int | None = None, part: str = "backbone"):
@@ -88,13 +89,17 @@ def switch(runner: Runner, parameters: Sequence[nn.Parameter], trains: bool) -> 
 def distribute_anew(runner: Runner) -> None:
     """Wrap a distributed model again: DDP averages gradients only of parameters that trained when it was created.
 
+    FSDP2 looks at each step which parameters train.
+
     Raises:
-        UserError: if the wrapper is not DDP.
+        UserError: if the wrapper is neither DDP nor FSDP2.
     """
-    if not is_model_wrapper(runner.model):
+    if not is_model_wrapper(runner.model) or isinstance(runner.model, FullyShard):
         return
     if not isinstance(runner.model, DistributedDataParallel):
-        raise UserError(f"FreezeBackbone: a model in {type(runner.model).__name__} cannot change what trains; use DDP")
+        raise UserError(
+            f"FreezeBackbone: a model in {type(runner.model).__name__} cannot change what trains; use DDP or FullyShard"
+        )
     model = runner.model = runner.model.module
     gc.collect()  # frees the old wrapper's buckets, as large as the parameters, and its hooks
     runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), model)

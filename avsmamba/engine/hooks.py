@@ -12,6 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from avsmamba.engine.distributed import unwrapped
 from avsmamba.engine.seeding import SeededSampler, SkippingIterator, mix, seed_everything
+from avsmamba.engine.sharding import distributed_like
 from avsmamba.limits import counts, limits
 from avsmamba.registry import HOOKS
 from avsmamba.utils import UserError
@@ -88,7 +89,8 @@ class ExactResume(Hook):
             loop.dataloader_iterator = SkippingIterator(loop.dataloader, loop._iter, type(loop.dataloader_iterator))
         for name, parameter in unwrapped(runner.model).named_parameters():
             if name in self.gradients:
-                parameter.grad = self.gradients[name].to(parameter)
+                gradient = self.gradients[name].to(parameter.device, parameter.dtype)
+                parameter.grad = distributed_like(gradient, parameter)
         self.gradients = {}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

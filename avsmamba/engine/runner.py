@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import traceback
 import uuid
 import warnings
@@ -14,6 +15,7 @@ import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -27,6 +29,8 @@ from avsmamba.config.variants import config_name, split_name
 from avsmamba.engine.distributed import unwrapped
 from avsmamba.engine.log import ShortFormat, is_wanted
 from avsmamba.engine.seeding import seeded_parts, with_functions
+from avsmamba.engine.sharded_files import ENDING, read_sharded, write_sharded
+from avsmamba.engine.sharding import average_buffers, check_sharding, distributed_states, gathered, is_sharded
 from avsmamba.engine.work_dir import environment, find_latest
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write, one_line
@@ -68,6 +72,8 @@ def fill_from_train_loop(cfg: Config) -> None:
         checkpoint = hooks.setdefault("checkpoint", {"type": "CheckpointHook"})
         if checkpoint is not None:
             checkpoint.setdefault("by_epoch", by_epoch)
+            if checkpoint.pop("sharded", False):
+                checkpoint.setdefault("filename_tmpl", ("epoch_{}" if checkpoint["by_epoch"] else "iter_{}") + ENDING)
             checkpoint.setdefault("interval", loop.get("val_interval", 1 if by_epoch else 1000))
         logger = hooks.setdefault("logger", {"type": "LoggerHook"})
         if logger is not None:
@@ -138,6 +144,7 @@ class AVSRunner(Runner):
         """
         cfg = YamlConfig(cfg.to_dict(), cfg_text=cfg.text, filename=cfg.filename)
         check_config(cfg)
+        check_sharding(cfg)
         with _naming("work_dir"):
             Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         fill_from_train_loop(cfg)
@@ -261,6 +268,12 @@ class AVSRunner(Runner):
 
     # Checkpoints
 
+    def _init_model_weights(self) -> None:
+        if is_sharded(self.model):  # mmengine would broadcast each parameter, as if all processes had the same
+            unwrapped(self.model).init_weights()
+        else:
+            super()._init_model_weights()
+
     def load_or_resume(self) -> None:
         if self._resume and self._load_from is None and not self._has_loaded:
             latest = find_latest(self.work_dir)
@@ -291,7 +304,12 @@ class AVSRunner(Runner):
         Raises:
             UserError: if its shapes are not the model's; for a test or `--resume` also if weights are missing.
         """
-        checkpoint = read_file(filename, map_location)
+        wrapper = self.optim_wrapper if self._resume else None
+        optimizer = wrapper.optimizer if isinstance(wrapper, OptimWrapper) else None
+        if Path(filename).is_dir():
+            checkpoint = read_sharded(Path(filename), unwrapped(self.model), optimizer)
+        else:
+            checkpoint = read_file(filename, map_location)
         if not isinstance(checkpoint, dict):
             raise UserError(f"{filename}: expected a checkpoint, got a {type(checkpoint).__name__}")
         if self._resume and not {"optimizer", "meta", "message_hub"} <= checkpoint.keys():
@@ -299,6 +317,9 @@ class AVSRunner(Runner):
                 f"{filename}: has no optimizer state (a best_*.pth?), so training cannot be resumed from it; resume "
                 "from an epoch_*.pth or iter_*.pth, or start from its weights by --cfg-options load_from=FILE"
             )
+        if optimizer is not None:
+            states = checkpoint["optimizer"]
+            states["state"] = distributed_states(states["state"], optimizer)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         exact = strict or self._resume or self._train_loop is None
         load_weights(unwrapped(self.model), checkpoint, filename, exact, self.logger.warning)
@@ -306,24 +327,74 @@ class AVSRunner(Runner):
         self.logger.info(f"{'Resumed from' if self._resume else 'Weights of'} {filename}")
         return checkpoint
 
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint; if the process is killed while it writes, the previous file stays complete.
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Save a checkpoint; if a process is killed meanwhile, the previous one stays complete.
+
+        Every process has to call it. A name that ends in `.dcp` becomes a folder that all processes write together,
+        any other one file, of the first process.
+
+        Args:
+            out_dir: folder.
+            filename: in the folder.
+            file_client_args: not used.
+            save_optimizer: whether the optimizer's state is in it.
+            save_param_scheduler: whether the schedulers' states are in it.
+            meta: with `epoch` and `iter`, by default those after the present epoch or iteration.
+            by_epoch: whether an epoch ends here, not an iteration.
+            backend_args: not used.
 
         Raises:
             UserError: if the file cannot be written, as on a full disk.
         """
-        model = unwrapped(self.model)
-        if hasattr(model, READING):
-            kwargs["meta"] = {**(kwargs.get("meta") or {}), READING: getattr(model, READING)}
-        if not is_main_process():
+        average_buffers(self.model)
+        path = Path(out_dir) / filename
+        as_folder = path.suffix == ENDING
+        if not (is_main_process() or as_folder or is_sharded(self.model)):
             return
+        steps = {"epoch": self.epoch + by_epoch, "iter": self.iter + (not by_epoch)}
+        checkpoint = self._checkpoint({**steps, **(meta or {})}, save_optimizer, save_param_scheduler)
+        if not as_folder:
+            checkpoint = gathered(checkpoint)
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         try:
-            with atomic_write(Path(out_dir) / filename) as path:
-                super().save_checkpoint(str(path.parent), path.name, *args, **kwargs)
-        except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "write" not in str(error):
-                raise
+            if as_folder:
+                write_sharded(path, checkpoint)
+            elif is_main_process():
+                with atomic_write(path) as temporary, open(temporary, "wb") as file:
+                    torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             raise UserError(
-                f"{Path(out_dir) / filename}: cannot be written ({one_line(error)}); the checkpoints before it are "
-                "complete: continue with --resume when there is space"
+                f"{path}: cannot be written ({one_line(error)}); the checkpoints before it are complete: continue with "
+                "--resume when there is space"
             ) from error
+
+    def _checkpoint(self, meta: dict[str, Any], save_optimizer: bool, save_param_scheduler: bool) -> dict[str, Any]:
+        """Return the content of a checkpoint, its tensors where and as divided as they are."""
+        model = unwrapped(self.model)
+        meta |= {
+            "cfg": self.cfg.pretty_text,
+            "seed": self.seed,
+            "experiment_name": self.experiment_name,
+            "time": time.strftime("%Y%m%d_%H%M%S"),
+            "mmengine_version": mmengine.__version__,
+        }
+        if hasattr(model, READING):
+            meta[READING] = getattr(model, READING)
+        if hasattr(self.train_dataloader.dataset, "metainfo"):
+            meta["dataset_meta"] = self.train_dataloader.dataset.metainfo
+        checkpoint = {"meta": meta, "state_dict": model.state_dict(), "message_hub": self.message_hub.state_dict()}
+        if save_optimizer:
+            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in self.param_schedulers]
+        return checkpoint

@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 
 from avsmamba.checkpoint.reading import name_some, read_file
 from avsmamba.config.variants import config_name
+from avsmamba.engine.sharded_files import ENDING, check_sharded
 from avsmamba.info import installed
 from avsmamba.utils import UserError, one_line
 from avsmamba.version import __version__
@@ -45,7 +46,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     """
     if resume is None:
         return
-    if resume != "auto" and not Path(resume).is_file():
+    if resume != "auto" and not _is_checkpoint(Path(resume)):
         raise UserError(f"--resume: no such checkpoint: {resume}")
     checkpoint = find_latest(cfg.work_dir) if resume == "auto" else resume
     cfg.resume = checkpoint is not None or cfg.get("load_from") is None
@@ -60,9 +61,9 @@ def set_load_from(cfg: Config) -> None:
         UserError: if there is no such file, or several.
     """
     pattern = cfg.get("load_from")
-    if pattern is None or "://" in str(pattern) or Path(pattern).is_file():
+    if pattern is None or "://" in str(pattern) or _is_checkpoint(Path(pattern)):
         return
-    found = sorted(p for p in glob.glob(str(pattern)) if Path(p).is_file())
+    found = sorted(p for p in glob.glob(str(pattern)) if _is_checkpoint(Path(p)))
     if not found:
         raise UserError(f"load_from: {pattern}: no such checkpoint")
     if len(found) > 1:
@@ -77,7 +78,7 @@ def find_latest(work_dir: str | Path) -> Path | None:
     """
     for path in checkpoints(work_dir):
         try:
-            read_file(path)
+            check_sharded(path) if path.is_dir() else read_file(path)
         except UserError as error:
             print_log(f"{error}; the checkpoint before it is used, if there is one", "current", logging.WARNING)
         else:
@@ -88,14 +89,19 @@ def find_latest(work_dir: str | Path) -> Path | None:
 def checkpoints(work_dir: str | Path) -> list[Path]:
     """List the checkpoints of a work dir, the last first: the one that `last_checkpoint` names, then by number."""
     folder = Path(work_dir)
-    numbers = {p: int(p.stem.partition("_")[2]) for s in ("epoch", "iter") for p in folder.glob(f"{s}_[0-9]*.pth")}
+    names = [f"{unit}_[0-9]*{ending}" for unit in ("epoch", "iter") for ending in (".pth", ENDING)]
+    numbers = {path: int(path.stem.partition("_")[2]) for name in names for path in folder.glob(name)}
     found = sorted(numbers, key=lambda path: numbers[path], reverse=True)
     note = folder / "last_checkpoint"
     if note.is_file():
         named = folder / Path(note.read_text().strip()).name
-        if named.is_file():
+        if _is_checkpoint(named):
             found = [named, *(path for path in found if path != named)]
     return found
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_file() or (path.suffix == ENDING and path.is_dir())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from avsmamba.limits import AT_LEAST_0, ODD, RATE, limits
+from avsmamba.models.layers.totals import at_least_float32
 from avsmamba.registry import MODELS
 
 
@@ -46,8 +47,8 @@ class DiceLoss(nn.Module):
         if are_indices(logits, target):
             classes = torch.arange(logits.shape[1], device=target.device)
             target = target == classes.view(-1, 1, 1)
-        p = logits.float().sigmoid().flatten(2)
-        g = target.float().flatten(2)
+        p = at_least_float32(logits).sigmoid().flatten(2)
+        g = target.to(p.dtype).flatten(2)
         overlap = 2 * (p * g).sum(-1)
         if self.smooth_numerator:
             overlap = overlap + self.smooth
@@ -72,12 +73,12 @@ class BCELoss(nn.Module):
         """Compute the loss of `(F, N, h, w)` logits; zero for F = 0."""
         if not len(logits):
             return logits.sum()
-        logits = logits.float()
+        logits = at_least_float32(logits)
         if are_indices(logits, target):
             # BCE(x, g) = softplus(x) - g x: one-hot targets of 71 classes would take as much memory as the logits.
             true = logits.gather(1, target.long()).sum() / logits.numel()
             return self.loss_weight * (F.softplus(logits).mean() - true)
-        return self.loss_weight * F.binary_cross_entropy_with_logits(logits, target.float())
+        return self.loss_weight * F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
 @MODELS.register_module()
@@ -110,9 +111,10 @@ class CrossEntropyLoss(nn.Module):
                 f"CrossEntropyLoss: expected (F, N, h, w) logits of N > 1 classes and (F, 1, h, w) class indices, "
                 f"got {tuple(logits.shape)} and {tuple(target.shape)}"
             )
-        weight = logits.new_ones(logits.shape[1], dtype=torch.float32)
+        logits = at_least_float32(logits)
+        weight = logits.new_ones(logits.shape[1])
         weight[0] = self.background_weight
-        return self.loss_weight * F.cross_entropy(logits.float(), target[:, 0].long(), weight)
+        return self.loss_weight * F.cross_entropy(logits, target[:, 0].long(), weight)
 
 
 @MODELS.register_module()
@@ -157,7 +159,8 @@ class StructureLoss(nn.Module):
             return logits.sum()
         if are_indices(logits, target):
             raise ValueError(f"StructureLoss: expected a mask for each of {logits.shape[1]} classes, got class indices")
-        x, g = logits.float(), target.float()
+        x = at_least_float32(logits)
+        g = target.to(x.dtype)
         weights = 1 + self.border_weight * (window_mean(g, self.window) - g).abs()
         smooth = g * (1 - self.smoothing) + self.smoothing / 2
         bce = F.binary_cross_entropy_with_logits(x, smooth, reduction="none")

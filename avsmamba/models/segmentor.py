@@ -20,6 +20,7 @@ from avsmamba.models.batch import (
     resize,
 )
 from avsmamba.models.head import HeadOutput
+from avsmamba.models.layers.totals import batch_total
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
@@ -273,6 +274,7 @@ class AVSSegmentor(BaseModel):
         masks = [s.gt_masks for s in data_samples]
         labelled = [labelled_indices(s) for s in data_samples]
         losses: dict[str, Tensor] = {}
+        total = batch_total(sum(len(frames) for frames in labelled), outputs[-1].logits)
         for i, output in enumerate(outputs):
             layer = f"d{i}." if i < len(outputs) - 1 else ""
             for prefix, modules, logits in (
@@ -284,10 +286,9 @@ class AVSSegmentor(BaseModel):
                 if logits is None:
                     raise ValueError(f"aux_losses: {type(self.head).__name__} has no intermediate mask for them")
                 pairs = labelled_frames(resize(logits, size), masks, labelled)
-                frames = max(1, sum(len(p) for p, _ in pairs))
                 for module in modules:
                     name = layer + prefix + loss_name(module)
-                    losses[name] = sum((module(p, g) * (len(p) / frames) for p, g in pairs), logits.new_zeros(()))
+                    losses[name] = sum((module(p, g) * (len(p) / total) for p, g in pairs), logits.new_zeros(()))
         for module in self.matching_losses:
             if not outputs[-1].pairs:
                 raise ValueError(f"matching_losses: {type(self.head).__name__} has no pairs of maps and audio for them")

@@ -13,19 +13,26 @@ from avsmamba.config.load import load_config
 from avsmamba.engine import distributed
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.evaluate import evaluate
+from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from tests import ROOT
 from tests.config.test_load import fails
 from tests.engine.standins import config
 from tests.engine.test_resume import assert_equal, load, train
+from tests.small_model import CONFIG, SMALL
 
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def torchrun(tool, *arguments):
-    """Run a tool under torchrun with two processes and return its output."""
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.engine.drive", tool]
+def torchrun(tool, *arguments, processes=2):
+    """Run a tool under torchrun and return its output."""
+    return launch(processes, "tests.engine.drive", tool, *arguments, "--launcher", "pytorch")
+
+
+def launch(processes, module, *arguments):
+    """Run a module under torchrun and return its output."""
+    command = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", module]
     done = subprocess.run(
-        [sys.executable, "-m", *command, *map(str, arguments), "--launcher", "pytorch"],
+        [sys.executable, "-m", *command, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | ALONE,
         capture_output=True,
@@ -62,6 +69,19 @@ def test_two_processes_score_as_one(tmp_path):
     (log,) = (tmp_path / "w").glob("*/vis_data/scalars.json")
     scores = [json.loads(line).get("M_J") for line in log.read_text().splitlines()]
     assert one["frame"]["M_J"] == max(s for s in scores if s is not None)
+
+
+def test_three_processes_score_a_real_model_as_one(tmp_path, checkpoint):
+    """Seven clips in batches of two: the processes have three, two and two of them, the last batches one or two."""
+    shapes = tmp_path / "shapes"
+    make_sounding_shapes(shapes, "ms3", {"train": 1, "val": 1, "test": 7}, size=40, seed=2)
+    options = [*SMALL, "test_dataloader.batch_size=2"]
+    one = evaluate(CONFIG, checkpoint, work_dir=str(tmp_path / "one"), options=options, data_root=str(shapes))
+    arguments = [CONFIG, checkpoint, "--data-root", shapes, "--work-dir", tmp_path / "three", "--cfg-options", *options]
+    torchrun("test", *arguments, processes=3)
+    three = json.loads((tmp_path / "three" / "metrics.json").read_text())
+    assert three == json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert one["clips"] == 7 and 0 < one["frame"]["M_J"] < 1
 
 
 @pytest.fixture

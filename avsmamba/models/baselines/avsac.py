@@ -15,6 +15,7 @@ from avsmamba.limits import AT_LEAST_0, RATE, counts, limits, one_of
 from avsmamba.models.baselines.avsegformer import AVSegFormerHead
 from avsmamba.models.head import HeadOutput
 from avsmamba.models.layers.deformable_encoder import feed_forward, xavier
+from avsmamba.models.layers.totals import at_least_float32, batch_total
 from avsmamba.registry import MODELS
 
 DIRECTIONS = ("both", "audio_to_visual", "visual_to_audio")
@@ -165,11 +166,11 @@ class AVFSLoss(nn.Module):
             labelled: `(B, T)` bool, the frames that count; None: all.
             masks: `(B, T, H, W)`; not used.
         """
-        total = logits.new_zeros(()).float()
+        total = at_least_float32(logits.new_zeros(()))
         for visual, audio in pairs:
-            sound = audio[:, :, None, None].float().log_softmax(-1).expand_as(visual)
-            frames = F.kl_div(sound, visual.float().log_softmax(-1), reduction="none", log_target=True)
+            sound = at_least_float32(audio[:, :, None, None]).log_softmax(-1).expand_as(visual)
+            frames = F.kl_div(sound, at_least_float32(visual).log_softmax(-1), reduction="none", log_target=True)
             frames = frames.sum(-1).mean((2, 3))
             flags = frames.new_ones(frames.shape) if labelled is None else labelled.to(frames, non_blocking=True)
-            total = total + (frames * flags).sum() / flags.sum().clamp(min=1)
+            total = total + (frames * flags).sum() / batch_total(flags.sum(), frames)
         return self.loss_weight * total / max(1, len(pairs))

@@ -15,6 +15,7 @@ from avsmamba.limits import AT_LEAST_0, ODD, counts, limits, one_of
 from avsmamba.models.baselines.tpavi import TPAVIFeatures
 from avsmamba.models.layers.recompute import maybe_checkpoint
 from avsmamba.models.layers.refinenet import RefineNetDecoder
+from avsmamba.models.layers.totals import at_least_float32, batch_total
 from avsmamba.registry import MODELS
 
 MASKS = ("ground_truth", "logits", "probability")
@@ -203,18 +204,18 @@ class GenerationLoss(nn.Module):
         Raises:
             ValueError: if the mask that is asked for cannot be formed.
         """
-        visual, audio = (x.flatten(0, 1).float() for x in pairs[-1])
+        visual, audio = (at_least_float32(x.flatten(0, 1)) for x in pairs[-1])
         weights = F.adaptive_avg_pool2d(self.weights(logits, masks), visual.shape[1:3])
         cut = visual.movedim(-1, 1) * weights
         if tuple(cut.shape[2:]) != (self.grid, self.grid):
             cut = F.adaptive_avg_pool2d(cut, self.grid)
-        generated = self.join(self.convs(cut).flatten(2)).squeeze(-1).float()
+        generated = at_least_float32(self.join(self.convs(cut).flatten(2)).squeeze(-1))
         audio = audio.detach()
         distances = torch.linalg.vector_norm(F.normalize(generated, dim=-1) - F.normalize(audio, dim=-1), dim=-1)
         count = (audio != 0).any(-1)
         if self.mask == "ground_truth" and labelled is not None:
             count = count & labelled.flatten().to(count.device, non_blocking=True)
-        return self.loss_weight * (distances * count).sum() / count.sum().clamp(min=1)
+        return self.loss_weight * (distances * count).sum() / batch_total(count.sum(), distances)
 
     def weights(self, logits: Tensor, masks: Tensor | None) -> Tensor:
         """Return the masks `(B * T, 1, h, w)` that the map is multiplied by."""
@@ -224,5 +225,5 @@ class GenerationLoss(nn.Module):
             return (masks.flatten(0, 1).unsqueeze(1) > 0).float()
         if logits.shape[2] != 1:
             raise ValueError(f"mask: {self.mask!r} is for one class, got {logits.shape[2]}")
-        predicted = logits.flatten(0, 1).float()
+        predicted = at_least_float32(logits.flatten(0, 1))
         return predicted if self.mask == "logits" else predicted.sigmoid()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, POSITIVE, RATE, counts, limits, one_of
 from avsmamba.models.layers.deformable import sine_positions
+from avsmamba.models.layers.totals import at_least_float32, batch_total
 from avsmamba.models.projection import AUDIO_NORM, Projection
-from avsmamba.models.sets.losses import at_least_float32
 from avsmamba.models.sets.masked_attention import MaskedAttentionDecoder, mlp
 from avsmamba.models.sets.pixel_decoder import DeformablePixelDecoder
 from avsmamba.models.sets.query_head import QuerySetHead
@@ -302,4 +302,4 @@ class InterFrameLoss(nn.Module):
         pairs = (squares[:, :-1] > 0) & (squares[:, 1:] > 0)
         if self.group is not None:
             pairs = pairs & (torch.arange(1, frames.shape[1], device=pairs.device) % self.group != 0)
-        return (d * (-d).exp() * pairs).sum() / pairs.sum().clamp(min=1)
+        return (d * (-d).exp() * pairs).sum() / batch_total(pairs.sum(), d)

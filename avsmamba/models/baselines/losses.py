@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, limits, one_of
+from avsmamba.models.layers.totals import at_least_float32, batch_total
 from avsmamba.registry import MODELS
 
 
@@ -23,7 +25,8 @@ class AVMLoss(nn.Module):
 
     Args:
         loss_weight: lambda.
-        reduction: over the frames of a batch, 'sum' (their MS3) or 'mean' (their AVSS; does not depend on the batch).
+        reduction: over the frames of a batch, that of all processes: 'sum' (their MS3) or 'mean' (their AVSS; does not
+            depend on the batch).
     """
 
     @limits(loss_weight=AT_LEAST_0, reduction=one_of(("sum", "mean")))
@@ -49,15 +52,17 @@ class AVMLoss(nn.Module):
         """
         several = logits.shape[2] > 1
         logits = logits.flatten(0, 1)
-        masks = (logits.argmax(1, keepdim=True) != 0).float() if several else logits.float()
+        masks = (logits.argmax(1, keepdim=True) != 0).float() if several else at_least_float32(logits)
         counts = masks.new_ones(len(masks)) if labelled is None else labelled.flatten().to(masks, non_blocking=True)
         total = masks.new_zeros(())
         for visual, audio in pairs:
             pooled = F.adaptive_avg_pool2d(masks, visual.shape[2:4]).movedim(1, -1)
             mask = pooled if several else pooled.sigmoid()
-            cut = (visual.flatten(0, 1).float() * mask).mean((1, 2)).log_softmax(-1)
-            divergence = F.kl_div(cut, audio.flatten(0, 1).float().log_softmax(-1), reduction="none", log_target=True)
-            frames = divergence.sum(-1)
-            mean = (frames * counts).sum() / counts.sum().clamp(min=1)
-            total = total + (frames.sum() if self.reduction == "sum" else mean)
+            cut = (at_least_float32(visual.flatten(0, 1)) * mask).mean((1, 2)).log_softmax(-1)
+            sound = at_least_float32(audio.flatten(0, 1)).log_softmax(-1)
+            frames = F.kl_div(cut, sound, reduction="none", log_target=True).sum(-1)
+            if self.reduction == "sum":
+                total = total + frames.sum() * get_world_size()  # DDP averages over the processes
+            else:
+                total = total + (frames * counts).sum() / batch_total(counts.sum(), frames)
         return self.loss_weight * total / max(1, len(pairs))

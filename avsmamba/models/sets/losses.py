@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from avsmamba.limits import AT_LEAST_0, AT_LEAST_1, PROBABILITY, limits
 from avsmamba.models.layers.deformable import pixel_centres
+from avsmamba.models.layers.totals import at_least_float32, batch_total
 from avsmamba.models.sets.matcher import Matches
 from avsmamba.models.sets.points import sample, uncertain_points
 from avsmamba.models.sets.targets import SetTargets, frame_targets
@@ -113,11 +114,12 @@ class SetLoss(nn.Module):
             first += pairs
         weight = torch.where(truth == nothing, self.no_object_weight, 1.0).to(stacked.dtype).view(count, -1)
         values = F.cross_entropy(stacked.flatten(0, 2), truth.flatten(), reduction="none").view(count, -1)
-        return self.class_weight * (values * weight).sum(1) / weight.sum(1).clamp(min=1e-12)
+        return self.class_weight * (values * weight).sum(1) / batch_total(weight.sum(1), weight)
 
     def mask_losses(self, masks: Sequence[Tensor], matches: Matches, targets: SetTargets) -> dict[str, Tensor]:
         """Return the losses `(L,)` of each layer's mask logits `(F, Q, h, w)` by name."""
         names = [name for name, weight in self.mask_weights.items() if weight]
+        total = batch_total(sum(targets.counts), masks[0])
         if not sum(matches.counts):
             nothing = torch.stack([at_least_float32(m).sum() * 0 for m in masks])
             return {f"loss_set_{name}": nothing for name in names}
@@ -132,7 +134,6 @@ class SetLoss(nn.Module):
         values = sample(logits.unsqueeze(1), points * extent.unsqueeze(1)).squeeze(1)
         wanted = targets.values[matches.frame, matches.target].unsqueeze(1)
         truth = (targets.labels_at(matches.frame, points) == wanted).to(values.dtype)
-        total = max(1, sum(targets.counts))
         losses = {}
         for name in names:
             each = getattr(self, name)(values, truth).split(matches.counts)
@@ -158,8 +159,3 @@ class SetLoss(nn.Module):
 def select(frames: Tensor, places: Tensor) -> Tensor:
     """Select frames `(B * T, ...)` by ascending places on the CPU; all of them are not copied."""
     return frames if len(places) == len(frames) else frames.index_select(0, places.to(frames.device, non_blocking=True))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Cast bfloat16 and float16 to float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
