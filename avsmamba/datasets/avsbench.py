@@ -89,8 +89,8 @@ class AVSBench(Dataset, ABC):
             raise UserError(f"num_frames: expected a positive number, got {num_frames}")
         self.split, self.audio, self.num_frames = split, audio, num_frames
         self.test_mode = split != "train" if test_mode is None else test_mode
-        self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
-        table = self.folder / self.TABLE
+        self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
+        self.folder, table = self.locate(str(data_root))
         self.clips = [clip for clip in self.read_clips(table) if clip.split == split]
         if not self.clips:
             raise UserError(f"{table}: expected clips of split {split!r}, found none")
@@ -104,13 +104,17 @@ class AVSBench(Dataset, ABC):
         if log_mel_from == "wav" and audio not in ("silence", "noise") and (count := self.clips_without_wav()):
             words = f"{count} of {len(self.clips)} clips of split {split!r} have no wav: their log-mel files are used"
             print_log(f"{table}: {words}", "current", logging.WARNING)
-        self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
         self.metainfo: dict[str, Any] = {
             "subset": self.SUBSET,
             "split": split,
             "num_frames": num_frames,
             "classes": self.classes(),
         }
+
+    def locate(self, data_root: str) -> tuple[Any, Any]:
+        """Return the subset's folder and the path of the table of its clips."""
+        folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
+        return folder, folder / self.TABLE
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -211,13 +215,20 @@ class AVSBench(Dataset, ABC):
             index = pick_mismatched(self.clips, index, seed)
         elif sound == "shuffle":
             index = self.sound_of[index]
-        clip = self.clips[index]
-        path, wav = self.log_mel_path(clip), self.wav_path(clip)
         if released:
-            return librosa_patches(*read_wav(wav), num_frames)
+            return librosa_patches(*self.read_waveform(self.clips[index]), num_frames)
+        return self.read_own_log_mel(self.clips[index], num_frames)
+
+    def read_own_log_mel(self, clip: Clip, num_frames: int) -> Tensor:
+        """Return the patches of a clip's sound, of its log-mel file or its wav, see `log_mel_from`."""
+        path, wav = self.log_mel_path(clip), self.wav_path(clip)
         if path is not None and path.is_file() and (self.log_mel_from == "file" or not wav.is_file()):
             return read_log_mel(path, num_frames)
         return fit_patches(log_mel_patches(*read_wav(wav)), num_frames)
+
+    def read_waveform(self, clip: Clip) -> tuple[np.ndarray, int]:
+        """Return a clip's waveform and sample rate, see `read_wav`."""
+        return read_wav(self.wav_path(clip))
 
     def clips_without_wav(self) -> int:
         """Return the number of clips that have a log-mel file, but no wav."""
