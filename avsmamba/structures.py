@@ -26,7 +26,7 @@ class AVSDataSample(BaseDataElement):
 
 
 class CachedFrames:
-    """The maps of a frozen backbone in place of frames `(B, T, 3, H, W)`, with the methods of a tensor that a model calls.
+    """The maps of a frozen backbone in place of frames `(B, T, 3, H, W)`, with a tensor's methods that a model calls.
 
     Args:
         maps: four tensors `(B, T, C_i, h_i, w_i)`, or with the first axes flattened as the methods do.

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features",
         nargs="+",
         metavar="FILE",
-        help="CONFIG [CHECKPOINT]: store the maps of its backbone; without a checkpoint with the weights that the config "
-        "names",
+        help="CONFIG [CHECKPOINT]: store the maps of its backbone, with the checkpoint's weights or those that the "
+        "config names",
     )
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="float16", help="of features (default: %(default)s)")
     add_config_options(parser)

@@ -39,12 +39,13 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: `frames` (list of `(T, 3, H, W)` uint8), `log_mel` (list of `(T, 1, 96, 64)`), `data_samples`; or, from
-                shards of features, in place of `frames` four lists `maps` of `(T, C_i, h_i, w_i)`.
+            data: `frames` (list of `(T, 3, H, W)` uint8), `log_mel` (list of `(T, 1, 96, 64)`), `data_samples`;
+                from shards of features, in place of `frames` four lists `maps` of `(T, C_i, h_i, w_i)`.
             training: unused; part of mmengine's interface.
 
         Returns:
-            The same keys, with `frames` `(B, T, 3, H', W')` float32 (of maps `CachedFrames`) and `log_mel` `(B, T, 1, 96, 64)`.
+            The same keys, with `frames` `(B, T, 3, H', W')` float32, or `CachedFrames`, and `log_mel`
+            `(B, T, 1, 96, 64)`.
 
         Raises:
             ValueError: if the clips of a batch differ in their number of frames.

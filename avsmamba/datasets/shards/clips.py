@@ -54,7 +54,8 @@ class Sharded(AVSBench):
         if self.shards.kind == "features" and self.pipeline:
             raise UserError(f"{place}: expected an empty pipeline: the features are of transformed frames")
         self.rows = read_rows(store, self.shards, self.split)
-        return store, place
+        self.store = store
+        return Path(str(store)), place  # the layout's rules for names still apply
 
     def read_clips(self, table: Any) -> list[Clip]:
         return self.rows.clips
@@ -74,7 +75,7 @@ class Sharded(AVSBench):
         """Return the files of a clip by name; with `head_only` perhaps only those of its row and sound."""
         if self._last[0] == clip.place:
             return self._last[1]
-        found = read_members(self.folder, self.rows, clip.place, head_only)
+        found = read_members(self.store, self.rows, clip.place, head_only)
         if not head_only:
             self._last = (clip.place, found)  # its sound is read after its pictures
         return found
@@ -85,7 +86,7 @@ class Sharded(AVSBench):
         Raises:
             UserError: if the clip has none of this name.
         """
-        place = f"{self.folder.place(self.rows.shards[self.rows.shard[clip.place]]['name'])}: {clip.name}: {name}"
+        place = f"{self.store.place(self.rows.shards[self.rows.shard[clip.place]]['name'])}: {clip.name}: {name}"
         if name not in members:
             raise UserError(f"{place}: no such file in the shard")
         return Content(place, members[name])
@@ -115,10 +116,10 @@ class Sharded(AVSBench):
             place = self.source(clip, names["mask_"][0] if masks else "json", members)
             faults.append(f"{place}: expected {count} frames and {labelled} masks, got {len(frames)} and {len(masks)}")
         elif not faults and not self.test_mode and masks[0].shape != frames[0].shape[:2]:
-            shapes = " x ".join(map(str, masks[0].shape)), " x ".join(map(str, frames[0].shape[:2]))
+            (h, w), (height, width) = masks[0].shape, frames[0].shape[:2]
             faults.append(
-                f"{self.source(clip, names['mask_'][0], members)}: has {shapes[0]} pixels, its frame {shapes[1]}: masks "
-                f"of split {self.split!r} were packed for testing, at their own size"
+                f"{self.source(clip, names['mask_'][0], members)}: has {h} x {w} pixels, its frame {height} x {width}: "
+                f"masks of split {self.split!r} were packed for testing, at their own size"
             )
         return frames, masks
 

@@ -24,7 +24,6 @@ class Shards(NamedTuple):
         subset: 's4', 'ms3' or 'avss'.
         kind: 'frames', or 'features' of a frozen backbone.
         classes: names, of binary masks one.
-        num_frames: T of a clip of frames; with `features` the T that the data set had.
         splits: for each split its `shards` (`name`, `clips`, `bytes`, `sha256`) and its `table` (`name`, `sha256`).
         settings: options of the command that wrote the shards.
     """
@@ -72,9 +71,8 @@ def read_index(store: Store) -> Shards:
         found = f"{values.get('version')!r}, {values.get('kind')!r}"
         raise UserError(f"{place}: expected version {VERSION} of {' or '.join(KINDS)}, got {found}")
     try:
-        return Shards(
-            *(values[k] for k in ("subset", "kind")), tuple(values["classes"]), values["splits"], values["settings"]
-        )
+        classes = tuple(values["classes"])
+        return Shards(values["subset"], values["kind"], classes, values["splits"], values["settings"])
     except KeyError as error:
         raise UserError(f"{place}: lacks the key {error}") from None
 

@@ -22,8 +22,8 @@ class Store:
 
     Args:
         root: a folder; a URL of a folder of any scheme of fsspec (`file://`, `http://`, `https://`, `s3://`, …), of
-            which byte ranges are read; or `pipe:COMMAND`, where `{name}` in the command is replaced by the name of a file,
-            which it writes to its standard output. No shell runs the command.
+            which byte ranges are read; or `pipe:COMMAND`, a program (run without a shell) that writes the file whose
+            name replaces `{name}` to its standard output.
 
     Environment variables, since they belong to the machine and not to the experiment:
         AVSMAMBA_SHARD_CACHE: folder into which every shard is copied as a whole at its first use, checked by its
@@ -104,7 +104,8 @@ class Store:
         path = self.cache / name
         while True:
             try:
-                os.utime(path)  # the time of the last use, by which the cache is emptied
+                now = time.time_ns()
+                os.utime(path, ns=(now, now))  # the last use, by which the cache is emptied
                 with path.open("rb") as file:
                     file.seek(start or 0)
                     return file.read(-1 if stop is None else stop - (start or 0))
