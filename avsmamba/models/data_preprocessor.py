@@ -57,7 +57,8 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
             data["data_samples"] = [self.with_masks_moved(sample) for sample in samples]
         log_mel = torch.stack(list(data.pop("log_mel")))
         if "maps" in data:
-            return {**data, "frames": self.cached(data.pop("maps"), data["data_samples"]), "log_mel": log_mel}
+            frames = self.cached(data.pop("maps"), data["data_samples"])
+            return {**data, "frames": frames, "log_mel": log_mel}
         counts = {len(clip) for clip in data["frames"]}
         if len(counts) != 1:
             raise ValueError(f"frames: clips of one batch must have the same number of frames, got {sorted(counts)}")

@@ -142,7 +142,7 @@ class AVSSegmentor(BaseModel):
         """
         if not isinstance(frames, CachedFrames):
             return self.backbone(frames)
-        if any(p.requires_grad for p in self.backbone.parameters()):
+        if self.backbone.training or any(p.requires_grad for p in self.backbone.parameters()):
             raise ValueError("backbone: expected frozen: true, since stored features replace it in training")
         if self.cached_backbone != frames.backbone:
             if (own := weights_digest(self.backbone)) != frames.backbone:
