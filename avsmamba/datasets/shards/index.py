@@ -119,8 +119,7 @@ def read_members(store: Store, rows: Rows, place: int, head_only: bool = False) 
     content = store.read(shard["name"], start, stop, shard["sha256"])
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            files = [(member.name, tar.extractfile(member)) for member in tar]
-            return {name.partition(".")[2]: file.read() for name, file in files if file is not None}
+            return {m.name.partition(".")[2]: content[m.offset_data : m.offset_data + m.size] for m in tar}
     except tarfile.TarError as error:
         raise UserError(f"{store.place(shard['name'])}: no tar at byte {start}: {error}") from None
 
