@@ -5,7 +5,8 @@
 
 A clip has five frames, a mask and log-mel patches, as a training clip of S4. Frames are crops of a photograph (of
 matplotlib's examples), scaled to 1.0 to 1.6 times, so that their bytes are those of photographs. All files are in the
-system's cache: what a disk or a network adds is not in the numbers, but the bytes a clip are. Cases take turns.
+system's cache: what a disk or a network adds is not in the numbers, but the bytes a clip are. Times are of the processor, one
+thread, so that other programs count little. Cases take turns.
 
 *read* is a clip with `Resize` to its own size, which changes nothing; *trained* is a clip with the transforms of the
 config of S4 (`configs/_base_/datasets/avsbench_s4.yaml`). Features are random maps of the sizes of PVT-v2's, float16.
@@ -19,6 +20,7 @@ The cores that feed a GPU follow from an estimate, not from a measurement: a tra
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from common import Stages, machine, spread, take_turns, timed, title, write_json
+from common import Stages, machine, spread, take_turns, title, write_json
 from matplotlib.cbook import get_sample_data
 
 from avsmamba.checkpoint.build import build_model
@@ -43,6 +45,13 @@ CONFIG = "configs/avs_mamba/avs_mamba_pvtv2b5_s4_512.yaml"
 CHANNELS, STRIDES = (64, 128, 320, 512), (4, 8, 16, 32)
 FRAMES = 5
 QUALITY = 95
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Return the processor's seconds that one run takes in this process."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def write_files(root: Path, size: int, clips: int) -> None:

@@ -99,7 +99,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
-    """Point every data set at `data_root`, or at AVSBENCH_ROOT; without either nothing changes.
+    """Point every data set at `data_root`, or every one that reads files at AVSBENCH_ROOT; without either none changes.
 
     Raises:
         UserError: if the folder does not exist.
@@ -113,6 +113,8 @@ def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
         raise UserError(f"{source}: no such folder: {folder}")
     for loader in LOADERS:
         for dataset in data_sets((values.get(loader) or {}).get("dataset")):
+            if not data_root and str(dataset.get("type")).rpartition(".")[2].startswith("Sharded"):
+                continue
             dataset["data_root"] = folder if remote else str(Path(folder).expanduser())
 
 

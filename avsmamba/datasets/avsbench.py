@@ -375,6 +375,8 @@ def find_folder(root: Path, name: str, table: str) -> Path:
 
 def padded(values: Tensor, length: int) -> Tensor:
     """Zero-pad `(n, ...)` to `(length, ...)`, contiguous."""
+    if len(values) == length:
+        return values.contiguous()
     return F.pad(values, [0, 0] * (values.ndim - 1) + [0, length - len(values)]).contiguous()
 
 
