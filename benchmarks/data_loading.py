@@ -5,8 +5,8 @@
 
 A clip has five frames, a mask and log-mel patches, as a training clip of S4. Frames are crops of a photograph (of
 matplotlib's examples), scaled to 1.0 to 1.6 times, so that their bytes are those of photographs. All files are in the
-system's cache: what a disk or a network adds is not in the numbers, but the bytes a clip are. Times are of the processor, one
-thread, so that other programs count little. Cases take turns.
+system's cache: the numbers do not hold what a disk or a network adds, which depends on the bytes of a clip. Times are
+of the processor, one thread, so that other programs count little. Cases take turns.
 
 *read* is a clip with `Resize` to its own size, which changes nothing; *trained* is a clip with the transforms of the
 config of S4 (`configs/_base_/datasets/avsbench_s4.yaml`). Features are random maps of the sizes of PVT-v2's, float16.

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from avsmamba.datasets.shards.store import Store
 from avsmamba.registry import DATASETS
@@ -82,6 +83,16 @@ def test_a_url_reads_one_range_a_clip(packed, serve):  # noqa: F811
     ranges = handler.asked[asked:]
     assert len(ranges) == 3 and all(r for _, r in ranges)
     assert_same(clips(f"file://{packed / 's4'}")[0], local[0])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_workers_read_a_url(packed, serve):  # noqa: F811
+    url, _ = serve(packed / "s4")
+    remote, local = clips(url), clips(packed / "s4")
+    remote[0]  # the parent's connection is not the workers'
+    loader = DataLoader(remote, batch_size=None, num_workers=2, timeout=60)
+    for i, item in enumerate(loader):
+        assert_same(item, local[i])
 
 
 def test_a_server_without_ranges_is_named_and_the_cache_helps(packed, serve, tmp_path, monkeypatch):  # noqa: F811
