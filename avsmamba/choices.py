@@ -14,3 +14,5 @@ DIFFICULTIES = ("plain", "hard")
 # Options of `avsmamba import`.
 IMPORT_TARGETS = (*SUBSETS, "cvat", "label-studio")
 NO_AUDIO = ("error", "skip", "silence")
+# Options of `avsmamba shards`.
+FRAME_FORMATS = ("keep", "png", "jpg")

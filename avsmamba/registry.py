@@ -8,6 +8,9 @@ SCOPE = "avsmamba"
 MODELS = Registry("model", parent=_root.MODELS, scope=SCOPE, locations=["avsmamba.models"])
 DATASETS = Registry("dataset", parent=_root.DATASETS, scope=SCOPE, locations=["avsmamba.datasets"])
 TRANSFORMS = Registry("transform", parent=_root.TRANSFORMS, scope=SCOPE, locations=["avsmamba.datasets"])
+SAMPLERS = Registry(
+    "data sampler", parent=_root.DATA_SAMPLERS, scope=SCOPE, locations=["avsmamba.datasets", "mmengine.dataset"]
+)
 METRICS = Registry("metric", parent=_root.METRICS, scope=SCOPE, locations=["avsmamba.evaluation"])
 HOOKS = Registry(
     "hook",

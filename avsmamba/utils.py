@@ -49,6 +49,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def is_remote(root: str) -> bool:
+    """Return whether a `data_root` is a URL, or a command after `pipe:`, not a folder."""
+    return root.startswith("pipe:") or "://" in root
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read the mapping in a JSON file.
 

@@ -79,6 +79,7 @@ def test_a_script_is_a_command_under_its_own_name(helps):
         "info",
         "models",
         "sample",
+        "shards",
         "web",
     }
 

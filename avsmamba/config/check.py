@@ -59,8 +59,8 @@ _MODEL = Slot(
 _TRANSFORM = Slot(own.TRANSFORMS, many=True)
 _DATASET = Slot(own.DATASETS, children={"pipeline": _TRANSFORM})
 _FUNCTION = Slot(own.FUNCTIONS, complete=False)
-_SAMPLER = Slot(root.DATA_SAMPLERS, added=("dataset", "seed"))
-_BATCH_SAMPLER = Slot(root.DATA_SAMPLERS, added=("sampler", "batch_size"))
+_SAMPLER = Slot(own.SAMPLERS, added=("dataset", "seed"))
+_BATCH_SAMPLER = Slot(own.SAMPLERS, added=("sampler", "batch_size"))
 _METRIC = Slot(own.METRICS, many=True)
 _HOOK = Slot(own.HOOKS, extra=("priority",))
 _EVALUATOR = Slot(root.EVALUATOR, children={"metrics": _METRIC})
@@ -323,7 +323,7 @@ def _import_mmengine() -> None:
 
 def _registries() -> list[Registry]:
     ours = [own.MODELS, own.DATASETS, own.TRANSFORMS, own.METRICS, own.HOOKS, own.OPTIM_WRAPPERS, own.LOG_PROCESSORS]
-    return [*ours, own.FUNCTIONS, own.VISBACKENDS, root.DATA_SAMPLERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS]
+    return [*ours, own.FUNCTIONS, own.SAMPLERS, own.VISBACKENDS, root.OPTIMIZERS, root.PARAM_SCHEDULERS]
 
 
 def find(registry: Registry, name: Any) -> Callable[..., Any] | None:

@@ -11,7 +11,7 @@ from avsmamba.config import yaml_io
 from avsmamba.config.interpolate import interpolate, references
 from avsmamba.config.variants import ENDINGS, Variants, split_name
 from avsmamba.registry import SCOPE
-from avsmamba.utils import UserError
+from avsmamba.utils import UserError, is_remote
 
 BASE, DELETE = "_base_", "_delete_"
 ROOT_VARIABLE = "AVSBENCH_ROOT"
@@ -99,7 +99,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
-    """Point every data set at `data_root`, or at AVSBENCH_ROOT; without either nothing changes.
+    """Point every data set at `data_root`, or every one that reads files at AVSBENCH_ROOT; without either none changes.
 
     Raises:
         UserError: if the folder does not exist.
@@ -108,11 +108,14 @@ def set_data_root(values: dict[str, Any], data_root: str | None) -> None:
     folder = data_root or os.environ.get(ROOT_VARIABLE)
     if not folder:
         return
-    if not Path(folder).expanduser().is_dir():
+    remote = is_remote(folder)
+    if not remote and not Path(folder).expanduser().is_dir():
         raise UserError(f"{source}: no such folder: {folder}")
     for loader in LOADERS:
         for dataset in data_sets((values.get(loader) or {}).get("dataset")):
-            dataset["data_root"] = str(Path(folder).expanduser())
+            if not data_root and str(dataset.get("type")).rpartition(".")[2].startswith("Sharded"):
+                continue
+            dataset["data_root"] = folder if remote else str(Path(folder).expanduser())
 
 
 def data_sets(config: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from avsmamba.datasets.avsbench import AVSBenchMS3, AVSBenchS4
 from avsmamba.datasets.avss import AVSBenchAVSS
+from avsmamba.datasets.shards.clips import ShardedAVSS, ShardedMS3, ShardedS4
+from avsmamba.datasets.shards.sampler import ShardSampler
 from avsmamba.datasets.transforms import (
     CenterCrop,
     PhotometricDistortion,
@@ -21,4 +23,8 @@ __all__ = [
     "RandomResizedCrop",
     "RandomSizeCrop",
     "Resize",
+    "ShardSampler",
+    "ShardedAVSS",
+    "ShardedMS3",
+    "ShardedS4",
 ]

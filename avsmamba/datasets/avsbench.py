@@ -15,10 +15,19 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from avsmamba.choices import SOUNDS
-from avsmamba.datasets.broken import ON_BROKEN, BrokenClips
+from avsmamba.datasets.broken import broken_clips
 from avsmamba.datasets.clip_table import SPLITS, Clip, read_clips
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
-from avsmamba.datasets.readers import attempt, fit_patches, read_all, read_frame, read_log_mel, read_mask, read_wav
+from avsmamba.datasets.readers import (
+    attempt,
+    fit_patches,
+    pixels,
+    read_all,
+    read_frame,
+    read_log_mel,
+    read_mask,
+    read_wav,
+)
 from avsmamba.datasets.released_negatives import NOISE_RATE, librosa_patches, released_noise
 from avsmamba.datasets.replaced_sound import derangement, known_kinds, pick_mismatched, white_noise
 from avsmamba.registry import DATASETS, TRANSFORMS
@@ -93,14 +102,10 @@ class AVSBench(Dataset, ABC):
             raise UserError(f"negative_features: expected one of {expected}, got {negative_features!r}")
         if num_frames < 1:
             raise UserError(f"num_frames: expected a positive number, got {num_frames}")
-        if on_broken not in ON_BROKEN:
-            raise UserError(f"on_broken: expected one of {', '.join(ON_BROKEN)}, got {on_broken!r}")
         self.split, self.audio, self.num_frames = split, audio, num_frames
         self.test_mode = split != "train" if test_mode is None else test_mode
-        self.folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
-        if on_broken == "skip" and self.test_mode:
-            raise UserError(f"on_broken: 'skip' is for training only; split {split!r} is read for testing here")
-        table = self.folder / self.TABLE
+        self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
+        self.folder, table = self.locate(str(data_root))
         self.clips = [clip for clip in self.read_clips(table) if clip.split == split]
         if not self.clips:
             raise UserError(f"{table}: expected clips of split {split!r}, found none")
@@ -114,14 +119,18 @@ class AVSBench(Dataset, ABC):
         if log_mel_from == "wav" and audio not in ("silence", "noise") and (count := self.clips_without_wav()):
             words = f"{count} of {len(self.clips)} clips of split {split!r} have no wav: their log-mel files are used"
             print_log(f"{table}: {words}", "current", logging.WARNING)
-        self.broken = BrokenClips(len(self.clips), max_broken) if on_broken == "skip" else None
-        self.pipeline = [TRANSFORMS.build(t) for t in pipeline]
+        self.broken = broken_clips(on_broken, self.test_mode, len(self.clips), max_broken)
         self.metainfo: dict[str, Any] = {
             "subset": self.SUBSET,
             "split": split,
             "num_frames": num_frames,
             "classes": self.classes(),
         }
+
+    def locate(self, data_root: str) -> tuple[Any, Any]:
+        """Return the subset's folder and the path of the table of its clips."""
+        folder = find_folder(Path(data_root).expanduser(), self.FOLDER, self.TABLE)
+        return folder, folder / self.TABLE
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -205,10 +214,10 @@ class AVSBench(Dataset, ABC):
         first = next((f for f in frames if f is not None), None)
         for path, frame in zip(frame_paths, frames, strict=True):
             if frame is not None and first is not None and frame.shape != first.shape:
-                faults.append(f"{path}: expected {_pixels(first)} as the clip's other frames, got {_pixels(frame)}")
+                faults.append(f"{path}: expected {pixels(first)} as the clip's other frames, got {pixels(frame)}")
         for path, mask, frame in zip(labelled, masks, frames, strict=False):
             if mask is not None and frame is not None and mask.shape != frame.shape[:2]:
-                faults.append(f"{path}: expected a mask of its frame's {_pixels(frame)}, got {_pixels(mask)}")
+                faults.append(f"{path}: expected a mask of its frame's {pixels(frame)}, got {pixels(mask)}")
         return frames, masks
 
     def read_log_mel(self, index: int, negative: str | None = None) -> Tensor:
@@ -232,13 +241,20 @@ class AVSBench(Dataset, ABC):
             index = pick_mismatched(self.clips, index, seed)
         elif sound == "shuffle":
             index = self.sound_of[index]
-        clip = self.clips[index]
-        path, wav = self.log_mel_path(clip), self.wav_path(clip)
         if released:
-            return librosa_patches(*read_wav(wav), num_frames)
+            return librosa_patches(*self.read_waveform(self.clips[index]), num_frames)
+        return self.read_own_log_mel(self.clips[index], num_frames)
+
+    def read_own_log_mel(self, clip: Clip, num_frames: int) -> Tensor:
+        """Return the patches of a clip's sound, of its log-mel file or its wav, see `log_mel_from`."""
+        path, wav = self.log_mel_path(clip), self.wav_path(clip)
         if path is not None and path.is_file() and (self.log_mel_from == "file" or not wav.is_file()):
             return read_log_mel(path, num_frames)
         return fit_patches(log_mel_patches(*read_wav(wav)), num_frames)
+
+    def read_waveform(self, clip: Clip) -> tuple[np.ndarray, int]:
+        """Return a clip's waveform and sample rate, see `read_wav`."""
+        return read_wav(self.wav_path(clip))
 
     def clips_without_wav(self) -> int:
         """Return the number of clips that have a log-mel file, but no wav."""
@@ -385,8 +401,6 @@ def find_folder(root: Path, name: str, table: str) -> Path:
 
 def padded(values: Tensor, length: int) -> Tensor:
     """Zero-pad `(n, ...)` to `(length, ...)`, contiguous."""
+    if len(values) == length:
+        return values.contiguous()
     return F.pad(values, [0, 0] * (values.ndim - 1) + [0, length - len(values)]).contiguous()
-
-
-def _pixels(picture: np.ndarray) -> str:
-    return f"{picture.shape[0]} x {picture.shape[1]} pixels"

@@ -50,3 +50,16 @@ class BrokenClips:
                 words = f"clip {names[i]} is skipped, broken clip {broken} (at most {self.limit}): {error}"
                 print_log(words, "current", logging.WARNING)
         raise UserError(f"all {count} clips are broken")
+
+
+def broken_clips(on_broken: str, test_mode: bool, count: int, limit: int) -> BrokenClips | None:
+    """Return what skips broken clips, or None where they raise.
+
+    Raises:
+        UserError: if `on_broken` is unknown, or is 'skip' in testing.
+    """
+    if on_broken not in ON_BROKEN:
+        raise UserError(f"on_broken: expected one of {', '.join(ON_BROKEN)}, got {on_broken!r}")
+    if on_broken == "skip" and test_mode:
+        raise UserError("on_broken: 'skip' is for training only; this data set is read for testing")
+    return BrokenClips(count, limit) if on_broken == "skip" else None

@@ -26,6 +26,7 @@ class Clip(NamedTuple):
         sounding: kinds of objects that sound; empty if unknown.
         visible: kinds known to be visible: the sounding ones and, if the table lists them, silent ones.
         lists_visible: whether the table lists all visible kinds.
+        place: number of the clip in the index of its shards; -1 in a folder of files.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Clip(NamedTuple):
     sounding: frozenset[str] = frozenset()
     visible: frozenset[str] = frozenset()
     lists_visible: bool = False
+    place: int = -1
 
 
 def read_clips(path: Path, category_column: int | None = None) -> list[Clip]:

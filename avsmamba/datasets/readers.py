@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,7 +21,33 @@ SHORTEST = (WINDOW + (PATCH_FRAMES - 1) * HOP) / SAMPLE_RATE  # s; a shorter wav
 NO_PICTURE = "cannot be read as a picture (empty, cut short or of another format)"
 
 
-def read_frame(path: Path) -> np.ndarray:
+class Source(Protocol):
+    """A path, or a file in memory; its text names it in errors."""
+
+    def read_bytes(self) -> bytes:
+        """Return the content."""
+
+
+class Content:
+    """A file in memory.
+
+    Args:
+        name: for errors.
+        content: bytes.
+    """
+
+    def __init__(self, name: str, content: bytes):
+        self.name, self.content = name, content
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """Return the content."""
+        return self.content
+
+
+def read_frame(path: Source) -> np.ndarray:
     """Read a picture as `(H, W, 3)` uint8 RGB; grey is repeated, transparency is dropped.
 
     Raises:
@@ -38,7 +64,7 @@ def read_frame(path: Path) -> np.ndarray:
     return picture
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Source) -> np.ndarray:
     """Read a binary mask as `(H, W)` uint8 of 0 and 1.
 
     A pixel is foreground if any channel exceeds half of full scale, so that 0/255 and any palette read alike.
@@ -50,7 +76,7 @@ def read_mask(path: Path) -> np.ndarray:
     return (cv2.max(cv2.max(red, green), blue) > 127).astype(np.uint8)
 
 
-def read_class_indices(path: Path) -> np.ndarray:
+def read_class_indices(path: Source) -> np.ndarray:
     """Read a semantic mask as `(H, W)` uint8 class indices, from grey values or palette indices.
 
     Raises:
@@ -67,7 +93,7 @@ def read_class_indices(path: Path) -> np.ndarray:
     return values
 
 
-def read_class_colours(path: Path) -> np.ndarray:
+def read_class_colours(path: Source) -> np.ndarray:
     """Read a semantic mask as `(H, W)` uint8 class indices, from the colours of `avsmamba.datasets.palette`.
 
     Raises:
@@ -79,7 +105,7 @@ def read_class_colours(path: Path) -> np.ndarray:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_wav(path: Path) -> tuple[np.ndarray, int]:
+def read_wav(path: Source) -> tuple[np.ndarray, int]:
     """Read a waveform as `(samples, channels)` float32 in [-1, 1], and its sample rate in Hz.
 
     Raises:
@@ -99,22 +125,30 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     return wave, int(rate)
 
 
-def read_log_mel(path: Path, num_frames: int) -> Tensor:
+def read_log_mel(path: Source, num_frames: int) -> Tensor:
     """Read `(T, 1, 96, 64)` float32 log-mel patches from a pickled tensor or array; no code of the file is executed.
 
     Raises:
         UserError: if the file is missing, holds anything but a tensor, or one of another shape.
     """
-    patches = read_pickled_tensor(path)
+    return fit_patches(checked_patches(read_pickled_tensor(path), path, num_frames), num_frames)
+
+
+def checked_patches(patches: Tensor, path: Source, num_frames: int) -> Tensor:
+    """Return log-mel patches of any number unchanged.
+
+    Raises:
+        UserError: naming the file, if they have another shape or values that are not finite.
+    """
     if patches.ndim != 4 or tuple(patches.shape[1:]) != (1, PATCH_FRAMES, NUM_MELS) or not len(patches):
         expected = f"({num_frames}, 1, {PATCH_FRAMES}, {NUM_MELS})"
         raise UserError(f"{path}: expected log-mel patches of shape {expected}, got {tuple(patches.shape)}")
     if not patches.isfinite().all():
         raise UserError(f"{path}: holds values that are not finite")
-    return fit_patches(patches, num_frames)
+    return patches
 
 
-def read_pickled_tensor(path: Path) -> Tensor:
+def read_pickled_tensor(path: Source) -> Tensor:
     """Read a float32 tensor from a file of `pickle.dump` or `torch.save`; no code of the file is executed.
 
     Raises:
@@ -136,7 +170,7 @@ def fit_patches(patches: Tensor, num_frames: int) -> Tensor:
     return patches[index].contiguous()
 
 
-def read_content(path: Path, what: str) -> bytes:
+def read_content(path: Source, what: str) -> bytes:
     """Return the bytes of a file; `what` names the expected content in the error.
 
     Raises:
@@ -179,3 +213,8 @@ def read_all(
         notes = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (other, "unexpected")) if names]
         faults.append(f"{folder}: expected {span}, found {len(found)}: {'; '.join(notes)}")
     return [None if path.name in missing else attempt(faults, read, path) for path in paths]
+
+
+def pixels(picture: np.ndarray) -> str:
+    """Return the size of a picture in words."""
+    return f"{picture.shape[0]} x {picture.shape[1]} pixels"

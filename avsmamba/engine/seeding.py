@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from avsmamba.registry import DATASETS, FUNCTIONS
+from avsmamba.registry import DATASETS, FUNCTIONS, SAMPLERS
 
 
 def mix(*numbers: int) -> int:
@@ -86,7 +85,7 @@ def seeded_parts(config: dict[str, Any], seed: int) -> dict[str, Any]:
         dataset.full_init()
 
     def build() -> Any:
-        return DATA_SAMPLERS.build(config["sampler"], default_args={"dataset": dataset, "seed": seed})
+        return SAMPLERS.build(config["sampler"], default_args={"dataset": dataset, "seed": seed})
 
     return {**config, "dataset": SeededDataset(dataset), "sampler": SeededSampler(build, seed)}
 

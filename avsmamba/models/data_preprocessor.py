@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avsmamba.limits import AT_LEAST_1, POSITIVE, limits
 from avsmamba.registry import MODELS
-from avsmamba.structures import AVSDataSample
+from avsmamba.structures import AVSDataSample, CachedFrames
 
 
 @MODELS.register_module()
@@ -39,11 +39,13 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: `frames` (list of `(T, 3, H, W)` uint8), `log_mel` (list of `(T, 1, 96, 64)`), `data_samples`.
+            data: `frames` (list of `(T, 3, H, W)` uint8), `log_mel` (list of `(T, 1, 96, 64)`), `data_samples`;
+                from shards of features, in place of `frames` four lists `maps` of `(T, C_i, h_i, w_i)`.
             training: unused; part of mmengine's interface.
 
         Returns:
-            The same keys, with `frames` `(B, T, 3, H', W')` float32 and `log_mel` `(B, T, 1, 96, 64)`.
+            The same keys, with `frames` `(B, T, 3, H', W')` float32, or `CachedFrames`, and `log_mel`
+            `(B, T, 1, 96, 64)`.
 
         Raises:
             ValueError: if the clips of a batch differ in their number of frames.
@@ -53,12 +55,30 @@ class AVSDataPreprocessor(BaseDataPreprocessor):
         data = self.cast_data(data)
         if samples is not None:
             data["data_samples"] = [self.with_masks_moved(sample) for sample in samples]
+        log_mel = torch.stack(list(data.pop("log_mel")))
+        if "maps" in data:
+            frames = self.cached(data.pop("maps"), data["data_samples"])
+            return {**data, "frames": frames, "log_mel": log_mel}
         counts = {len(clip) for clip in data["frames"]}
         if len(counts) != 1:
             raise ValueError(f"frames: clips of one batch must have the same number of frames, got {sorted(counts)}")
         height, width = self.padded_size(data["frames"])
         frames = torch.stack([self.prepare(clip, height, width) for clip in data["frames"]])
-        return {**data, "frames": frames, "log_mel": torch.stack(list(data["log_mel"]))}
+        return {**data, "frames": frames, "log_mel": log_mel}
+
+    def cached(self, maps: Sequence[Sequence[Tensor]], samples: Sequence[AVSDataSample]) -> CachedFrames:
+        """Stack the maps of a frozen backbone, in float32.
+
+        Raises:
+            ValueError: if the frames of the clips had different sizes, or different backbones computed the maps.
+        """
+        about = {(s.img_shape, s.backbone) for s in samples}
+        if len(about) != 1:
+            raise ValueError(f"maps: clips of one batch must have one frame size and backbone, got {sorted(about)}")
+        (height, width), backbone = about.pop()
+        d = self.size_divisor
+        size = (-(-height // d) * d, -(-width // d) * d)
+        return CachedFrames([torch.stack(list(level)).float() for level in maps], size, backbone)
 
     def with_masks_moved(self, sample: AVSDataSample) -> AVSDataSample:
         """Copy a sample, its masks to the model's device; flags stay on the CPU: reading them does not synchronise."""

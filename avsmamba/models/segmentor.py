@@ -23,7 +23,7 @@ from avsmamba.models.head import HeadOutput
 from avsmamba.models.layers.totals import batch_total
 from avsmamba.models.losses import labelled_frames
 from avsmamba.registry import MODELS
-from avsmamba.structures import AVSDataSample
+from avsmamba.structures import AVSDataSample, CachedFrames, weights_digest
 
 Config = dict[str, Any]
 
@@ -96,6 +96,7 @@ class AVSSegmentor(BaseModel):
             return None if config is None else part(config, **known)
 
         self.backbone = MODELS.build(backbone)
+        self.cached_backbone = ""  # digest of the backbone, once it was compared with that of stored features
         self.audio_encoder = MODELS.build(audio_encoder)
         channels = {"in_channels": self.backbone.out_channels, "audio_channels": self.audio_encoder.out_channels}
         self.stage_fusion = optional(stage_fusion, **channels)
@@ -126,12 +127,33 @@ class AVSSegmentor(BaseModel):
         """
         return self.neck(*self.features(frames, log_mel))
 
-    def features(self, frames: Tensor, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
+    def features(self, frames: Tensor | CachedFrames, log_mel: Tensor) -> tuple[list[Tensor], Tensor]:
         """Compute projected maps `(B, T, h_i, w_i, C)` and audio `(B, T, C)`, each frame and second independently."""
         audio = self.audio_encoder(log_mel)
         if self.stage_fusion is None:
-            return self.projection(self.backbone(frames.flatten(0, 1)), audio)
+            return self.projection(self.backbone_maps(frames.flatten(0, 1)), audio)
+        if isinstance(frames, CachedFrames):
+            raise ValueError("stage_fusion: acts within the backbone, so that features of it cannot replace it")
         return self.projection(*self.stage_fusion(self.backbone, frames.flatten(0, 1), audio))
+
+    def backbone_maps(self, frames: Tensor | CachedFrames) -> list[Tensor]:
+        """Run the backbone on frames `(N, 3, H, W)`, or return the maps that `avsmamba shards --features` stored.
+
+        Raises:
+            ValueError: if the backbone of stored maps is trained here, or has other weights.
+        """
+        if not isinstance(frames, CachedFrames):
+            return self.backbone(frames)
+        if self.backbone.training or any(p.requires_grad for p in self.backbone.parameters()):
+            raise ValueError("backbone: expected frozen: true, since stored features replace it in training")
+        if self.cached_backbone != frames.backbone:
+            if (own := weights_digest(self.backbone)) != frames.backbone:
+                raise ValueError(
+                    f"backbone: its weights (SHA-256 {own[:12]}) are not those of the stored features "
+                    f"({frames.backbone[:12]}): run avsmamba shards --features with this model's weights"
+                )
+            self.cached_backbone = frames.backbone
+        return frames.maps
 
     def neck(self, maps: list[Tensor], audio: Tensor) -> tuple[list[Any], Tensor]:
         """Compute queries and mask features from projected maps and audio; here a clip's frames are combined."""
@@ -201,7 +223,7 @@ class AVSSegmentor(BaseModel):
         def only_existing(values: Sequence[Tensor]) -> Tensor:
             return torch.where(exists.view(batch, num_frames, *[1] * (values[0].ndim - 2)), values[0], 0)
 
-        maps = [spread(m) for m in self.backbone(at(place, frames.flatten(0, 1)))]
+        maps = [spread(m) for m in self.backbone_maps(at(place, frames.flatten(0, 1)))]
         audio = self.audio_encoder(only_existing([log_mel]))
         outputs = self.run_head(*self.neck(*self.projection(maps, audio)), every_layer)
         return [HeadOutput(*each(only_existing, [output])) for output in outputs]

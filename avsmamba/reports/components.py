@@ -16,6 +16,7 @@ SECTIONS = (
     (own.MODELS, "Models", "`model`, its parts, `data_preprocessor`"),
     (own.DATASETS, "Data sets", "`*_dataloader.dataset`"),
     (own.TRANSFORMS, "Transforms", "`*_dataloader.dataset.pipeline`"),
+    (own.SAMPLERS, "Samplers", "`*_dataloader.sampler`"),
     (own.METRICS, "Metrics", "`val_evaluator`, `test_evaluator`"),
     (own.HOOKS, "Hooks", "`default_hooks`, `custom_hooks`"),
     (own.OPTIM_WRAPPERS, "Optimizer wrappers", "`optim_wrapper`"),

@@ -246,6 +246,16 @@ def test_data_root(tmp_path, monkeypatch):
     fails(["AVSBENCH_ROOT", "/nix"], load_config, path)
 
 
+def test_data_root_may_be_remote_and_the_variable_leaves_shards_alone(tmp_path, monkeypatch):
+    path, root = config(tmp_path), "https://host/shards"
+    assert load_config(path, data_root=root).train_dataloader.dataset.data_root == root
+    monkeypatch.setenv("AVSBENCH_ROOT", str(tmp_path))
+    options = {"train_dataloader.dataset": {"_delete_": True, "type": "ShardedS4", "data_root": "x", "split": "train"}}
+    cfg = load_config(path, options)
+    assert cfg.train_dataloader.dataset.data_root == "x" and cfg.val_dataloader.dataset.data_root == str(tmp_path)
+    assert load_config(path, options, root).train_dataloader.dataset.data_root == root
+
+
 def test_data_root_reaches_nested_sets(tmp_path):
     inner = {"type": "StandInDataset", "data_root": "x", "split": "train"}
     options = {"train_dataloader.dataset": {"_delete_": True, "type": "ConcatDataset", "datasets": [inner, inner]}}

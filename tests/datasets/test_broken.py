@@ -86,7 +86,7 @@ def test_draws_are_those_of_a_run_that_knew_the_broken_clip(avsbench):
     ("arguments", "said"),
     [
         ({"split": "train", "on_broken": "ignore"}, "on_broken: expected one of raise, skip, got 'ignore'"),
-        ({"split": "test", "on_broken": "skip"}, "on_broken: 'skip' is for training only; split 'test'"),
+        ({"split": "test", "on_broken": "skip"}, "on_broken: 'skip' is for training only; this data set"),
     ],
 )
 def test_faulty_arguments(avsbench, arguments, said):
