@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from avsmamba.choices import SOUNDS
 from avsmamba.datasets.broken import broken_clips
-from avsmamba.datasets.clip_table import SPLITS, Clip, read_clips
+from avsmamba.datasets.clip_table import SPLITS, Clip, find_folder, read_clips
 from avsmamba.datasets.log_mel import log_mel_patches, silent_patches
 from avsmamba.datasets.readers import (
     attempt,
@@ -383,20 +383,6 @@ class AVSBenchMS3(BinarySubset):
     def frame_paths(self, clip: Clip) -> list[Path]:
         folder = self.data / "visual_frames" / clip.name
         return [folder / f"{clip.name}.mp4_{t}.png" for t in range(1, self.num_frames + 1)]
-
-
-def find_folder(root: Path, name: str, table: str) -> Path:
-    """Return `root/name`, or `root` itself if it holds `table`.
-
-    Raises:
-        UserError: if neither exists.
-    """
-    for folder in (root / name, root):
-        if (folder / table).is_file():
-            return folder
-    if not root.is_dir():
-        raise UserError(f"data_root: no such folder: {root} (--data-root or AVSBENCH_ROOT names another)")
-    raise UserError(f"{root / name / table}: no such file; expected {name}/ with its table of clips below {root}")
 
 
 def padded(values: Tensor, length: int) -> Tensor:

@@ -137,3 +137,17 @@ def _column(header: Sequence[str], name: str, path: Path) -> int:
 def _kinds(cells: Sequence[str], column: int | None) -> frozenset[str]:
     text = cells[column] if column is not None and column < len(cells) else ""
     return frozenset(part.strip() for part in text.split("+") if part.strip())
+
+
+def find_folder(root: Path, name: str, table: str) -> Path:
+    """Return `root/name`, or `root` itself if it holds `table`.
+
+    Raises:
+        UserError: if neither exists.
+    """
+    for folder in (root / name, root):
+        if (folder / table).is_file():
+            return folder
+    if not root.is_dir():
+        raise UserError(f"data_root: no such folder: {root} (--data-root or AVSBENCH_ROOT names another)")
+    raise UserError(f"{root / name / table}: no such file; expected {name}/ with its table of clips below {root}")

@@ -14,8 +14,8 @@ from avsmamba.checkpoint.build import build_model
 from avsmamba.checkpoint.reading import read_file
 from avsmamba.choices import DEFAULT_MODEL
 from avsmamba.config.load import LOADERS, data_sets, load_config, parse_options
-from avsmamba.datasets.avsbench import find_folder
 from avsmamba.datasets.avss import AVSBenchAVSS, read_classes
+from avsmamba.datasets.clip_table import find_folder
 from avsmamba.model_zoo.locate import locate_model
 from avsmamba.registry import DATASETS
 from avsmamba.utils import UserError, one_line
