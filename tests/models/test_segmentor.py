@@ -12,6 +12,7 @@ from tests import ROOT
 
 TINY = str(ROOT / "configs/avs_mamba/avs_mamba_tiny_ms3_shapes.yaml")
 CONFIGS = sorted((ROOT / "configs/avs_mamba").glob("*.yaml"))
+SMALL = ("_tiny_", "_lite_", "_plus_")
 
 
 SEMANTIC = {f"{mode}_evaluator.type": "AVSSMetric" for mode in ("val", "test")}
@@ -52,7 +53,9 @@ def test_modes(batch):
         model(*batch, mode="train")
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if "tiny" not in c.stem], ids=lambda c: c.stem)
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not any(name in c.stem for name in SMALL)], ids=lambda c: c.stem
+)
 def test_the_paper_s_configs_train_with_its_losses_alone(config):
     model = load_config(str(config)).model
     semantic = "_avss_" in config.stem
@@ -174,7 +177,7 @@ def test_preprocessor_normalises_and_pads():
 def test_every_config_builds_the_paper_s_model(path):
     with torch.device("meta"):
         model = build({"model.data_preprocessor": None}, path)
-    tiny = "tiny" in path.stem
+    tiny = any(name in path.stem for name in SMALL)
     assert model.head.mlp[-1].out_features == (32 if tiny else 256) and len(model.head.mlp) == (2 if tiny else 3)
     assert [layer.out_channels for layer in model.head.hidden] == ([] if tiny else [128, 32])
     assert model.encoder.blocks[-1].ssm.num_directions == 8

