@@ -16,11 +16,19 @@ pytest_plugins = ["tests.fixtures"] if find_spec("mmengine") else []
 
 # Files and tests that ask for minutes: not part of `make test`, which `make test-slow` follows.
 SLOW = (
+    "tests/benchmarks/test_data_loading.py",
     "tests/benchmarks/test_instructions.py",
     "tests/benchmarks/test_scripts.py",
     "tests/checkpoint/test_released.py::test_the_model_gives_what_the_reference_gives",
+    "tests/engine/test_distributed.py::test_three_processes",
+    "tests/engine/test_gradients.py",
     "tests/engine/test_kill.py",
+    "tests/engine/test_sharding.py",
+    "tests/engine/test_two_machines.py",
+    "tests/datasets/shards/test_write.py::test_processes_write_the_same_bytes",
     "tests/export/test_write.py",
+    "tests/model_zoo/test_publish.py::test_the_tool",
+    "tests/models/baselines/test_ecmvae.py::test_dry_run",
     "tests/models/test_compile.py",
     "tests/ops/test_portable.py",
     "tests/reports/test_compare.py::test_killed_and_continued",
