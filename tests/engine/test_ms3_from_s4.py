@@ -11,7 +11,7 @@ from avsmamba.config.load import load_config
 from avsmamba.config.variants import Variants
 from avsmamba.engine.train import train
 from avsmamba.model_zoo.load import load_trained
-from avsmamba.model_zoo.publish import ship_model
+from avsmamba.model_zoo.publish import publish_model
 from avsmamba.sounding_shapes.generate import make_sounding_shapes
 from avsmamba.utils import UserError
 from tests import ROOT
@@ -76,8 +76,8 @@ def test_from_s4_to_a_shipped_model(tmp_path, monkeypatch, capfd):
     path = Path(config).with_name(checkpoint)
     trained = load_trained(config, path)
     assert torch.equal(trained.model.state_dict()[branch[0]], found[1][branch[0]])
-    folder = ship_model(config, path, "bigen", [], "A test.", out=tmp_path / "models")
-    assert load_trained(folder / "bigen.yaml", folder / "bigen.pth").num_frames == 5
+    folder = publish_model(config, path, tmp_path / "models" / "bigen", about="A test.")
+    assert load_trained(folder).num_frames == 5
     start = f"load_from={tmp_path}/work_dirs/avsbigen_tiny_s4_shapes/iter_2.pth"
     fails(["iter_2.pth", "matching_losses.0.join.weight is (1, 9), the model's (1, 4)"], train, ms3,
           "work_dirs/other", options=[*options, start, "model.matching_losses.0.grid=2"], data_root=data)  # fmt: skip

@@ -114,7 +114,7 @@ class SetLoss(nn.Module):
             first += pairs
         weight = torch.where(truth == nothing, self.no_object_weight, 1.0).to(stacked.dtype).view(count, -1)
         values = F.cross_entropy(stacked.flatten(0, 2), truth.flatten(), reduction="none").view(count, -1)
-        return self.class_weight * (values * weight).sum(1) / batch_total(weight.sum(1), weight)
+        return self.class_weight * (values * weight).sum(1) / batch_total(weight.sum(1), weight, least=1e-12)
 
     def mask_losses(self, masks: Sequence[Tensor], matches: Matches, targets: SetTargets) -> dict[str, Tensor]:
         """Return the losses `(L,)` of each layer's mask logits `(F, Q, h, w)` by name."""

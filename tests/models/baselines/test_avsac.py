@@ -109,7 +109,7 @@ def test_avfs_equals_its_formula(maps, audio):
     found = AVFSLoss(0.3)(torch.zeros(2, 3, 1, 8, 4), [(maps[0], audio)], labelled)
     frames = []
     for b, t in labelled.nonzero().tolist():
-        p, q = maps[0][b, t].float().flatten(0, 1).softmax(-1), audio[b, t].float().softmax(-1)
+        p, q = maps[0][b, t].flatten(0, 1).softmax(-1), audio[b, t].softmax(-1)
         frames.append((p * (p / q).log()).sum(-1).mean())
     torch.testing.assert_close(found, 0.3 * torch.stack(frames).mean())
     same = audio[:, :, None, None].expand_as(maps[0])
