@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from avsmamba.engine.sharded_files import ENDING, check_sharded
 from avsmamba.info import installed
 from avsmamba.utils import UserError, one_line
 from avsmamba.version import __version__
+
+_UNFINISHED = re.compile(r"\.(epoch|iter|best)_.*\.\w{8}\.pth$")
 
 try:
     import fcntl
@@ -108,6 +111,8 @@ def _is_checkpoint(path: Path) -> bool:
 def only_run_in(work_dir: str | Path) -> Iterator[None]:
     """Keep a second training out of a work dir; after a crash or a kill it is free at once.
 
+    Checkpoints that a killed run was writing, under temporary names (`utils.atomic_write`), are removed.
+
     Raises:
         UserError: if another process trains there, or the folder cannot be written.
     """
@@ -126,6 +131,8 @@ def only_run_in(work_dir: str | Path) -> Iterator[None]:
             "wait for its end, or name another folder by --work-dir"
         )
     with file:
+        for left in (p for p in path.parent.glob(".*.pth") if _UNFINISHED.match(p.name)):
+            left.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -107,6 +107,14 @@ def test_a_killed_run_leaves_its_work_dir_free(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_a_checkpoint_that_a_killed_run_was_writing_is_removed(tmp_path):
+    kept = [tmp_path / name for name in (".notes.pth", "iter_3.pth", ".iter_3.txt")]
+    for path in [*kept, tmp_path / ".iter_15.a58qr6ua.pth", tmp_path / ".best_M_J_epoch_2.x_0abcde.pth"]:
+        path.touch()
+    with only_run_in(tmp_path):
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".lock", *(p.name for p in kept)])
+
+
 def test_a_work_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="work_dir: .*file.*cannot be written"):
