@@ -138,7 +138,7 @@ class AVSBench(Dataset, ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.broken is None:
             return self.read_item(index)
-        return self.broken.read(index, self.read_item, [clip.name for clip in self.clips])
+        return self.broken.read(index, self.read_item, lambda i: self.clips[i].name)
 
     def read_item(self, index: int) -> dict[str, Any]:
         """Read the item of a clip.

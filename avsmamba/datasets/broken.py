@@ -1,7 +1,7 @@
 """Clips whose files cannot be read: in a long training they are skipped, counted and reported."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -28,8 +28,8 @@ class BrokenClips:
         self.limit = limit
         self.found = torch.zeros(count, dtype=torch.bool).share_memory_()
 
-    def read(self, index: int, read_item: Callable[[int], Item], names: Sequence[str]) -> Item:
-        """Return `read_item(index)`, or that of the next clip which can be read.
+    def read(self, index: int, read_item: Callable[[int], Item], name_of: Callable[[int], str]) -> Item:
+        """Return `read_item(index)`, or that of the next clip which can be read; `name_of(index)` is for the log.
 
         Raises:
             UserError: if more clips than the limit are broken; names the last one's fault.
@@ -47,7 +47,7 @@ class BrokenClips:
                 broken = int(self.found.sum())
                 if broken > self.limit:
                     raise UserError(f"{error}; {broken} broken clips, max_broken is {self.limit}") from None
-                words = f"clip {names[i]} is skipped, broken clip {broken} (at most {self.limit}): {error}"
+                words = f"clip {name_of(i)} is skipped, broken clip {broken} (at most {self.limit}): {error}"
                 print_log(words, "current", logging.WARNING)
         raise UserError(f"all {count} clips are broken")
 

@@ -57,7 +57,7 @@ def test_all_broken():
         raise UserError(f"file {index}")
 
     with pytest.raises(UserError, match="all 3 clips are broken"):
-        BrokenClips(3, 3).read(1, fail, ["a", "b", "c"])
+        BrokenClips(3, 3).read(1, fail, str)
 
 
 def test_workers_share_what_they_found(avsbench):
