@@ -6,7 +6,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avsmamba.config.load import load_config
-from avsmamba.datasets.avsbench import AVSBenchMS3
 from avsmamba.engine.dry_run import dry_run
 from avsmamba.models.baselines import AQFormerPixelDecoder
 from avsmamba.models.baselines.aqformer import ABTI
@@ -15,6 +14,7 @@ from avsmamba.models.sets import DeformablePixelDecoder, MaskedAttentionDecoder
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests import ROOT
+from tests.models.baselines.checks import assert_equal_and_finite, totals_of_training
 from tests.models.baselines.test_catr import attend
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
@@ -229,22 +229,9 @@ def test_padding_changes_no_gradient(options):
     before = gradients(model, clips([2, 4], labelled=[1, 4]))
     model.load_state_dict(state)
     after = gradients(model, refilled(*clips([2, 4], labelled=[1, 4]), float("nan")))
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 def test_training_lowers_the_loss(shapes):
-    clip = AVSBenchMS3(data_root=str(shapes), split="train", pipeline=[{"type": "Resize", "size": 64}])[0]
-    model = build()
-    data = model.data_preprocessor({k: [v] for k, v in clip.items()}, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(20):
-        total = sum(model(**data, mode="loss").values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
+    totals = totals_of_training(build(), shapes, steps=20)
     assert totals[-1] < 0.7 * totals[0]

@@ -10,6 +10,7 @@ from avsmamba.models.baselines import AVSBiGenEncoder, AVSBiGenPyramid, Generati
 from avsmamba.models.baselines.avsbigen import Correlation, ImplicitMotion
 from avsmamba.registry import MODELS
 from tests import ROOT
+from tests.models.baselines.checks import assert_equal_and_finite, assert_gradients_are_finite_in_bfloat16
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
 
@@ -280,10 +281,7 @@ def test_padding_changes_no_gradient(config):
     before = gradients(model, clips([2, 4], labelled=[1, 4]))
     model.load_state_dict(state)
     after = gradients(model, refilled(*clips([2, 4], labelled=[1, 4]), float("nan")))
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 def test_padded_clips_equal_clips_alone():
@@ -297,11 +295,7 @@ def test_padded_clips_equal_clips_alone():
 
 
 def test_mixed_precision_trains():
-    model = build()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(*clips([3, 3], labelled=[3, 3]), mode="loss")
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert_gradients_are_finite_in_bfloat16(build(), labelled=[3, 3])
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_S4], ids=["ms3", "s4"])

@@ -9,6 +9,7 @@ from avsmamba.models.layers.deformable import DeformableAttention
 from avsmamba.registry import MODELS
 from avsmamba.structures import AVSDataSample
 from tests import ROOT
+from tests.models.baselines.checks import assert_equal_and_finite
 from tests.models.test_padding import clips, gradients, refilled
 
 CONFIGS = ROOT / "configs"
@@ -174,10 +175,7 @@ def test_padding_changes_no_gradient(config):
     model.load_state_dict(state)
     torch.manual_seed(3)
     after = gradients(model, other)
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 @pytest.mark.parametrize("config", FULL, ids=lambda c: c.stem)

@@ -7,12 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from avsmamba.config.load import load_config
-from avsmamba.datasets.avsbench import AVSBenchMS3
 from avsmamba.models.baselines import CATRDecoder, CATREncoder, CATRProjection, CATRPyramid
 from avsmamba.models.baselines.catr import BlockGate, TemporalLayer
 from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.registry import MODELS
 from tests import ROOT
+from tests.models.baselines.checks import (
+    assert_equal_and_finite,
+    assert_gradients_are_finite_in_bfloat16,
+    totals_of_training,
+)
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
 
@@ -241,31 +245,14 @@ def test_padding_changes_no_gradient():
     before = gradients(model, clips([2, 4], labelled=[1, 4]))
     model.load_state_dict(state)
     after = gradients(model, refilled(*clips([2, 4], labelled=[1, 4]), float("nan")))
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 def test_mixed_precision_trains():
-    model = build()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(*clips([3, 3], labelled=[3, 3]), mode="loss")
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert_gradients_are_finite_in_bfloat16(build(), labelled=[3, 3])
 
 
 @pytest.mark.parametrize("options", [{}, RELEASED], ids=["sane", "released"])
 def test_training_lowers_the_loss(shapes, options):
-    clip = AVSBenchMS3(data_root=str(shapes), split="train", pipeline=[{"type": "Resize", "size": 64}])[0]
-    model = build(options)
-    data = model.data_preprocessor({k: [v] for k, v in clip.items()}, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(20):
-        total = sum(model(**data, mode="loss").values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
+    totals = totals_of_training(build(options), shapes, steps=20)
     assert totals[-1] < 0.7 * totals[0]

@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avsmamba.config.check import check_config
 from avsmamba.config.load import load_config
-from avsmamba.datasets.avsbench import AVSBenchMS3
 from avsmamba.engine.dry_run import dry_run
 from avsmamba.models.baselines import COMBODecoder, COMBOEncoder, COMBOHead, COMBOProjection, InterFrameLoss
 from avsmamba.models.baselines.combo import BilateralFusion
@@ -16,6 +15,7 @@ from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.models.sets import QueryMasks
 from avsmamba.registry import MODELS
 from tests import ROOT
+from tests.models.baselines.checks import assert_equal_and_finite, totals_of_training
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
 from tests.models.test_segmentor import SEMANTIC, sample
@@ -342,10 +342,7 @@ def test_padding_changes_no_gradient(audio_per_query):
     model.load_state_dict(state)
     torch.manual_seed(1)
     after = gradients(model, refilled(*clips([2, 4], labelled=[1, 4]), float("nan")))
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 def test_padding_is_in_no_pair_of_frames():
@@ -382,15 +379,5 @@ def test_dry_run():
     ids=["sane", "background", "released"],
 )
 def test_training_lowers_the_loss(shapes, options):
-    clip = AVSBenchMS3(data_root=str(shapes), split="train", pipeline=[{"type": "Resize", "size": 64}])[0]
-    model = build(options)
-    data = model.data_preprocessor({k: [v] for k, v in clip.items()}, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(12):
-        total = sum(model(**data, mode="loss").values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
+    totals = totals_of_training(build(options), shapes, steps=12)
     assert totals[-1] < 0.8 * totals[0]

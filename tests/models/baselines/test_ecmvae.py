@@ -12,6 +12,7 @@ from avsmamba.models.noise import clip_noise, mean_prediction
 from avsmamba.registry import MODELS
 from avsmamba.utils import UserError
 from tests import ROOT
+from tests.models.baselines.checks import assert_equal_and_finite, assert_gradients_are_finite_in_bfloat16
 from tests.models.test_padding import clips, gradients, refilled
 
 BASELINES = ROOT / "configs" / "baselines"
@@ -148,18 +149,11 @@ def test_padding_changes_no_gradient():
     before = seeded(model, clips([2, 4], labelled=[1, 4]))
     model.load_state_dict(state)
     after = seeded(model, refilled(*clips([2, 4], labelled=[1, 4]), float("nan")))
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.isfinite(a[name]).all() and torch.equal(a[name], b[name]), name
+    assert_equal_and_finite(before, after)
 
 
 def test_mixed_precision_trains():
-    model = build()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(*clips([3, 3], labelled=[1, 3]), mode="loss")
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert_gradients_are_finite_in_bfloat16(build(), labelled=[1, 3])
 
 
 def test_training_lowers_the_loss(shapes):

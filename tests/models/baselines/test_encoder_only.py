@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from avsmamba.config.load import load_config
-from avsmamba.datasets.avsbench import AVSBenchMS3
 from avsmamba.models.backbones import JointPVT, JointViT, SmallConvBackbone
 from avsmamba.models.baselines import EncoderOnlyFusion
 from avsmamba.models.baselines.encoder_only import AudioVisualFusion, Centers, MaskModule
 from avsmamba.registry import MODELS
 from tests import ROOT
+from tests.models.baselines.checks import assert_gradients_are_finite_in_bfloat16, totals_of_training
 from tests.models.baselines.test_catr import attend
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
@@ -251,23 +251,9 @@ def test_padded_clips_equal_clips_alone():
 
 
 def test_mixed_precision_trains():
-    model = build()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(*clips([3, 3], labelled=[3, 3]), mode="loss")
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert_gradients_are_finite_in_bfloat16(build(), labelled=[3, 3])
 
 
 def test_training_lowers_the_loss(shapes):
-    clip = AVSBenchMS3(data_root=str(shapes), split="train", pipeline=[{"type": "Resize", "size": 64}])[0]
-    model = build({"model.stage_fusion.masked_steps": 20})
-    data = model.data_preprocessor({k: [v] for k, v in clip.items()}, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(20):
-        total = sum(model(**data, mode="loss").values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
+    totals = totals_of_training(build({"model.stage_fusion.masked_steps": 20}), shapes, steps=20)
     assert totals[-1] < 0.5 * totals[0]
