@@ -27,7 +27,9 @@ def run_tool(function: Callable[[], int | None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        pass
+    # Outside the handler: with the exception go the frames of what was interrupted, and their data workers stop.
+    sys.exit(130)
 
 
 def _is_ours(error: ValueError) -> bool:

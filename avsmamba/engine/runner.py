@@ -1,9 +1,7 @@
 """mmengine's Runner with short logs, checked configs, exact resume and errors that name the config's key."""
 
 import os
-import re
 import time
-import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,10 +30,10 @@ from avsmamba.engine.seeding import seeded_parts, with_functions
 from avsmamba.engine.sharded_files import ENDING, read_sharded, write_sharded
 from avsmamba.engine.sharding import average_buffers, check_sharding, distributed_states, gathered, is_sharded
 from avsmamba.engine.work_dir import environment, find_latest
+from avsmamba.engine.workers import reporting_dead_workers, stop_workers
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write, one_line
 
-_WORKER_DIED = re.compile(r"DataLoader worker \(pid.* (is killed|exited unexpectedly)")
 _STOCK_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 _BUILD_ERRORS = (
     TypeError,
@@ -97,13 +95,6 @@ def fill_from_train_loop(cfg: Config) -> None:
             loader.pop("prefetch_factor", None)
         if not torch.cuda.is_available():
             loader.pop("pin_memory", None)
-
-
-def _is_of_a_dead_worker(error: BaseException) -> bool:
-    """Return whether torch reports a dead data worker, or the dataloader found its connection to one closed."""
-    if isinstance(error, RuntimeError):
-        return bool(_WORKER_DIED.search(str(error)))
-    return any(Path(frame.filename).name == "dataloader.py" for frame in traceback.extract_tb(error.__traceback__))
 
 
 class YamlConfig(Config):
@@ -204,21 +195,11 @@ class AVSRunner(Runner):
             UserError: if a data worker died.
         """
         try:
-            model = super().train()
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if not _is_of_a_dead_worker(error):
-                raise
-            raise UserError(
-                f"a data worker died ({one_line(error)}), as it does if the system has no memory left; continue with "
-                "--resume, with fewer workers or smaller batches if it happens again"
-            ) from error
-        for loop in (self.train_loop, self.val_loop):
-            loader: Any = getattr(loop, "dataloader", None)
-            # When the garbage collector stops persistent workers, it waits for ten seconds.
-            if getattr(loader, "_iterator", None) is not None:
-                loader._iterator._shutdown_workers()
-                loader._iterator = None
-        return model
+            with reporting_dead_workers():
+                return super().train()
+        finally:
+            stop_workers(self._train_loop)
+            stop_workers(self._val_loop)
 
     # Building, with errors that name the place in the config
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -136,7 +136,8 @@ def only_run_in(work_dir: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may have become read-only: the error that ended the training counts
+                path.unlink()
 
 
 def _locked(path: Path) -> TextIO | None:

@@ -1,5 +1,6 @@
 """Faults of a training and what they leave: damaged files, a full disk, a second run, a dead worker, a clock."""
 
+import ctypes
 import itertools
 import os
 import re
@@ -119,6 +120,81 @@ def test_a_work_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="work_dir: .*file.*cannot be written"):
         run_training(config(tmp_path), work_dir=str(tmp_path / "file"))
+
+
+def obey_permissions():
+    """Take from root, in the program that follows, the right to write where the permissions forbid it."""
+    pr_capbset_drop, cap_dac_override = 24, 1
+    ctypes.CDLL(None).prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
+
+
+def test_a_read_only_work_dir_is_named_at_once_and_nothing_in_it_changes(tmp_path):
+    path, work_dir = config(tmp_path), tmp_path / "w"
+    whole = train(path, work_dir, KEEP)
+    before = {p: p.stat().st_mtime_ns for p in work_dir.rglob("*")}
+    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir), "--resume"]
+    work_dir.chmod(0o555)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, preexec_fn=obey_permissions, timeout=300
+        )
+    finally:
+        work_dir.chmod(0o755)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"work_dir: {work_dir}: cannot be written ([Errno 13] Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p: p.stat().st_mtime_ns for p in work_dir.rglob("*")} == before
+    assert_equal(whole, train(path, work_dir, KEEP, resume="auto"))
+
+
+def test_a_work_dir_that_becomes_read_only_keeps_its_checkpoints(tmp_path):
+    path, work_dir = config(tmp_path), tmp_path / "w"
+    whole = train(path, tmp_path / "whole", KEEP)
+    options = [KEEP, "default_hooks.logger.interval=1"]
+    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir)]
+    process = subprocess.Popen(
+        [*command, "--cfg-options", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=obey_permissions,
+    )
+    try:
+        out = ""
+        for line in process.stdout:
+            out += line
+            if "epoch 2/" in line:
+                work_dir.chmod(0o555)
+        assert process.wait(300) == 2, out
+    finally:
+        process.kill()
+        work_dir.chmod(0o755)
+    assert re.search(rf"error: {re.escape(str(work_dir))}.*cannot be written", out), out
+    assert "Traceback" not in out
+    assert find_latest(work_dir).name == "epoch_1.pth"
+    assert_equal(whole, train(path, work_dir, KEEP, resume="auto"))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_interrupted_training_leaves_no_temporary_file(tmp_path, persistent):
+    """Workers pass tensors to the training through sockets in the folder of temporary files."""
+    path = config(tmp_path, "iter", 1, persistent)
+    work_dir, temporary = tmp_path / "w", tmp_path / "t"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir)]
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    options = ["train_cfg.max_iters=100000", "default_hooks.logger.interval=1"]
+    process = subprocess.Popen(
+        [*command, "--cfg-options", *options], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    )
+    seen = next(line for line in process.stdout if " it 5/" in line)
+    used = [*temporary.glob("pymp-*")]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert seen and used and process.returncode == 130
+    assert not [*temporary.glob("pymp-*")]
+    assert not [p.name for p in work_dir.rglob(".*")]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
