@@ -5,6 +5,7 @@
 # make test-wheel   install them beside another torch in a second environment and run the operator's tests there
 # make test-slow   what asks for minutes: portable builds, tutorial, export, browser, instruction counts, an hour of video,
 #                  every full-size config on an imagined GPU
+# make test-watch   install Weights & Biases and MLflow beside the rest in an environment of their own, and test with them
 # make outside   mamba-ssm and causal-conv1d without their CUDA build: their reference functions, for the tests
 # make docs   build the documentation site into site/, without a network
 # make test-gpu   the CUDA kernels' tests on a GPU; without one they are skipped
@@ -33,7 +34,7 @@ SOUNDS := real silence shuffle
 METRICS := $(SOUNDS:%=$(DEMO)/test_%/metrics.json)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-slow outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint words clean
+.PHONY: setup demo test test-slow test-watch outside test-gpu wheel wheel-cpu wheel-cuda test-wheel docs lint words clean
 
 setup: $(SETUP)
 
@@ -79,6 +80,17 @@ outside: $(SETUP)
 	@# FORCE_BUILD: no look-up of prebuilt CUDA wheels. --no-deps: the reference functions need none of theirs.
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
 	  $(PY) -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps $(OUTSIDE)
+
+# What the two install must not change the versions of the rest.
+.venv-watch/.installed: | $(SETUP)
+	$(PY) -m venv $(@D)
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	  "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth"
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) wandb mlflow
+	touch $@
+
+test-watch: .venv-watch/.installed
+	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest tests/engine/test_backends.py
 
 # build/ would bring along what an earlier build put there.
 BUILD_WHEEL = rm -rf build/bdist.* build/lib.* && env AVSMAMBA_REQUIRE_EXT=1 $(1) \
