@@ -3,12 +3,14 @@
     python benchmarks/soak.py [CONFIG] [--minutes 120] [--work-dir DIR] [--json FILE] [-- options of avsmamba train]
 
 The training is a process of its own, with a folder of temporary files of its own. Every 10 seconds the proportional
-set sizes (PSS, Linux) of it and its workers are added up. The first tenth of the time is not counted; the rest is
-divided into windows of 10 minutes, and the growth is from the median of the first to that of the last. At the end the
-training is interrupted, as Ctrl-C does; temporary files, hidden files of the work dir and shared memory are listed.
+set sizes (PSS, Linux) of it and its workers are added up, and written to `samples.jsonl` in the work dir. The first
+tenth of the time is not counted; the rest is divided into windows of 10 minutes, and the growth is from the median of
+the first to that of the last. At the end the training is interrupted, as Ctrl-C does; temporary files, hidden files of
+the work dir and shared memory are listed.
 """
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -66,6 +68,11 @@ def windows(samples: list[dict[str, float]], width: float = WINDOW) -> list[dict
     return result
 
 
+def obey_ctrl_c() -> None:
+    """Let the program that follows end by Ctrl-C, which a shell's background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def iterations(log: Path) -> int:
     """Return the last iteration that the training's output names."""
     found = re.findall(r" it (\d+)/", _text(log)[-20000:])
@@ -83,7 +90,11 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str]) -> dict[s
     seen: set[int] = set()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--cfg-options", *OPTIONS], stdout=output, stderr=subprocess.STDOUT, env=env
+            [*command, "--cfg-options", *OPTIONS],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            preexec_fn=obey_ctrl_c,
         )
         start = time.monotonic()
         try:
@@ -92,10 +103,15 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str]) -> dict[s
                 seen |= {*tree(process.pid)}
                 files = {"files": sum(p.is_file() for p in train_dir.rglob("*")), "temporary": len(_names(temporary))}
                 samples.append({"seconds": time.monotonic() - start, **sample(process.pid), **files})
+                with (work_dir / "samples.jsonl").open("a") as lines:
+                    lines.write(json.dumps(samples[-1]) + "\n")
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            status = process.wait(120)
+            process.send_signal(signal.SIGINT)
+            try:
+                status = process.wait(120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
     parts = windows(samples)
     return {
         "config": config,
