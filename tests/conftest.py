@@ -19,6 +19,7 @@ SLOW = (
     "tests/benchmarks/test_data_loading.py",
     "tests/benchmarks/test_instructions.py",
     "tests/benchmarks/test_scripts.py",
+    "tests/benchmarks/test_soak.py::test_a_training",
     "tests/checkpoint/test_released.py::test_the_model_gives_what_the_reference_gives",
     "tests/engine/test_distributed.py::test_three_processes",
     "tests/engine/test_gradients.py",
