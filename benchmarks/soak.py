@@ -1,12 +1,12 @@
 """A long training, watched from outside: memory, threads and files over time, and what is left at its end.
 
-    python benchmarks/soak.py [CONFIG] [--minutes 120] [--work-dir DIR] [--json FILE] [-- options of avsmamba train]
+    python benchmarks/soak.py [CONFIG] [--minutes 120] [--iterations N] [--work-dir DIR] [--json FILE] [-- OPTIONS]
 
 The training is a process of its own, with a folder of temporary files of its own. Every 10 seconds the proportional
 set sizes (PSS, Linux) of it and its workers are added up, and written to `samples.jsonl` in the work dir. The first
 tenth of the time is not counted; the rest is divided into windows of 10 minutes, and the growth is from the median of
-the first to that of the last. At the end the training is interrupted, as Ctrl-C does; temporary files, hidden files of
-the work dir and shared memory are listed.
+the first to that of the last. After the minutes, or the iterations if they come first, the training is interrupted, as
+Ctrl-C does; temporary files, hidden files of the work dir and shared memory are listed. OPTIONS are `avsmamba train`'s.
 """
 
 import argparse
@@ -79,8 +79,8 @@ def iterations(log: Path) -> int:
     return int(found[-1]) if found else 0
 
 
-def soak(config: str, minutes: float, work_dir: Path, more: list[str]) -> dict[str, Any]:
-    """Carry out the training and return samples, windows, growth and what it left."""
+def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int | None = None) -> dict[str, Any]:
+    """Carry out the training, of at most `most` iterations, and return samples, windows, growth and what it left."""
     temporary, log = work_dir / "tmp", work_dir / "soak.log"
     train_dir = work_dir / "train"
     temporary.mkdir(parents=True)
@@ -99,6 +99,8 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str]) -> dict[s
         start = time.monotonic()
         try:
             while process.poll() is None and time.monotonic() - start < 60 * minutes:
+                if most is not None and iterations(log) >= most:
+                    break
                 time.sleep(EVERY)
                 seen |= {*tree(process.pid)}
                 files = {"files": sum(p.is_file() for p in train_dir.rglob("*")), "temporary": len(_names(temporary))}
@@ -124,9 +126,7 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str]) -> dict[s
         "left": {
             "temporary": sorted(_names(temporary)),
             "hidden": sorted(str(p.relative_to(train_dir)) for p in train_dir.rglob(".*")),
-            "shared_memory": sorted(
-                n for n in _names(SHARED) if (of := re.match(r"torch_(\d+)_", n)) and int(of[1]) in seen
-            ),
+            "shared_memory": sorted(name for name in _names(SHARED) if _process_of(name) in seen),
         },
         "files": sorted(str(p.relative_to(train_dir)) for p in train_dir.rglob("*") if p.is_file()),
         "samples": samples,
@@ -138,13 +138,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default=CONFIG)
     parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--iterations", type=int)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/soak"))
     parser.add_argument("--json", type=Path)
     own, more = sys.argv[1:], []
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
     args = parser.parse_args(own)
-    result = soak(args.config, args.minutes, args.work_dir, more)
+    result = soak(args.config, args.minutes, args.work_dir, more, args.iterations)
     if args.json:
         write_json(args.json, result)
     print(f"{result['minutes']:.0f} minutes, {result['iterations']} iterations, exit status {result['status']}")

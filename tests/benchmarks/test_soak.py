@@ -39,7 +39,7 @@ def test_a_training_is_watched_and_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "EVERY", 0.5)
     make_sounding_shapes(tmp_path / "d", "ms3", {"train": 8, "val": 4}, size=32, seed=0)
     more = ["--data-root", str(tmp_path / "d")]
-    result = soak.soak(soak.CONFIG, 0.7, tmp_path / "w", more)
+    result = soak.soak(soak.CONFIG, 10, tmp_path / "w", more, most=20)
     log = (tmp_path / "w" / "soak.log").read_text()
     assert result["status"] == 130, log
     assert result["iterations"] >= 20, log
