@@ -36,10 +36,10 @@ def stop_workers(loop: Any) -> None:
     At the end of the program they would be killed and leave temporary files, and the garbage collector waits for ten
     seconds.
     """
+    holder: Any
     for holder in (getattr(loop, "dataloader", None), getattr(loop, "dataloader_iterator", None)):
-        iterator: Any = getattr(holder, "_iterator", None)
-        if holder is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        if hasattr(getattr(holder, "_iterator", None), "_shutdown_workers"):
+            holder._iterator._shutdown_workers()
             holder._iterator = None
 
 

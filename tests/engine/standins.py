@@ -1,5 +1,6 @@
 """The smallest model, data and metric that show every trap: dropout, augmentation noise, an uneven test set."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 from tests import ROOT
 
+TRAIN = (sys.executable, "-m", "tests.engine.drive", "train")  # a training of these parts in a process of its own
 TEST_SIZE = 7  # not a multiple of two processes or of the batch
 
 

@@ -18,7 +18,7 @@ from avsmamba.engine.train import train as run_training
 from avsmamba.engine.work_dir import find_latest, only_run_in
 from avsmamba.utils import UserError
 from tests import ROOT
-from tests.engine.standins import config
+from tests.engine.standins import TRAIN, config
 from tests.engine.test_resume import assert_equal, train
 
 KEEP = "default_hooks.checkpoint.max_keep_ckpts=-1"
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
     for number in (1, 2):
         shutil.copy(tmp_path / "whole" / f"epoch_{number}.pth", work_dir)
     size = (work_dir / "epoch_2.pth").stat().st_size
-    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir), "--resume"]
+    command = [*TRAIN, str(path), "--work-dir", str(work_dir), "--resume"]
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -85,7 +85,7 @@ def test_a_second_run_in_a_work_dir_is_refused(tmp_path):
     path = config(tmp_path)
     work_dir = tmp_path / "w"
     with only_run_in(work_dir):
-        command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir)]
+        command = [*TRAIN, str(path), "--work-dir", str(work_dir)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2
         assert f"another training runs in {work_dir} (process {os.getpid()})" in done.stderr
@@ -132,7 +132,7 @@ def test_a_read_only_work_dir_is_named_at_once_and_nothing_in_it_changes(tmp_pat
     path, work_dir = config(tmp_path), tmp_path / "w"
     whole = train(path, work_dir, KEEP)
     before = {p: p.stat().st_mtime_ns for p in work_dir.rglob("*")}
-    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir), "--resume"]
+    command = [*TRAIN, str(path), "--work-dir", str(work_dir), "--resume"]
     work_dir.chmod(0o555)
     try:
         done = subprocess.run(
@@ -151,7 +151,7 @@ def test_a_work_dir_that_becomes_read_only_keeps_its_checkpoints(tmp_path):
     path, work_dir = config(tmp_path), tmp_path / "w"
     whole = train(path, tmp_path / "whole", KEEP)
     options = [KEEP, "default_hooks.logger.interval=1"]
-    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir)]
+    command = [*TRAIN, str(path), "--work-dir", str(work_dir)]
     process = subprocess.Popen(
         [*command, "--cfg-options", *options],
         cwd=ROOT,
@@ -182,7 +182,7 @@ def test_an_interrupted_training_leaves_no_temporary_file(tmp_path, persistent):
     path = config(tmp_path, "iter", 1, persistent)
     work_dir, temporary = tmp_path / "w", tmp_path / "t"
     temporary.mkdir()
-    command = [sys.executable, "-m", "tests.engine.drive", "train", str(path), "--work-dir", str(work_dir)]
+    command = [*TRAIN, str(path), "--work-dir", str(work_dir)]
     env = {**os.environ, "TMPDIR": str(temporary)}
     options = ["train_cfg.max_iters=100000", "default_hooks.logger.interval=1"]
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ import pytest
 
 from avsmamba.engine.work_dir import checkpoints, find_latest
 from tests import ROOT
-from tests.engine.standins import config
+from tests.engine.standins import TRAIN, config
 from tests.engine.test_resume import assert_equal, load
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -28,7 +28,6 @@ OPTIONS = (
     "default_hooks.logger.interval=1",
 )
 pytestmark = pytest.mark.timeout(120 * KILLS + 300)
-TRAIN = [sys.executable, "-m", "tests.engine.drive", "train"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
