@@ -13,10 +13,12 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -81,9 +83,10 @@ def iterations(log: Path) -> int:
 
 def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int | None = None) -> dict[str, Any]:
     """Carry out the training, of at most `most` iterations, and return samples, windows, growth and what it left."""
-    temporary, log = work_dir / "tmp", work_dir / "soak.log"
-    train_dir = work_dir / "train"
-    temporary.mkdir(parents=True)
+    train_dir, log = work_dir / "train", work_dir / "soak.log"
+    work_dir.mkdir(parents=True)
+    # Not in the work dir: the path of a socket has at most 107 characters.
+    temporary = Path(tempfile.mkdtemp(prefix="soak-"))
     command = [sys.executable, "-m", "avsmamba.cli", "train", config, "--work-dir", str(train_dir), *more]
     env = {**os.environ, "TMPDIR": str(temporary)}
     samples: list[dict[str, float]] = []
@@ -114,7 +117,8 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = process.wait()
-    parts = windows(samples)
+    parts, left = windows(samples), sorted(_names(temporary))
+    shutil.rmtree(temporary)
     return {
         "config": config,
         "about": machine(),
@@ -124,7 +128,7 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int
         "growth": {name: parts[-1][name] / parts[0][name] - 1 for name in ("memory", "training")} if parts else {},
         "windows": parts,
         "left": {
-            "temporary": sorted(_names(temporary)),
+            "temporary": left,
             "hidden": sorted(str(p.relative_to(train_dir)) for p in train_dir.rglob(".*")),
             "shared_memory": sorted(name for name in _names(SHARED) if _process_of(name) in seen),
         },

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -176,12 +178,18 @@ def test_a_work_dir_that_becomes_read_only_keeps_its_checkpoints(tmp_path):
     assert_equal(whole, train(path, work_dir, KEEP, resume="auto"))
 
 
+@pytest.fixture
+def short_folder():
+    """A folder for sockets, whose paths have at most 107 characters; those of `tmp_path` may be longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("persistent", [False, True])
-def test_an_interrupted_training_leaves_no_temporary_file(tmp_path, persistent):
+def test_an_interrupted_training_leaves_no_temporary_file(tmp_path, short_folder, persistent):
     """Workers pass tensors to the training through sockets in the folder of temporary files."""
     path = config(tmp_path, "iter", 1, persistent)
-    work_dir, temporary = tmp_path / "w", tmp_path / "t"
-    temporary.mkdir()
+    work_dir, temporary = tmp_path / "w", short_folder
     command = [*TRAIN, str(path), "--work-dir", str(work_dir)]
     env = {**os.environ, "TMPDIR": str(temporary)}
     options = ["train_cfg.max_iters=100000", "default_hooks.logger.interval=1"]
