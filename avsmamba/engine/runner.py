@@ -30,7 +30,7 @@ from avsmamba.engine.seeding import seeded_parts, with_functions
 from avsmamba.engine.sharded_files import ENDING, read_sharded, write_sharded
 from avsmamba.engine.sharding import average_buffers, check_sharding, distributed_states, gathered, is_sharded
 from avsmamba.engine.work_dir import environment, find_latest
-from avsmamba.engine.workers import reporting_dead_workers, stop_workers
+from avsmamba.engine.workers import check_sockets, reporting_dead_workers, stop_workers
 from avsmamba.registry import SCOPE
 from avsmamba.utils import UserError, atomic_write, one_line
 
@@ -136,6 +136,7 @@ class AVSRunner(Runner):
         cfg = YamlConfig(cfg.to_dict(), cfg_text=cfg.text, filename=cfg.filename)
         check_config(cfg)
         check_sharding(cfg)
+        check_sockets(cfg)
         with _naming("work_dir"):
             Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         fill_from_train_loop(cfg)
