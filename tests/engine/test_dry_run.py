@@ -21,15 +21,29 @@ TINY = CONFIGS / "avs_mamba" / "avs_mamba_tiny_ms3_shapes.yaml"
 def full_size():
     """Return one config of each model, losses and frames; only one of those that differ in size or data.
 
-    `tools/zoo.py --memory` runs every config.
+    `tools/zoo.py --memory` runs every config. The second value says whether the model has parts, or a backbone, that no
+    model before it has: those take a step in mixed precision too.
     """
-    found = {}
+    found, seen = {}, set()
     names = [path.relative_to(CONFIGS).as_posix() for path in config_files(CONFIGS)]
     names += [f"{ABLATIONS}#{name}" for name in Ablations(CONFIGS).variants.names()]
     for name in [name for name in names if "tiny" not in name]:
         cfg = load_config(CONFIGS / name)
-        found.setdefault(json.dumps([cfg.model.to_dict(), batch_shape(cfg)[1]], sort_keys=True), name)
+        model = cfg.model.to_dict()
+        key = json.dumps([model, batch_shape(cfg)[1]], sort_keys=True)
+        if key not in found:
+            backbone = json.dumps(model.pop("backbone"), sort_keys=True)
+            new = {backbone, str(types(model))} - seen
+            found[key] = (name, bool(new))
+            seen |= new
     return list(found.values())
+
+
+def types(part):
+    """Return the types of a model's parts, in their places."""
+    if isinstance(part, dict):
+        return [part.get("type"), *((k, types(v)) for k, v in sorted(part.items()) if isinstance(v, dict | list))]
+    return [types(v) for v in part] if isinstance(part, list) else None
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +53,17 @@ def usual_algorithms(poisoned_memory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", full_size())
-def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(name):
+@pytest.mark.parametrize(("name", "mixed"), full_size())
+def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(name, mixed):
     estimates = json.loads((ROOT / "docs" / "zoo_memory.json").read_text())
     single = dry_run(load_config(CONFIGS / name))
-    mixed = dry_run(load_config(CONFIGS / name), amp=True, optimizer=False)
-    assert single.losses == mixed.losses and single.losses
+    assert single.losses
     # torch's releases differ in what an operation keeps for its backward pass.
     if estimate := estimates.get(name.removesuffix(".yaml")):
         assert single.peak_bytes == pytest.approx(estimate, rel=0.1), "run python tools/zoo.py --memory --write"
-    assert mixed.peak_bytes < single.peak_bytes
+    if mixed:
+        found = dry_run(load_config(CONFIGS / name), amp=True, optimizer=False)
+        assert found.losses == single.losses and found.peak_bytes < single.peak_bytes
 
 
 @pytest.mark.parametrize("amp", [False, True])
