@@ -15,7 +15,7 @@ from avsmamba.choices import SOUNDS
 from avsmamba.config.load import data_sets, load_config, parse_options
 from avsmamba.engine.distributed import process_group
 from avsmamba.engine.optim import amp_dtype
-from avsmamba.engine.runner import AVSRunner
+from avsmamba.engine.runner import AVSRunner, skip_conventions
 from avsmamba.engine.work_dir import set_work_dir
 from avsmamba.evaluation.conventions import convention_key
 from avsmamba.utils import UserError, atomic_write
@@ -43,6 +43,7 @@ def evaluate(
     options: Sequence[str] = (),
     data_root: str | None = None,
     amp: bool = False,
+    conventions: bool = True,
 ) -> dict[str, Any]:
     """Score a checkpoint on a config's test set, print the main scores and write all to `metrics.json`.
 
@@ -57,6 +58,7 @@ def evaluate(
         options: `key=value` strings that override the config.
         data_root: folder with `Single-source/`, `Multi-sources/` and `AVSS/`.
         amp: run the model in mixed precision (bfloat16 on the CPU); scores are computed as without it.
+        conventions: whether to score under all conventions, or only under the protocols frame and avsbench.
 
     Returns:
         The content of `metrics.json`.
@@ -65,6 +67,8 @@ def evaluate(
         UserError: if the config, its data or the checkpoint is missing or faulty.
     """
     cfg = config_for_test(config, checkpoint, audio, work_dir, out, show_dir, options, data_root)
+    if not conventions:
+        skip_conventions(cfg.test_evaluator)
     with process_group(cfg, launcher):
         runner = AVSRunner.from_cfg(cfg)
         if amp:

@@ -47,6 +47,14 @@ _BUILD_ERRORS = (
 )
 
 
+def skip_conventions(evaluator: Any) -> None:
+    """Score only under the protocols frame and avsbench, unless the config of a metric says more."""
+    metrics = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        if isinstance(metric, dict) and metric.get("type") in ("AVSMetric", "AVSSMetric"):
+            metric.setdefault("conventions", False)
+
+
 def fill_from_train_loop(cfg: Config) -> None:
     """Set defaults of a config that depend on its other keys.
 
@@ -54,11 +62,7 @@ def fill_from_train_loop(cfg: Config) -> None:
     before each validation. Keys of a dataloader that need workers are removed if there are none. By default a
     validation scores only under the protocols frame and avsbench (the metric's `conventions: false`).
     """
-    evaluator = cfg.get("val_evaluator")
-    metrics = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
-    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
-        if isinstance(metric, dict) and metric.get("type") in ("AVSMetric", "AVSSMetric"):
-            metric.setdefault("conventions", False)
+    skip_conventions(cfg.get("val_evaluator"))
     # mmengine accepts null only for its own default hooks.
     hooks = cfg.get("default_hooks") or {}
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:

@@ -166,7 +166,7 @@ def carry_out(folder: Path) -> None:
 
 
 def scores_of(record: Mapping[str, Any], folder: Path, common: Mapping[str, Any]) -> Result:
-    """Test a trained run with each of its sounds; return loss, seconds and scores.
+    """Test a trained run with each of its sounds, under all conventions with its own; return loss, seconds and scores.
 
     Raises:
         UserError: if the training left no checkpoint.
@@ -176,10 +176,12 @@ def scores_of(record: Mapping[str, Any], folder: Path, common: Mapping[str, Any]
         raise UserError(f"{folder / 'train'}: the training left no checkpoint; see default_hooks.checkpoint")
     curves = read_curves(folder / "train", scored=False)
     start = time.perf_counter()
-    scores = {
-        sound: evaluate(record["config"], checkpoint, str(folder / f"test_{sound}"), audio=sound, **common)
-        for sound in record["sounds"]
-    }
+    scores = {}
+    for sound in record["sounds"]:
+        work_dir = str(folder / f"test_{sound}")
+        scores[sound] = evaluate(
+            record["config"], checkpoint, work_dir, audio=sound, conventions=sound == "real", **common
+        )
     return {
         "iterations": read_file(checkpoint)["meta"]["iter"],
         "loss": curves.loss[-1][1],
