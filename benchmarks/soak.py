@@ -3,10 +3,12 @@
     python benchmarks/soak.py [CONFIG] [--minutes 120] [--iterations N] [--work-dir DIR] [--json FILE] [-- OPTIONS]
 
 The training is a process of its own, with a folder of temporary files of its own. Every 10 seconds the proportional
-set sizes (PSS, Linux) of it and its workers are added up, and written to `samples.jsonl` in the work dir. The first
-tenth of the time is not counted; the rest is divided into windows of 10 minutes, and the growth is from the median of
-the first to that of the last. After the minutes, or the iterations if they come first, the training is interrupted, as
-Ctrl-C does; temporary files, hidden files of the work dir and shared memory are listed. OPTIONS are `avsmamba train`'s.
+set sizes (PSS, Linux) of it and its workers are added up, and written to `samples.jsonl` in the work dir. Not counted
+are the first tenth of the time, and what comes before the end of the second validation with its check of listening:
+each begins with something that stays, as the workers of the validation. The rest is divided into windows of 10 minutes,
+and the growth is from the median of the first to that of the last. After the minutes, or the iterations if they come
+first, the training is interrupted, as Ctrl-C does; temporary files, hidden files of the work dir and shared memory are
+listed. OPTIONS are `avsmamba train`'s.
 """
 
 import argparse
@@ -26,9 +28,10 @@ from typing import Any
 from common import MB, machine, write_json
 
 CONFIG = "configs/avs_mamba/avs_mamba_tiny_ms3_shapes_hard.yaml"
+VALIDATION = 250  # iterations
 OPTIONS = (
     "train_cfg.max_iters=10000000",
-    "train_cfg.val_interval=250",
+    f"train_cfg.val_interval={VALIDATION}",
     "default_hooks.checkpoint.interval=100",
     "custom_hooks=[{type: ListeningCheck, interval: 2, num_clips: 16}]",
 )
@@ -60,8 +63,9 @@ def sample(root: int) -> dict[str, float]:
 
 
 def windows(samples: list[dict[str, float]], width: float = WINDOW) -> list[dict[str, float]]:
-    """Return the medians of each full window of `width` seconds, after the first tenth of the time."""
-    start, end = samples[-1]["seconds"] / 10, samples[-1]["seconds"]
+    """Return the medians of each full window of `width` seconds, after the first tenth and the second validation."""
+    end = samples[-1]["seconds"]
+    start = max(end / 10, next((s["seconds"] for s in samples if s["iterations"] > 2 * VALIDATION), end))
     result = []
     for number in range(int((end - start) // width)):
         low = start + number * width
@@ -107,7 +111,8 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int
                 time.sleep(EVERY)
                 seen |= {*tree(process.pid)}
                 files = {"files": sum(p.is_file() for p in train_dir.rglob("*")), "temporary": len(_names(temporary))}
-                samples.append({"seconds": time.monotonic() - start, **sample(process.pid), **files})
+                progress = {"seconds": time.monotonic() - start, "iterations": iterations(log)}
+                samples.append({**progress, **sample(process.pid), **files})
                 with (work_dir / "samples.jsonl").open("a") as lines:
                     lines.write(json.dumps(samples[-1]) + "\n")
         finally:

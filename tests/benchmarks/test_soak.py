@@ -14,12 +14,18 @@ from tests import ROOT
 
 def test_windows_are_medians_without_the_start():
     seconds = [10.0 * (k + 1) for k in range(360)]
-    samples = [{"seconds": s, "memory": 900.0 if s < 360 else 100 + s / 60, "files": 3} for s in seconds]
+    samples = [
+        {"seconds": s, "iterations": 2 * s, "memory": 900.0 if s < 360 else 100 + s / 60, "files": 3} for s in seconds
+    ]
     samples[200]["memory"] = 5000.0
     parts = soak.windows(samples)
     assert [round(p["seconds"] / 60) for p in parts] == [11, 21, 31, 41, 51]
     assert [p["memory"] for p in parts] == pytest.approx([111, 121, 131, 141, 151], abs=0.2)
     assert soak.windows(samples[:50]) == []
+    # The 501st iteration, after the second validation, is later.
+    slow = [{**s, "iterations": s["seconds"] / 2} for s in samples]
+    assert [round(p["seconds"] / 60) for p in soak.windows(slow)] == [22, 32, 42, 52]
+    assert soak.windows([{**s, "iterations": s["seconds"] / 10} for s in samples]) == []
 
 
 def test_a_process_and_its_children():
