@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import data_sets
+from avsmamba.engine.optim import build_optim_wrapper
 from avsmamba.structures import AVSDataSample
 from avsmamba.utils import UserError
 

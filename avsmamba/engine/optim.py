@@ -1,4 +1,4 @@
-"""Mixed precision that also works on the CPU."""
+"""Mixed precision that also works on the CPU, and the optimizer of a config without a runner."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
+from mmengine.optim import build_optim_wrapper as build
 from torch import nn
 
+from avsmamba.engine.log import is_wanted
 from avsmamba.limits import AT_LEAST_1, limits
 from avsmamba.registry import OPTIM_WRAPPERS
 from avsmamba.utils import UserError
@@ -68,3 +71,10 @@ def use_amp(cfg: Config) -> None:
 def amp_dtype() -> torch.dtype:
     """Return the dtype of `--amp`: bfloat16, or float16 on GPUs without it."""
     return torch.float16 if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else torch.bfloat16
+
+
+def build_optim_wrapper(model: nn.Module, cfg: Any) -> OptimWrapper:
+    """Build the optimizer wrapper of a config without a runner, and without mmengine's line on each parameter."""
+    for handler in MMLogger.get_current_instance().handlers:
+        handler.addFilter(is_wanted)
+    return build(model, cfg)

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from avsmamba.checkpoint.build import build_model
 from avsmamba.config.load import load_config
+from avsmamba.engine.optim import build_optim_wrapper
 from avsmamba.engine.runner import fill_from_train_loop
 from avsmamba.reports.compare import prepare
 from avsmamba.reports.comparison import Comparison, Record, machine

@@ -1,9 +1,12 @@
 """Every full-size config takes a training step on an imagined GPU; what would stall a real one raises."""
 
 import json
+import logging
+from io import StringIO
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from avsmamba.config.load import load_config
@@ -70,6 +73,20 @@ def test_every_full_size_config_takes_a_step_on_an_imagined_gpu(name, mixed):
 def test_a_small_config_takes_a_step(amp):
     found = dry_run(load_config(TINY), amp)
     assert found.losses == ["loss_dice", "aux_loss_bce"] and found.peak_bytes > 20e6
+
+
+def test_mmengine_writes_no_line_for_each_parameter():
+    cfg = load_config(TINY)
+    cfg.optim_wrapper.paramwise_cfg = {"custom_keys": {"backbone": {"lr_mult": 0.1}}}
+    logger, lines = MMLogger.get_current_instance(), StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        dry_run(cfg)
+    finally:
+        logger.removeHandler(handler)
+    assert not lines.getvalue()
 
 
 def ask_for_a_number(query):
