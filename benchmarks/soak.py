@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -89,24 +88,23 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int
     """Carry out the training, of at most `most` iterations, and return samples, windows, growth and what it left."""
     train_dir, log = work_dir / "train", work_dir / "soak.log"
     work_dir.mkdir(parents=True)
-    # Not in the work dir: the path of a socket has at most 107 characters.
-    temporary = Path(tempfile.mkdtemp(prefix="soak-"))
     command = [sys.executable, "-m", "avsmamba.cli", "train", config, "--work-dir", str(train_dir), *more]
-    env = {**os.environ, "TMPDIR": str(temporary)}
     samples: list[dict[str, float]] = []
     seen: set[int] = set()
-    with log.open("w") as output:
+    # Temporary files are not in the work dir: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, log.open("w") as output:
+        temporary = Path(folder)
         process = subprocess.Popen(
             [*command, "--cfg-options", *OPTIONS],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
+            env={**os.environ, "TMPDIR": folder},
             preexec_fn=obey_ctrl_c,
         )
         start = time.monotonic()
         try:
             while process.poll() is None and time.monotonic() - start < 60 * minutes:
-                if most is not None and iterations(log) >= most:
+                if most is not None and samples and samples[-1]["iterations"] >= most:
                     break
                 time.sleep(EVERY)
                 seen |= {*tree(process.pid)}
@@ -122,8 +120,8 @@ def soak(config: str, minutes: float, work_dir: Path, more: list[str], most: int
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = process.wait()
-    parts, left = windows(samples), sorted(_names(temporary))
-    shutil.rmtree(temporary)
+        left = sorted(_names(temporary))
+    parts = windows(samples)
     return {
         "config": config,
         "about": machine(),

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -64,10 +65,10 @@ def _label(axes: Axes, points: Sequence[Point], colors: Mapping[str, Any]) -> No
     for point in points:
         ends = [(point.cost, min(point.scores)), (point.cost, max(point.scores))]
         taken.append(Bbox(axes.transData.transform(ends)).padded(3 * pixels))
-    for point in sorted(points, key=lambda p: -sum(p.scores) / len(p.scores)):
+    for point in sorted(points, key=lambda p: -fmean(p.scores)):
         label = axes.annotate(
             textwrap.fill(point.title, 14),
-            (point.cost, sum(point.scores) / len(point.scores)),
+            (point.cost, fmean(point.scores)),
             textcoords="offset points",
             xytext=(6, 0),
             va="center",
