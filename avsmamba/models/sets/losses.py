@@ -41,6 +41,8 @@ class SetLoss(nn.Module):
         oversample: random candidates for each point, of which the most uncertain are taken.
         importance: share of points taken from the candidates; the others are random.
         background: whether class 0 is a target like the others, where there are several classes; as in the head.
+        components: each connected region of a class is a target of its own, so that a query learns to mark one object
+            of those that sound; else all pixels of a class in a frame are one target.
         matcher: config of the matching; None: `HungarianMatcher`.
     """
 
@@ -67,13 +69,14 @@ class SetLoss(nn.Module):
         oversample: float = 3.0,
         importance: float = 0.75,
         background: bool = True,
+        components: bool = False,
         matcher: Config | None = None,
     ):
         super().__init__()
         self.class_weight, self.no_object_weight = class_weight, no_object_weight
         self.mask_weights = {"mask": mask_weight, "dice": dice_weight, "focal": focal_weight}
         self.smooth, self.num_points, self.background = smooth, num_points, background
-        self.oversample, self.importance = oversample, importance
+        self.oversample, self.importance, self.components = oversample, importance, components
         self.matcher = MODELS.build(matcher or {"type": "HungarianMatcher"})
 
     def forward(
@@ -96,7 +99,8 @@ class SetLoss(nn.Module):
             [b * num_frames + t for b, frames in enumerate(labelled) for t in frames], dtype=torch.long
         )
         chosen = [tuple(select(x.flatten(0, 1), places) for x in layer) for layer in layers]
-        targets = frame_targets(masks, labelled, size, layers[0][0].shape[-1] - 1, self.background)
+        num_classes = layers[0][0].shape[-1] - 1
+        targets = frame_targets(masks, labelled, size, num_classes, self.background, self.components)
         matches = self.matcher(chosen, targets)
         losses = {"loss_set_class": self.class_losses([c for c, _ in chosen], matches, targets)}
         losses |= self.mask_losses([m for _, m in chosen], matches, targets)

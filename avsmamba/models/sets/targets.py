@@ -1,10 +1,12 @@
-"""Labels of the labelled frames as sets of targets: one binary mask and one class for each class in a frame."""
+"""Labels of the labelled frames as sets of targets: a binary mask and a class for each class, or region, in a frame."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -48,11 +50,12 @@ def frame_targets(
     size: Sequence[int],
     num_classes: int,
     background: bool,
+    components: bool = False,
 ) -> SetTargets:
     """Build the targets of the labelled frames, clip after clip.
 
-    The numbers of the labels are read once, from all frames together. Fake tensors have none: each frame then has one
-    target, or two where there are several classes.
+    The numbers of the labels are read once, from all frames together, and with `components` the labels. Fake tensors
+    have none: each frame then has one target, or two where there are several classes.
 
     Args:
         masks: B tensors `(T, h_b, w_b)`: class indices, or for one class foreground is what is not 0.
@@ -60,6 +63,7 @@ def frame_targets(
         size: (H, W) of the padded frames.
         num_classes: K; with one class a target is the foreground of a frame, with class 0.
         background: whether class 0 of K > 1 classes is a target like the others.
+        components: whether each connected region of a class is a target of its own, instead of all its pixels together.
 
     Raises:
         ValueError: if a label is not below K > 1; on the CPU alone.
@@ -78,15 +82,46 @@ def frame_targets(
         present = [[*range(first, min(kinds, first + 2))]] * len(found)
     else:
         present = [[v for v in range(first, kinds) if row[v]] for row in found.tolist()]
+    values = present
+    if components and not isinstance(found, FakeTensor):
+        rows = iter(present)
+        regions = [connected_regions(p, [next(rows) for _ in p]) for p in parts]
+        parts = [labels.to(device, non_blocking=True) for labels, _ in regions]
+        present = [row for _, found_in in regions for row in found_in]
+        values = [[*range(1, len(row) + 1)] for row in present]
     most = max(map(len, present), default=0)
-    filled = [v for row in present for v in (*row, *[-1] * (most - len(row)))]
-    values = torch.tensor(filled, dtype=torch.long).view(len(present), most).to(device, non_blocking=True)
+
+    def filled(rows: Sequence[Sequence[int]]) -> Tensor:
+        flat = [v for row in rows for v in (*row, *[-1] * (most - len(row)))]
+        return torch.tensor(flat, dtype=torch.long).view(len(rows), most).to(device, non_blocking=True)
+
     pixels = torch.tensor(sizes, dtype=torch.float32).view(-1, 2)
     return SetTargets(
         torch.cat([F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in parts]),
         pixels.to(device, non_blocking=True),
         (pixels / torch.tensor([size[1], size[0]])).to(device, non_blocking=True),
-        values,
-        (values - offset).clamp(min=0),
+        filled(values),
+        (filled(present) - offset).clamp(min=0),
         [*map(len, present)],
     )
+
+
+def connected_regions(labels: Tensor, present: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:
+    """Number the connected regions (8 neighbours) of each frame from 1, one value after the other.
+
+    Args:
+        labels: `(F, h, w)`.
+        present: the values of each frame whose regions are numbered; what has another value is 0.
+
+    Returns:
+        Numbers `(F, h, w)` on the CPU, and the value of each region of each frame.
+    """
+    numbers = np.zeros(labels.shape, np.int32)
+    values: list[list[int]] = []
+    for frame, out, row in zip(labels.cpu().numpy(), numbers, present, strict=True):
+        values.append([])
+        for value in row:
+            regions, count = ndimage.label(frame == value, np.ones((3, 3)))
+            out += np.where(regions, regions + len(values[-1]), 0).astype(np.int32)
+            values[-1] += [value] * count
+    return torch.from_numpy(numbers), values

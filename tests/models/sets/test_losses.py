@@ -253,6 +253,35 @@ def test_targets_of_one_and_of_several_classes():
     assert several.labels_at(torch.arange(3), centres).tolist() == [[0, 2, 0, 2], [0, 0, 0, 0], [1, 1, 1, 1]]
 
 
+def test_connected_regions_are_targets():
+    """Diagonal neighbours are one region; the padding of a smaller frame belongs to none."""
+    mask = torch.tensor([[[2, 0, 0, 2], [0, 2, 0, 2], [0, 0, 0, 0]], [[0] * 4] * 3], dtype=torch.uint8)
+    small = torch.tensor([[[1, 0, 2]]], dtype=torch.uint8)
+    one = frame_targets([mask, small], [[0, 1], [0]], (3, 4), 1, background=True, components=True)
+    assert one.counts == [2, 0, 2] and one.values.tolist() == [[1, 2], [-1, -1], [1, 2]]
+    assert one.classes.tolist() == [[0, 0]] * 3
+    assert one.labels[0].tolist() == [[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 0, 0]] and not one.labels[1].any()
+    assert one.labels[2].tolist() == [[1, 0, 2, 0], [0] * 4, [0] * 4]
+    several = frame_targets([mask, small], [[0], [0]], (3, 4), 3, background=True, components=True)
+    assert several.counts == [3, 3] and several.classes.tolist() == [[0, 2, 2], [0, 1, 2]]
+    assert several.values.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert frame_targets([mask], [[0]], (3, 4), 3, False, components=True).classes.tolist() == [[2, 2]]
+
+
+def test_a_query_for_each_region_costs_nothing():
+    """Two regions, each marked by a query; with all pixels as one target the same sets are wrong."""
+    mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    mask[0, 1:4, 1:4] = mask[0, 5:, 4:] = 1
+    halves = torch.stack([mask[0] * (torch.arange(8) < 4)[:, None], mask[0] * (torch.arange(8) >= 4)[:, None]])
+    masks = torch.cat([halves, torch.zeros(1, 8, 8)]).sub(0.5).mul(60).view(1, 1, 3, 8, 8)
+    classes = 30 * torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]])
+    regions, whole = (
+        sum(SetLoss(num_points=None, components=on)([(classes, masks)], [mask], [[0]], (8, 8))[0].values()).item()
+        for on in (True, False)
+    )
+    assert regions < 1e-6 and whole > 1
+
+
 @pytest.mark.parametrize("num_classes", [1, 5])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_fake_tensors_have_targets_and_matches(num_classes, device):
@@ -262,7 +291,7 @@ def test_fake_tensors_have_targets_and_matches(num_classes, device):
             tuple(torch.empty(2, 3, 4, *end, device=device, requires_grad=True) for end in ((num_classes + 1,), (8, 8)))
         ]
         masks = [torch.empty(3, 16, 16, dtype=torch.uint8, device=device) for _ in range(2)]
-        (value,) = SetLoss(num_points=64)(found, masks, [[0, 2], [0, 1, 2]], (16, 16))
+        (value,) = SetLoss(num_points=64, components=device == "cpu")(found, masks, [[0, 2], [0, 1, 2]], (16, 16))
         assert {v.device.type for v in value.values()} == {device}
         assert all(v.requires_grad for v in value.values())
 
