@@ -14,17 +14,17 @@ SMALL = {f"model.{part}.num_layers": 1 for part in ("encoder", "decoder")} | {
 T, SIZE = 4, (64, 32)
 
 
-def clips(counts, labelled=None):
+def clips(counts, labelled=None, size=SIZE):
     """Return a batch of clips with these numbers of frames, padded to T with noise, masks of class indices."""
     generator = torch.Generator().manual_seed(1)
-    frames = torch.randn(len(counts), T, 3, *SIZE, generator=generator)
+    frames = torch.randn(len(counts), T, 3, *size, generator=generator)
     log_mel = torch.randn(len(counts), T, 1, 96, 64, generator=generator)
     samples = []
     for i, count in enumerate(counts):
-        s = sample(T, *SIZE)
+        s = sample(T, *size)
         s.vid_temporal_mask_flag = torch.arange(T) < count
         s.gt_temporal_mask_flag = torch.arange(T) < (count if labelled is None else labelled[i])
-        s.gt_masks = torch.randint(0, 4, (T, *SIZE), generator=generator, dtype=torch.uint8)
+        s.gt_masks = torch.randint(0, 4, (T, *size), generator=generator, dtype=torch.uint8)
         samples.append(s)
     return frames, log_mel, samples
 

@@ -233,7 +233,7 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     assert page.read_text() == "no markers\n"
 
 
-@pytest.mark.parametrize("name", ["ablations.md", "plus.md"])
+@pytest.mark.parametrize("name", ["ablations.md", "accidents.md", "plus.md"])
 def test_a_committed_page_is_written_from_its_figures(name):
     page = ROOT / "docs" / name
     text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())

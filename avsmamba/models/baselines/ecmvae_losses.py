@@ -86,7 +86,7 @@ def difference(first: Tensor, second: Tensor) -> Tensor:
         centred = z - z.mean(0)
         return centred / (centred.detach().norm(dim=1, keepdim=True) + 1e-6)
 
-    return (rows(first).T @ rows(second)).square().mean()
+    return single(rows(first).T @ rows(second)).square().mean()
 
 
 @MODELS.register_module()

@@ -15,7 +15,11 @@ from avsmamba.models.layers.deformable import sine_positions
 from avsmamba.models.sets import QueryMasks
 from avsmamba.registry import MODELS
 from tests import ROOT
-from tests.models.baselines.checks import assert_equal_and_finite, totals_of_training
+from tests.models.baselines.checks import (
+    assert_equal_and_finite,
+    assert_gradients_are_finite_in_bfloat16,
+    totals_of_training,
+)
 from tests.models.conftest import assert_every_parameter_learns
 from tests.models.test_padding import clips, gradients, refilled
 from tests.models.test_segmentor import SEMANTIC, sample
@@ -359,12 +363,7 @@ def test_padding_is_in_no_pair_of_frames():
 
 
 def test_mixed_precision_trains():
-    model = build()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(*clips([3, 3], labelled=[3, 3]), mode="loss")
-    assert all(value.dtype == torch.float32 for value in losses.values())
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert_gradients_are_finite_in_bfloat16(build(), labelled=[3, 3])
 
 
 def test_dry_run():
