@@ -32,7 +32,8 @@ def draw_lines(lines: Sequence[Line], path: str | Path) -> None:
         here.plot([statistics.fmean(line.scores)], [place], "|", color=_DARK, markersize=13, markeredgewidth=1.8)
     here.set_yticks(range(len(lines)), [line.label for line in lines])
     here.set_ylim(len(lines) - 0.5, -0.5)
-    here.set_title(f"{'here: ' if published else ''}every run, mean, the first line's range", loc="left", fontsize=10, color=_DARK)
+    title = "every run, mean, the first line's range"
+    here.set_title(f"here: {title}" if published else title, loc="left", fontsize=10, color=_DARK)
     for other in paper:
         shown = [(line.published, place) for place, line in enumerate(lines) if line.published is not None]
         other.plot(*zip(*shown, strict=True), "D", color=_GREY, markersize=5)
