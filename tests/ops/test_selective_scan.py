@@ -83,6 +83,7 @@ shapes = st.fixed_dictionaries(
 @given(shape=shapes, start=st.floats(0, 1), end=st.floats(0, 1))
 @example(shape={"length": 1, "channels": 1, "directions": 1, "states": 1, "rank": 1}, start=0, end=1)
 @example(shape={"b": 2, "length": 97, "channels": 65, "directions": 12, "states": 16}, start=0.9, end=1)
+@example(shape={"length": 32, "channels": 1, "directions": 2, "states": 16, "rank": 1, "seed": 153}, start=0, end=0)
 def test_kernel_equals_the_float64_reference(shape, start, end):
     inputs, order = scan_inputs(**shape)
     length = inputs[0].shape[1]
@@ -93,7 +94,11 @@ def test_kernel_equals_the_float64_reference(shape, start, end):
     expected = multi_directional_scan(*exact, order, out, backend="torch")
     got = multi_directional_scan(*inputs, order, out, backend="cpu")
     assert got.shape == expected.shape == (inputs[0].shape[0], out[1], inputs[0].shape[2])
-    assert relative_error(got, expected) < 1e-5
+    # An output is a sum that may cancel: its error is held against the sum of its terms' sizes.
+    signed = ("x", "B", "C", "D")
+    sizes = [t.detach().abs() if name in signed else t.detach() for name, t in zip(NAMES, exact, strict=True)]
+    terms = multi_directional_scan(*sizes, order, out, backend="torch")
+    assert ((got.double() - expected).abs() <= 3e-6 * terms + 1e-12).all()
     random = torch.Generator().manual_seed(0)
     grads = [torch.randn(expected.shape, generator=random, dtype=torch.float64) for _ in range(3)]
     wanted = [
